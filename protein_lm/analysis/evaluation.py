@@ -1,0 +1,154 @@
+"""How well a model predicts a corpus, split by split, beside the unigram baseline.
+
+Causal models are measured on every residue; masked models on a fixed 15 % of each protein, all of it hidden behind <mask>
+(see `protein_lm.inference.likelihood`). Special tokens are never counted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from protein_lm import alphabet
+from protein_lm.config import LongPolicy
+from protein_lm.data.split import Split
+from protein_lm.data.store import TokenStore
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
+from protein_lm.model.language_model import ProteinLM
+
+NUM_RESAMPLES = 1000
+CONFIDENCE = 0.95
+SEQUENCES_AT_ONCE = 512
+
+
+class _Sums(NamedTuple):
+    """Per protein, arrays (N,)."""
+
+    log_likelihood: NDArray[np.float64]
+    num_correct: NDArray[np.int64]
+    num_residues: NDArray[np.int64]
+
+
+def evaluate(
+    model: ProteinLM,
+    store: TokenStore,
+    *,
+    splits: tuple[Split, ...] = (Split.VALID, Split.TEST, Split.HELD_OUT),
+    long_sequences: LongPolicy = LongPolicy.ERROR,
+    tokens_per_batch: int = 8192,
+    max_sequences: int | None = None,
+) -> pd.DataFrame:
+    """One row per split that has sequences.
+
+    Columns: split, num_sequences, num_residues (scored ones), accuracy, perplexity with its 95 % bootstrap interval over
+    proteins (perplexity_low, perplexity_high), and the same for the unigram baseline, whose probabilities are the residue
+    frequencies of the split `train`; num_too_long counts sequences cropped to their first residues or left out.
+
+    Args:
+        model: the model to measure.
+        store: a prepared corpus.
+        splits: which splits to measure.
+        long_sequences: what happens to sequences over the model's window.
+        tokens_per_batch: memory against speed; results do not depend on it.
+        max_sequences: measure only the first so many of each split.
+
+    Raises:
+        InputError: a sequence is longer than the window and the policy is `error`.
+        ConfigError: none of the splits has a sequence.
+    """
+    unigram = unigram_log_probabilities(store)
+    rows = []
+    for split in splits:
+        sequences, num_too_long = _sequences(model, store, split, long_sequences, max_sequences)
+        if not sequences:
+            continue
+        measured = _measure(model, sequences, tokens_per_batch)
+        baseline = _baseline(model, sequences, unigram)
+        rows.append(
+            {
+                "split": split.name.lower(),
+                "num_sequences": len(sequences),
+                "num_residues": int(measured.num_residues.sum()),
+                **_summary(measured, ""),
+                **_summary(baseline, "unigram_"),
+                "num_too_long": num_too_long,
+            }
+        )
+    if not rows:
+        names = ", ".join(split.name.lower() for split in splits)
+        raise ConfigError(f"{store.path}: no sequence to evaluate in {names}; see `protein-lm data inspect`")
+    return pd.DataFrame(rows)
+
+
+def unigram_log_probabilities(store: TokenStore) -> NDArray[np.float64]:
+    """Log-frequency (V,) of each residue token in the split `train`; every residue token counts once more than seen."""
+    counts = np.zeros(alphabet.VOCABULARY_SIZE, dtype=np.int64)
+    for index in store.indices(Split.TRAIN):
+        counts += np.bincount(store.residues(int(index)), minlength=alphabet.VOCABULARY_SIZE)
+    residues = slice(alphabet.FIRST_RESIDUE, alphabet.FIRST_RESIDUE + alphabet.NUM_RESIDUES)
+    log_probabilities = np.full(alphabet.VOCABULARY_SIZE, -np.inf)
+    smoothed = counts[residues] + 1.0
+    log_probabilities[residues] = np.log(smoothed / smoothed.sum())
+    return log_probabilities
+
+
+def _sequences(
+    model: ProteinLM, store: TokenStore, split: Split, policy: LongPolicy, max_sequences: int | None
+) -> tuple[list[Residues], int]:
+    window = model.config.max_length - alphabet.NUM_SPECIAL_TOKENS
+    sequences, num_too_long = [], 0
+    for index in store.indices(split)[:max_sequences].tolist():
+        residues = store.residues(index)
+        if residues.size > window:
+            num_too_long += 1
+            if policy is LongPolicy.ERROR:
+                raise InputError(
+                    f"sequence {store.sequence_ids[index]} has {residues.size:,} residues; this model reads {window:,}; "
+                    "choose --long crop (its first residues) or --long drop"
+                )
+            if policy is LongPolicy.DROP:
+                continue
+        sequences.append(np.asarray(residues[:window]))
+    return sequences, num_too_long
+
+
+def _measure(model: ProteinLM, sequences: list[Residues], tokens_per_batch: int) -> _Sums:
+    results = []
+    for start in range(0, len(sequences), SEQUENCES_AT_ONCE):
+        chunk = sequences[start : start + SEQUENCES_AT_ONCE]
+        results.extend(evaluation_log_probabilities(model, chunk, tokens_per_batch=tokens_per_batch))
+    return _Sums(
+        np.array([result.log_probabilities.sum() for result in results]),
+        np.array([result.correct.sum() for result in results]),
+        np.array([result.correct.size for result in results]),
+    )
+
+
+def _baseline(model: ProteinLM, sequences: list[Residues], unigram: NDArray[np.float64]) -> _Sums:
+    """The unigram model on the very residues that `model` is measured on."""
+    scored = sequences if model.is_causal else [residues[evaluation_positions(residues)] for residues in sequences]
+    return _Sums(
+        np.array([unigram[residues].sum() for residues in scored]),
+        np.array([(residues == unigram.argmax()).sum() for residues in scored]),
+        np.array([residues.size for residues in scored]),
+    )
+
+
+def _summary(sums: _Sums, prefix: str) -> dict[str, float]:
+    """Accuracy and perplexity over all residues, with a percentile bootstrap over proteins."""
+    generator = np.random.default_rng(0)
+    num_proteins = sums.num_residues.size
+    resampled = []
+    for _ in range(NUM_RESAMPLES):
+        chosen = generator.integers(num_proteins, size=num_proteins)
+        resampled.append(np.exp(-sums.log_likelihood[chosen].sum() / sums.num_residues[chosen].sum()))
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    num_residues = sums.num_residues.sum()
+    return {
+        f"{prefix}accuracy": float(sums.num_correct.sum() / num_residues),
+        f"{prefix}perplexity": float(np.exp(-sums.log_likelihood.sum() / num_residues)),
+        f"{prefix}perplexity_low": float(low),
+        f"{prefix}perplexity_high": float(high),
+    }

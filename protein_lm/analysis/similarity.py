@@ -1,0 +1,160 @@
+"""Which amino acids a model treats alike, out of the attention it gives them, beside BLOSUM62.
+
+The attention that residues of type a pay to residues of type b, summed over a protein, is Σ_{i∈a} Σ_{j∈b} A_ij. Running the
+attention operation once more with one-hot amino acids as values gives Σ_{j∈b} A_ij for every i in O(L): for a
+linear kernel that is φ(q_i)·Σ_{j∈b} φ(k_j) over the normalizer, a product with 20 × M sums, and the L × L matrix is never
+formed. It holds for causal and for exact attention just as well.
+
+Sources: Choromanski et al. 2021 (arXiv 2009.14794), appendix on amino-acid similarity; Vig et al. 2021 (arXiv 2006.15222).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from Bio.Align import substitution_matrices
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from protein_lm import alphabet
+from protein_lm.analysis.attention_maps import LayerCall, recorded_calls
+from protein_lm.data.batches import group_by_length, pad
+from protein_lm.errors import InputError
+from protein_lm.model.language_model import ProteinLM
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+NUM_PERMUTATIONS = 9999
+
+
+@dataclass(frozen=True)
+class PairAttention:
+    """Attention summed per pair of amino acids over a set of proteins."""
+
+    sums: NDArray[np.float64]
+    """(layers, heads, 20, 20): total attention that residues of the row's type pay to those of the column's."""
+    num_sequences: int
+    num_residues: int
+
+    def share_of_target(self) -> NDArray[np.float64]:
+        """(layers × heads, 20): share of each head's attention that lands on each amino acid, Vig's p(a), soft form."""
+        received = self.sums.sum(2).reshape(-1, len(AMINO_ACIDS))
+        return received / received.sum(1, keepdims=True)
+
+    def enrichment(self) -> pd.DataFrame:
+        """(20 × 20) mean over heads of log2(attention from a to b / attention to b from any), symmetrized.
+
+        Positive where residues of one type look at the other more than residues at large do. NaN where a type is absent.
+        """
+        heads = self.sums.reshape(-1, *self.sums.shape[2:])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            conditional = heads / heads.sum(2, keepdims=True)
+            marginal = heads.sum(1, keepdims=True) / heads.sum((1, 2), keepdims=True)
+            values = np.log2(conditional / marginal).mean(0)
+        return _frame((values + values.T) / 2)
+
+    def similarity(self) -> pd.DataFrame:
+        """(20 × 20) Pearson correlation over heads of `share_of_target`: amino acids that the same heads look at.
+
+        NaN where a type is absent or no head tells it apart.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _frame(np.corrcoef(self.share_of_target().T))
+
+
+@torch.inference_mode()
+def pair_attention(
+    model: ProteinLM, sequences: Iterable[NDArray[np.uint8]], *, tokens_per_batch: int = 8192
+) -> PairAttention:
+    """Sum the attention of every layer and head per pair of amino acids, in time linear in the residues.
+
+    Args:
+        model: any model.
+        sequences: residue tokens of each protein, none longer than the model's window.
+        tokens_per_batch: memory against speed.
+
+    Raises:
+        InputError: there is no sequence.
+    """
+    proteins = [np.asarray(residues) for residues in sequences]
+    if not proteins:
+        raise InputError("no sequence fits the model's window: nothing to compute a similarity from")
+    sums = np.zeros((model.config.num_layers, model.config.num_heads, len(AMINO_ACIDS), len(AMINO_ACIDS)))
+    lengths = np.array([residues.size + alphabet.NUM_SPECIAL_TOKENS for residues in proteins], dtype=np.int64)
+    for group in group_by_length(lengths, tokens_per_batch):
+        tokens, valid_mask = (tensor.to(model.device) for tensor in pad([proteins[i] for i in group]))
+        kinds = amino_acid_indicators(tokens)
+        with recorded_calls(model) as calls:
+            model.hidden_states(tokens, valid_mask=valid_mask)
+        for layer, call in enumerate(calls):
+            sums[layer] += _sum_pairs(call, kinds)
+    return PairAttention(sums, len(proteins), int(sum(residues.size for residues in proteins)))
+
+
+def amino_acid_indicators(tokens: Tensor) -> Tensor:
+    """(B, L, 20) float32, 1 where the token is the amino acid of the column; rows of other tokens are 0."""
+    ids = torch.tensor([alphabet.TOKENS.index(letter) for letter in AMINO_ACIDS], device=tokens.device)
+    return (tokens.unsqueeze(-1) == ids).float()
+
+
+def _sum_pairs(call: LayerCall, kinds: Tensor) -> NDArray[np.float64]:
+    """(H, 20, 20) attention of one layer per pair of amino acids, summed over the batch."""
+    value = kinds[:, None].expand(-1, call.query.shape[1], -1, -1)
+    received = call.operation.forward(call.query, call.key, value, call.valid_mask)
+    return torch.einsum("bla,bhlc->hac", kinds, received).double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a 20 × 20 similarity agrees with a substitution matrix over the pairs of different amino acids."""
+
+    pearson: float
+    spearman: float
+    pearson_p: float
+    """One-sided permutation p: share of relabellings of the amino acids that agree as well or better."""
+    spearman_p: float
+    num_pairs: int
+
+
+def agreement(similarity: pd.DataFrame, matrix: pd.DataFrame, *, seed: int = 0) -> Agreement:
+    """Correlate the strict lower triangles, with a permutation test over the labels (Mantel's).
+
+    Amino acids without values are left out; pairs of one amino acid are correlated with all the others, hence the
+    permutation of whole rows and columns rather than of pairs.
+    """
+    present = [letter for letter in similarity.index if similarity.loc[letter].notna().any()]
+    left = similarity.loc[present, present].to_numpy()
+    right = matrix.loc[present, present].to_numpy()
+    lower = np.tril_indices(len(present), -1)
+    generator = np.random.default_rng(seed)
+    measured = _correlations(left[lower], right[lower])
+    at_least = np.zeros(2)
+    for _ in range(NUM_PERMUTATIONS):
+        order = generator.permutation(len(present))
+        at_least += _correlations(left[np.ix_(order, order)][lower], right[lower]) >= measured
+    p = (at_least + 1) / (NUM_PERMUTATIONS + 1)
+    return Agreement(float(measured[0]), float(measured[1]), float(p[0]), float(p[1]), lower[0].size)
+
+
+def blosum62() -> pd.DataFrame:
+    """BLOSUM62 (20 × 20) in half-bits, from Biopython."""
+    matrix = substitution_matrices.load("BLOSUM62")
+    return _frame(np.array([[matrix[a, b] for b in AMINO_ACIDS] for a in AMINO_ACIDS]))
+
+
+def normalized(matrix: pd.DataFrame) -> pd.DataFrame:
+    """(M - min) / max(M - min): the paper's normalization, to 0…1."""
+    shifted = matrix - matrix.min().min()
+    return shifted / shifted.max().max()
+
+
+def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson and Spearman."""
+    ranks = stats.rankdata(left), stats.rankdata(right)
+    return np.array([np.corrcoef(left, right)[0, 1], np.corrcoef(*ranks)[0, 1]])
+
+
+def _frame(values: NDArray[np.float64]) -> pd.DataFrame:
+    return pd.DataFrame(values, index=list(AMINO_ACIDS), columns=list(AMINO_ACIDS))

@@ -1,0 +1,108 @@
+"""Positive feature maps φ: the kernel of a linear attention is φ(q)·φ(k).
+
+A map takes queries or keys (B, H, L, E) and returns features (B, H, L, M), non-negative, in float32 or better. Random
+maps hold their projection in a saved buffer, which only `redraw` changes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class FeatureMap(nn.Module):
+    """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
+
+    num_features: int
+
+    def query_features(self, query: Tensor) -> Tensor:
+        """Features (B, H, L, M) of queries (B, H, L, E), each up to a positive factor of its own: it cancels."""
+        raise NotImplementedError
+
+    def key_features(self, key: Tensor) -> Tensor:
+        """Features (B, H, L, M) of keys (B, H, L, E)."""
+        raise NotImplementedError
+
+
+class RandomFeatureMap(FeatureMap):
+    """A map with a random projection (M, E), shared by the heads of a layer."""
+
+    projection: Tensor
+
+    def __init__(self, head_width: int, num_features: int) -> None:
+        super().__init__()
+        if head_width < 1 or num_features < 1:
+            raise ValueError(f"head width {head_width} and number of features {num_features} must both be at least 1")
+        self.num_features = num_features
+        self.register_buffer("projection", torch.empty(num_features, head_width))
+        self.redraw(torch.Generator().manual_seed(0))
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Draw a new projection in place from `generator` (on the CPU, so that every device gets the same draw)."""
+        num_features, head_width = self.projection.shape
+        self.projection.copy_(orthogonal_projection(num_features, head_width, generator))
+
+
+class ReLUFeatures(RandomFeatureMap):
+    """Performer-ReLU, the generalized kernel of Performers: m^(-1/2) relu(w·x) + epsilon with x = q or k times E^(-1/4).
+
+    Source: Choromanski et al. 2021 (arXiv 2009.14794), section 2.2 and appendix; epsilon 1e-3 as in its experiments.
+    """
+
+    epsilon = 1e-3
+
+    def query_features(self, query: Tensor) -> Tensor:
+        """See `FeatureMap`."""
+        num_features, head_width = self.projection.shape
+        projection = self.projection.to(query.dtype) * (num_features**-0.5 * head_width**-0.25)
+        return torch.relu(query @ projection.T) + self.epsilon
+
+    key_features = query_features
+
+
+class SoftmaxFeatures(RandomFeatureMap):
+    """Performer-softmax (FAVOR+): φ(q)·φ(k) is an unbiased estimate of exp(q·k / √E), up to a factor per query.
+
+    With x = q E^(-1/4), y = k E^(-1/4), the textbook features are exp(w·x - |x|²/2) and exp(w·y - |y|²/2). Here the key's
+    exponent is -|w - y|²/2 + `headroom`, bounded whatever the key, and +|w|²/2 has moved to the query, whose maximum over
+    the features is then subtracted. Everything that was added is constant or belongs to one query, so it cancels in the
+    normalized output: no maximum over keys through which the future or the padding could act, and no epsilon.
+
+    Source: Choromanski et al. 2021 (arXiv 2009.14794), lemma 1; the stabilizer is ours.
+    """
+
+    headroom = 60.0
+    """Bound of a key's exponent. e^60 leaves room in float32 both for sums over long sequences and for small features."""
+    floor = -69.0
+    """Least exponent of a key, about 1e-30: far outside the useful norms the kernel goes uniform instead of 0/0."""
+
+    def query_features(self, query: Tensor) -> Tensor:
+        """See `FeatureMap`."""
+        projection = self._projection(query)
+        exponent = (query * self.projection.shape[1] ** -0.25) @ projection.T + projection.square().sum(-1) / 2
+        return torch.exp(exponent - exponent.detach().amax(-1, keepdim=True))
+
+    def key_features(self, key: Tensor) -> Tensor:
+        """See `FeatureMap`."""
+        projection = self._projection(key)
+        key = key * self.projection.shape[1] ** -0.25
+        half_norms = (key.square().sum(-1, keepdim=True) + projection.square().sum(-1)) / 2
+        return torch.exp((key @ projection.T - half_norms + self.headroom).clamp_min(self.floor))
+
+    def _projection(self, like: Tensor) -> Tensor:
+        return self.projection.to(like.dtype)
+
+
+def orthogonal_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
+    """Gaussian rows (M, E), orthogonal within blocks of E, with independent chi(E) norms.
+
+    Each row alone is a standard normal vector, so estimates stay unbiased; orthogonality lowers their variance
+    (Choromanski et al. 2021, section 2.4).
+    """
+    num_blocks = math.ceil(num_features / head_width)
+    blocks = torch.randn(num_blocks, head_width, head_width, generator=generator, dtype=torch.float64)
+    directions, triangle = torch.linalg.qr(blocks)
+    signs = torch.sign(torch.diagonal(triangle, dim1=-2, dim2=-1))
+    directions = (directions * signs.unsqueeze(-2)).transpose(-2, -1).reshape(-1, head_width)[:num_features]
+    norms = torch.randn(num_features, head_width, generator=generator, dtype=torch.float64).norm(dim=-1, keepdim=True)
+    return (directions * norms).to(torch.float32)

@@ -1,0 +1,172 @@
+"""Model directories (config.json, model.safetensors, README.md) and training states, without pickle.
+
+A run directory holds `best` and `last`, both model directories; `last` has the training state beside it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from protein_lm import __version__, alphabet
+from protein_lm.config import ModelConfig, parse
+from protein_lm.errors import ConfigError, ModelError
+from protein_lm.model.language_model import ProteinLM
+from protein_lm.output import new_directory
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
+BEST, LAST = "best", "last"
+
+
+def save_model(model: ProteinLM, path: Path, *, facts: dict[str, Any] | None = None) -> None:
+    """Write a model directory, whole or not at all.
+
+    Raises:
+        OutputError: `path` exists or cannot be written.
+    """
+    with new_directory(path) as folder:
+        write_model(model, folder, facts=facts or {})
+
+
+def write_model(model: ProteinLM, folder: Path, *, facts: dict[str, Any]) -> None:
+    """Write the files of a model directory into an existing folder; `facts` about training go into config and card."""
+    config = {
+        "format_version": FORMAT_VERSION,
+        "protein_lm_version": __version__,
+        "alphabet": list(alphabet.TOKENS),
+        "model": model.config.model_dump(mode="json"),
+        "training": facts,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
+
+
+def find_model(name: str) -> Path:
+    """The model directory behind `name`: a model directory itself, or a run directory, whose best model it is.
+
+    Raises:
+        ModelError: nothing of the kind there.
+    """
+    path = Path(name)
+    if (path / CONFIG).is_file():
+        return path
+    if (path / BEST / CONFIG).is_file():
+        return path / BEST
+    if not path.exists():
+        raise ModelError(f"{name}: no such model directory or run")
+    if not path.is_dir():
+        raise ModelError(f"{name}: not a model directory but a file; give the folder that holds {CONFIG}")
+    raise ModelError(f"{name}: incomplete model directory, {CONFIG} is missing")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The content of config.json, its format checked.
+
+    Raises:
+        ModelError: damaged, of another format version or another alphabet.
+    """
+    try:
+        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: incomplete model directory, {CONFIG} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path / CONFIG}: damaged, not valid JSON ({error})") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{path / CONFIG}: format version {version!r}, this program reads {FORMAT_VERSION}; "
+            f"use the version of protein_lm that wrote it, or a newer one"
+        )
+    if content.get("alphabet") != list(alphabet.TOKENS):
+        raise ModelError(f"{path / CONFIG}: its alphabet is not the 33 tokens of this program")
+    return content
+
+
+def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> ProteinLM:
+    """Open a model for use (dropout off).
+
+    Args:
+        name: a model directory, or a run directory, whose best model is taken.
+        device: where to put the weights.
+
+    Raises:
+        ModelError: missing, incomplete, damaged, of another format version, or weights that do not fit the config.
+    """
+    path = find_model(str(name))
+    try:
+        config = parse(ModelConfig, read_facts(path).get("model"), str(path / CONFIG))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    model = ProteinLM(config)
+    load_weights(model, path)
+    return model.to(device).eval()
+
+
+def load_weights(model: ProteinLM, path: Path) -> None:
+    """Fill `model` with the weights of a model directory.
+
+    Raises:
+        ModelError: missing or damaged file, or weights that do not fit.
+    """
+    tensors = _load_tensors(path / WEIGHTS)
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise ModelError(f"{path / WEIGHTS}: weight {name} is missing")
+        if tensors[name].shape != tensor.shape:
+            shapes = f"{tuple(tensors[name].shape)}, the config asks for {tuple(tensor.shape)}"
+            raise ModelError(f"{path / WEIGHTS}: weight {name} has shape {shapes}")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise ModelError(f"{path / WEIGHTS}: weight {unknown[0]} does not belong to this model")
+    model.load_state_dict(tensors)
+
+
+def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write what a run needs to go on: JSON facts (step, settings) and tensors (moments, random states)."""
+    (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_TENSORS)
+
+
+def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_training_state` wrote.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    try:
+        facts = json.loads((path / STATE_FACTS).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
+    return facts, _load_tensors(path / STATE_TENSORS)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent}: incomplete model directory, {path.name} is missing") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
+
+
+def _card(model: ProteinLM, facts: dict[str, Any]) -> str:
+    config = model.config
+    lines = [
+        f"# A {config.objective.value} protein language model with {config.attention.value} attention",
+        "",
+        f"- {config.num_layers} layers, width {config.width}, {config.num_heads} heads, {model.num_parameters:,} weights",
+        f"- window: {config.max_length} tokens, <cls> and <eos> included",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
+        "",
+        f"Written by protein_lm {__version__}. Open it with `protein_lm.checkpoint.load_model(folder)`.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,220 @@
+"""Validated configuration of model, data and training. Frozen; unknown keys are refused; only builders see it.
+
+A recipe is a YAML file with the three parts `model`, `data` and `training`.
+"""
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protein_lm.errors import ConfigError
+
+
+class Objective(str, Enum):
+    """What the model learns to predict: the paper's U (unidirectional) and B (bidirectional)."""
+
+    CAUSAL = "causal"
+    """Each residue from those before it."""
+    MASKED = "masked"
+    """Masked residues from all others."""
+
+
+class AttentionKind(str, Enum):
+    """Attention by name; see `protein_lm.attention.kinds`."""
+
+    EXACT = "exact"
+    PERFORMER_RELU = "performer-relu"
+    PERFORMER_SOFTMAX = "performer-softmax"
+
+
+class LongPolicy(str, Enum):
+    """What happens to a sequence that is longer than the model's window."""
+
+    CROP = "crop"
+    """A window at a seeded position, another one in each epoch."""
+    DROP = "drop"
+    """Left out and counted."""
+    ERROR = "error"
+    """The command stops and names the first one."""
+
+
+class Precision(str, Enum):
+    """Type of matrix products in training; weights, features and running states stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class OptimizerName(str, Enum):
+    """The optimizer of the weight matrices inside the blocks; everything else is trained by AdamW."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(_Section):
+    """Everything needed to build a model; stored in its directory."""
+
+    objective: Objective
+    """causal or masked."""
+    attention: AttentionKind
+    """Kind of attention, the same in all layers."""
+    num_layers: int = Field(ge=1)
+    """Number of blocks."""
+    width: int = Field(ge=2)
+    """D, width of the residual stream."""
+    num_heads: int = Field(ge=1)
+    """H, attention heads per layer; must divide the width into an even head width."""
+    feedforward_width: int = Field(ge=1)
+    """Inner width of the feed-forward layers."""
+    num_random_features: int = Field(default=256, ge=1)
+    """M, random features per head of the Performer kinds."""
+    max_length: int = Field(default=1024, ge=3)
+    """The model's window in tokens, special tokens included."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Probability of dropping each output of attention and feed-forward layers in training."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            raise ValueError(
+                f"width {self.width} over num_heads {self.num_heads} must give an even whole number (rotary positions "
+                "turn pairs); change either"
+            )
+        return self
+
+
+class DataConfig(_Section):
+    """How sequences become training batches."""
+
+    tokens_per_batch: int = Field(default=4096, ge=3)
+    """Tokens of one forward and backward pass per process, padding and special tokens included."""
+    long_sequences: LongPolicy = LongPolicy.CROP
+    """Sequences that are longer than the model's window."""
+    mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)
+    """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
+
+
+class TrainingConfig(_Section):
+    """How the weights are trained."""
+
+    num_steps: int = Field(ge=1)
+    """Optimizer steps of the whole run."""
+    accumulation: int = Field(default=1, ge=1)
+    """Batches per process that one optimizer step sums up."""
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    """adamw, or muon for the matrices inside the blocks."""
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    """Peak learning rate; Muon scales it so that its updates are as large as those of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the first and second moment."""
+    epsilon: float = Field(default=1e-9, gt=0.0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    """Decoupled weight decay of matrices (not of biases, norms and embeddings)."""
+    gradient_clip: float = Field(default=0.5, gt=0.0)
+    """Largest norm of the whole gradient."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+    decay_fraction: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Fraction of the run, at its end, over which the learning rate falls linearly to final_fraction."""
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Learning rate at the end, as a fraction of the peak."""
+    precision: Precision = Precision.BFLOAT16
+    """float32, or bfloat16 matrix products by autocast."""
+    redraw_every: int = Field(default=0, ge=0)
+    """Steps between new draws of the random features; 0 keeps the first draw."""
+    validate_every: int = Field(default=500, ge=1)
+    """Steps between validations."""
+    num_validation_sequences: int = Field(default=512, ge=1)
+    """Sequences of the split `valid` that each validation uses: always the same, the first ones of the store."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "TrainingConfig":
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below num_steps {self.num_steps}")
+        return self
+
+
+class Recipe(_Section):
+    """A whole training run."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    training: TrainingConfig
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe and apply `key=value` overrides such as `training.num_steps=200`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown or has an impossible value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such recipe; see scripts/recipes for examples") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe has the parts model, data and training; this file has none of them")
+    for override in overrides or []:
+        _apply(content, override)
+    return parse(Recipe, content, str(path))
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not separator or not dot or not key:
+        raise ConfigError(f"--set {override}: expected section.key=value, for example training.num_steps=200")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    part = content.setdefault(section, {})
+    if not isinstance(part, dict):
+        raise ConfigError(f"--set {override}: {section} is not a section of the recipe")
+    part[key] = parsed
+
+
+def parse(section: type[BaseModel], content: Any, where: str) -> Any:
+    """Validate `content` as `section`; the first thing wrong becomes one line that names the key and the value.
+
+    Raises:
+        ConfigError: an unknown key, a missing one or an impossible value.
+    """
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key; known ones here: {', '.join(_known_keys(section, first['loc'][:-1]))}"
+        elif first["type"] == "missing":
+            message = "missing; give it a value"
+        elif not isinstance(first["input"], dict | BaseModel):
+            message = f"{message[0].lower()}{message[1:]} (got {first['input']!r})"
+        raise ConfigError(f"{where}: {key}: {message}") from error
+
+
+def _known_keys(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        inner = section.model_fields[str(part)].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        section = inner
+    return sorted(section.model_fields)

@@ -1,0 +1,52 @@
+"""What a file that is not FASTA seems to be, judged by its first bytes, for an error message that helps."""
+
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive (or an Office document, or a NumPy .npz)"),
+    (b"BAM\x01", "a BAM alignment"),
+    (b"CRAM", "a CRAM alignment"),
+    (b"\x1f\x8b", "gzip data inside gzip data"),
+    (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ\x00", "xz data"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard data"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"PAR1", "a Parquet table"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+    (b"<?xml", "XML"),
+    (b"<!doctype html", "a web page (HTML)"),
+    (b"<html", "a web page (HTML)"),
+    (b"{", "JSON"),
+    (b"[", "JSON"),
+    (b"@", "FASTQ or SAM"),
+    (b"LOCUS ", "a GenBank flat file"),
+    (b"ID   ", "a UniProtKB or EMBL flat file"),
+    (b"HEADER ", "a PDB structure"),
+    (b"data_", "an mmCIF structure"),
+    (b"CLUSTAL", "a Clustal alignment"),
+    (b"# STOCKHOLM", "a Stockholm alignment"),
+    (b";", "FASTA with ';' comment lines, which are not supported"),
+)
+_TAR_MAGIC_AT = 257
+
+
+def describe_format(beginning: bytes) -> str | None:
+    """What a file that begins so looks like, None if nothing known.
+
+    >>> describe_format(b"%PDF-1.7")
+    'a PDF document'
+    """
+    if beginning[_TAR_MAGIC_AT:].startswith(b"ustar"):
+        return "a tar archive"
+    lowered = beginning.lower()
+    for magic, name in _BEGINNINGS:
+        if beginning.startswith(magic) or (magic.islower() and lowered.startswith(magic)):
+            return name
+    return None

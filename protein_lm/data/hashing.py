@@ -1,0 +1,71 @@
+"""64-bit hashes of identifiers, the same on every machine and for ever, and a set of hashes that can grow large.
+
+A hash chains the finalizer of SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) over the identifier's
+UTF-8 bytes, eight at a time.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+_WORD = 8
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finalizer, a bijection of 64-bit numbers."""
+    values = values + _GOLDEN
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:
+    """A stable hash of each identifier (UTF-8), (N,).
+
+    >>> hash_identifiers([b"P62593", b"an identifier of more than 8 bytes"]).tolist()
+    []
+    """
+    lengths = np.fromiter(map(len, identifiers), dtype=np.int64, count=len(identifiers))
+    starts = np.cumsum(lengths) - lengths
+    letters = np.frombuffer(b"".join(identifiers) + bytes(_WORD), dtype=np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(letters, _WORD)
+    hashes = mix(lengths.astype(np.uint64))
+    longer, offset = np.flatnonzero(lengths), 0
+    while longer.size:
+        words = windows[starts[longer] + offset]
+        words = np.where(np.arange(_WORD) < (lengths[longer] - offset)[:, None], words, 0).astype(np.uint8)
+        hashes[longer] = mix(hashes[longer] ^ words.view("<u8")[:, 0])
+        offset += _WORD
+        longer = longer[lengths[longer] > offset]
+    return hashes
+
+
+class HashSet:
+    """A set of 64-bit hashes in 8 bytes each: sorted arrays, merged so that each is more than twice the next."""
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.uint64]] = []
+
+    def add(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Add hashes; the result tells for each whether it was new, False for repeats among them too."""
+        distinct, first = np.unique(hashes, return_index=True)
+        is_new = np.ones(distinct.size, dtype=bool)
+        for run in self._runs:
+            position = np.minimum(np.searchsorted(run, distinct), run.size - 1)
+            is_new &= run[position] != distinct
+        self._insert(distinct[is_new])
+        result = np.zeros(hashes.size, dtype=bool)
+        result[first[is_new]] = True
+        return result
+
+    def _insert(self, run: NDArray[np.uint64]) -> None:
+        if not run.size:
+            return
+        self._runs.append(run)
+        while len(self._runs) > 1 and self._runs[-2].size <= 2 * self._runs[-1].size:
+            merged = np.concatenate((self._runs.pop(), self._runs.pop()))
+            merged.sort(kind="stable")  # finds the two sorted halves and merges them
+            self._runs.append(merged)

@@ -1,0 +1,104 @@
+"""What is in a token store: numbers for a person or, as they stand in the manifest, for a program."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES, RESIDUES
+from protein_lm.data.store import TokenStore
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SCANNED_RESIDUES = 2**24
+_NUM_LONGEST = 5
+_BAR_WIDTH = 40
+_FULL, _EIGHTHS = "█", " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What a store holds beyond its manifest."""
+
+    residue_counts: dict[str, int]
+    """Letter -> number in the whole store, most frequent first, without letters that do not occur."""
+    longest: list[tuple[str, int]]
+    """Identifier and length in residues of the longest sequences."""
+    histogram: list[tuple[int, int, int]]
+    """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+
+
+def measure(store: TokenStore) -> Contents:
+    """Look through a whole store, a part at a time."""
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, store.tokens.size, _SCANNED_RESIDUES):
+        counts += np.bincount(store.tokens[start : start + _SCANNED_RESIDUES], minlength=256)
+    letters = dict(zip(RESIDUES, counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_RESIDUES].tolist(), strict=True))
+    longest = np.argsort(-store.lengths, kind="stable")[:_NUM_LONGEST]
+    return Contents(
+        residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
+        longest=[(store.sequence_ids[index], int(store.lengths[index])) for index in longest],
+        histogram=list(_doubling_bins(store.lengths)),
+    )
+
+
+def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
+    """Lines and tables for a console (Rich), one after the other."""
+    manifest = store.manifest
+    yield f"[bold]{store.path}[/]: {store.num_sequences:,} sequences, {store.tokens.size:,} residues"
+    for source in manifest["sources"]:
+        yield f"  from {source['name']}: {source['sequences']:,} sequences, SHA-256 {source['sha256'][:16]}…"
+    yield _sentence("read", {"sequences": manifest["num_read"]})
+    yield _sentence("dropped", manifest["num_dropped"])
+    yield _sentence(f"residue policy {manifest['residue_policy']}, changed", manifest["residue_changes"])
+    yield _split_table(manifest)
+    yield _composition(contents.residue_counts)
+    yield _sentence("longest", dict(contents.longest))
+    yield _histogram_table(contents.histogram)
+
+
+def _sentence(title: str, counts: dict[str, int]) -> str:
+    listed = ", ".join(f"{name.replace('_', ' ') if title != 'longest' else name} {n:,}" for name, n in counts.items())
+    return f"{title}: {listed}"
+
+
+def _composition(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return "residues: " + "  ".join(f"{letter} {number / total:.2%}" for letter, number in counts.items())
+
+
+def _split_table(manifest: dict) -> "RenderableType":
+    from rich.table import Table
+
+    rule = manifest["split"]
+    by_table = f", and {rule['table']['name']}" if rule["table"] else ""
+    table = Table(title=f"splits by {rule['rule']}, seed {rule['seed']}{by_table}", title_justify="left")
+    for name in ("split", "sequences", "residues"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for name, numbers in manifest["splits"].items():
+        table.add_row(name, f"{numbers['num_sequences']:,}", f"{numbers['num_residues']:,}")
+    return table
+
+
+def _histogram_table(histogram: list[tuple[int, int, int]]) -> "RenderableType":
+    from rich.table import Table
+
+    highest = max(number for _, _, number in histogram)
+    table = Table(title="lengths in residues", title_justify="left", box=None)
+    for name in ("length", "sequences"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for low, high, number in histogram:
+        eighths = -(-8 * _BAR_WIDTH * number // highest)  # rounded up, so that a rare length shows
+        table.add_row(f"{low:,}–{high:,}", f"{number:,}", _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip())
+    return table
+
+
+def _doubling_bins(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    exponents = np.frexp(lengths)[1] - 1
+    numbers = np.bincount(exponents)
+    for exponent in range(int(exponents.min()), numbers.size):
+        yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])

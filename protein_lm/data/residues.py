@@ -1,0 +1,123 @@
+"""Letters of many sequences at once -> token ids, by the residue policy.
+
+Letters first become codes, one byte each: token ids for what may stay as it is, larger numbers for what must be looked at.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.alphabet import ENCODING, FIRST_RESIDUE, GAPS, ILLEGAL, NUM_RESIDUES, NUM_STANDARD, TOKENS, ResiduePolicy
+
+_FIRST_AMBIGUOUS = FIRST_RESIDUE + NUM_STANDARD
+_X = TOKENS.index("X")
+_J = FIRST_RESIDUE + NUM_RESIDUES
+_LOWER = 32
+"""Added to the code of a lower-case letter."""
+_GAP, _STOP, _LAYOUT = 64, 65, 66
+_LAYOUT_BYTES = b" \t\v\f"
+
+
+def _code_table() -> NDArray[np.uint8]:
+    table = ENCODING.copy()
+    table[ord("J")] = _J
+    lower = np.arange(ord("a"), ord("z") + 1)
+    table[lower] = table[lower - 32] + _LOWER
+    table[list(GAPS.encode())] = _GAP
+    table[ord("*")] = _STOP
+    table[list(_LAYOUT_BYTES)] = _LAYOUT
+    return table
+
+
+_CODES = _code_table()
+_TRANSLATION = _CODES.tobytes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanResidues:
+    """Token ids of N sequences back to back, and what had to be done to them."""
+
+    tokens: bytes
+    lengths: NDArray[np.int64]
+    has_ambiguous: NDArray[np.bool_]
+    """(N,) whether a sequence had one of B, J, O, U, X, Z."""
+    changes: Counter[str]
+    """As in `records.RecordBlock`."""
+    illegal: int | None
+    """The first sequence with a character that is no residue."""
+
+
+def encode_letters(letters: bytes) -> bytes:
+    """One code per letter; line feeds are left out.
+
+    >>> list(encode_letters(b"ML\\nX"))
+    [20, 4, 24]
+    """
+    return letters.translate(_TRANSLATION, b"\n")
+
+
+def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> CleanResidues:
+    """Apply the residue policy to the codes of N sequences of the given lengths; `DROP` and `ERROR` only mark them."""
+    tokens = np.frombuffer(codes, dtype=np.uint8)
+    unusual = np.flatnonzero(tokens >= _FIRST_AMBIGUOUS)
+    has_ambiguous = np.zeros(lengths.size, dtype=bool)
+    if not unusual.size:
+        return CleanResidues(codes, lengths, has_ambiguous, Counter(), None)
+    tally = np.bincount(tokens[unusual], minlength=256)
+    changes = Counter(lower_case=int(tally[_LOWER:_GAP].sum()), gaps=int(tally[_GAP]))
+    if tally[_J + 1 :].any():
+        tokens, lengths = _remove(tokens, lengths, (tokens == _GAP) | (tokens == _LAYOUT))
+        stops = _final_stops(tokens, lengths)
+        changes["final_stops"] = int(stops.sum())
+        tokens, lengths = _remove(tokens, lengths, stops)
+        tokens = np.where((tokens >= _LOWER) & (tokens < _GAP), tokens - np.uint8(_LOWER), tokens)
+        unusual = np.flatnonzero(tokens >= _FIRST_AMBIGUOUS)
+    values = tokens[unusual]
+    owners = np.searchsorted(np.cumsum(lengths), unusual, side="right")
+    has_ambiguous[owners[values <= _J]] = True
+    illegal = owners[values > _J]
+    to_x = values == _J
+    changes["j_to_x"] = int(to_x.sum())
+    if policy is ResiduePolicy.TO_X:
+        changes["bouz_to_x"] = int(((values > _X) & (values < _J)).sum())
+        to_x = values <= _J
+    if to_x.any():
+        tokens = tokens.copy()
+        tokens[unusual[to_x]] = _X
+    return CleanResidues(
+        tokens.tobytes(), lengths, has_ambiguous, +changes, int(illegal[0]) if illegal.size else None
+    )
+
+
+def first_illegal(letters: bytes) -> int:
+    """Position in one sequence's text (line feeds included) of its first illegal character, a stop inside it included."""
+    codes = _CODES[np.frombuffer(letters, dtype=np.uint8)]
+    codes[np.frombuffer(letters, dtype=np.uint8) == ord("\n")] = _LAYOUT
+    kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))
+    inner_stop = (codes == _STOP) & (np.arange(codes.size) < kept[-1])
+    return int(np.argmax(inner_stop | (codes == ILLEGAL)))
+
+
+def first_ambiguous(letters: bytes) -> int:
+    """Position in one sequence's text of its first B, J, O, U, X or Z."""
+    codes = _CODES[np.frombuffer(letters.upper(), dtype=np.uint8)]
+    return int(np.argmax((codes >= _FIRST_AMBIGUOUS) & (codes <= _J)))
+
+
+def _remove(
+    tokens: NDArray[np.uint8], lengths: NDArray[np.int64], removed: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if not removed.any():
+        return tokens, lengths
+    owners = np.searchsorted(np.cumsum(lengths), np.flatnonzero(removed), side="right")
+    return tokens[~removed], lengths - np.bincount(owners, minlength=lengths.size)
+
+
+def _final_stops(tokens: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(T,) True where a sequence's last letter is a stop."""
+    stops = np.zeros(tokens.size, dtype=bool)
+    last = (np.cumsum(lengths) - 1)[lengths > 0]
+    stops[last] = tokens[last] == _STOP
+    return stops

@@ -1,0 +1,155 @@
+"""Which sequence is for training and which is kept back: by a hash of its identifier, or by a table of the user's.
+
+A sequence's split depends on its identifier and the seed alone, so that it stays where it is when a corpus grows.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.data.hashing import hash_identifiers, mix
+from protein_lm.data.sources import Source
+from protein_lm.errors import ConfigError, InputError
+
+
+class Split(IntEnum):
+    """What a sequence is used for."""
+
+    TRAIN = 0
+    VALID = 1
+    TEST = 2
+    HELD_OUT = 3
+    """A family kept out of training as a whole: harder than TEST, whose sequences have relatives in training."""
+
+    @property
+    def label(self) -> str:
+        """The name in tables and manifests."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRule:
+    """A seeded split into fractions."""
+
+    seed: int = 0
+    valid_fraction: float = 0.05
+    test_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (self.valid_fraction >= 0 and self.test_fraction >= 0 and self.valid_fraction + self.test_fraction < 1):
+            raise ConfigError(
+                f"validation fraction {self.valid_fraction:g} and test fraction {self.test_fraction:g} leave nothing "
+                "to train on; both must be at least 0 and their sum below 1"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed {self.seed} is out of range; choose one from 0 to 2**64 - 1")
+
+    def assign(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Split (N,) of each identifier's hash (`hash_identifiers`).
+
+        >>> SplitRule(seed=1, valid_fraction=0.3).assign(hash_identifiers([b"P62593", b"P42212", b"P00974"])).tolist()
+        []
+        """
+        seeded = mix(hashes ^ mix(np.array([self.seed], dtype=np.uint64)))
+        uniform = (seeded >> np.uint64(11)) * 2.0**-53
+        splits = np.full(hashes.size, Split.TRAIN, dtype=np.uint8)
+        splits[uniform < self.test_fraction + self.valid_fraction] = Split.VALID
+        splits[uniform < self.test_fraction] = Split.TEST
+        return splits
+
+
+class SplitTable:
+    """Splits that a user chose by identifier; the rest is left to the rule.
+
+    The file is TSV or CSV, plain or gzip, with the columns `sequence_id` and `split`, which holds a split's name or is
+    empty; other columns are ignored.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or holds an unknown split or an identifier twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with Source(path) as source:
+            identifiers, splits = _parse_rows(b"".join(source.blocks()), path)
+            self.sha256 = source.sha256
+        hashes = hash_identifiers([identifier.encode() for identifier in identifiers])
+        order = np.argsort(hashes)
+        self._hashes, self._splits = hashes[order], np.array(splits, dtype=np.uint8)[order]
+        self._identifiers = [identifiers[position] for position in order]
+        self._seen = np.zeros(len(identifiers), dtype=bool)
+
+    def assign(self, hashes: NDArray[np.uint64], splits: NDArray[np.uint8]) -> None:
+        """Overwrite the splits (N,) of the sequences that the table names, given the hashes of their identifiers."""
+        position = np.minimum(np.searchsorted(self._hashes, hashes), self._hashes.size - 1)
+        listed = self._hashes[position] == hashes
+        self._seen[position[listed]] = True
+        chosen = listed & (self._splits[position] != _BY_HASH)
+        splits[chosen] = self._splits[position[chosen]]
+
+    def check_all_seen(self) -> None:
+        """Raise InputError if the table names a sequence that the corpus did not have."""
+        unseen = sorted(self._identifiers[position] for position in np.flatnonzero(~self._seen))
+        if unseen:
+            shown = ", ".join(unseen[:_SHOWN]) + (", ..." if len(unseen) > _SHOWN else "")
+            raise InputError(
+                f"{self.path} names {len(unseen):,} of {len(self._identifiers):,} sequences that no source has: {shown}; "
+                "correct or remove these rows, or add their source"
+            )
+
+
+_BY_HASH = 255
+_SHOWN = 10
+_COLUMNS = ("sequence_id", "split")
+_LABELS = {split.label: split.value for split in Split} | {"": _BY_HASH}
+
+
+def _parse_rows(data: bytes, path: Path) -> tuple[list[str], list[int]]:
+    first_line: dict[str, int] = {}
+    splits: list[int] = []
+    for line, identifier, label in _rows(data, path):
+        if label not in _LABELS:
+            raise InputError(
+                f"{path}, line {line}, sequence {identifier}: unknown split {label!r}; "
+                f"choose {', '.join(split.label for split in Split)}, or leave it empty"
+            )
+        if (earlier := first_line.setdefault(identifier, line)) != line:
+            raise InputError(f"{path}, line {line}: sequence {identifier} is on line {earlier} too; remove one of them")
+        splits.append(_LABELS[label])
+    if not splits:
+        raise InputError(f"{path} has no rows; add some, or leave out the split table")
+    return list(first_line), splits
+
+
+def _rows(data: bytes, path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, identifier and split of each row."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text; give a table as .tsv or .csv, plain or gzip") from error
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        columns = next(reader, [])
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise InputError(
+                f"{path} has no column {' and no column '.join(missing)}; its first line must name sequence_id and split"
+            )
+        places = [columns.index(name) for name in _COLUMNS]
+        for row in reader:
+            if not any(row):
+                continue
+            if len(row) <= max(places):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: {len(row)} of {len(columns)} columns; complete the row"
+                )
+            identifier, label = (row[place].strip() for place in places)
+            yield reader.line_num, identifier, label
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; correct the table") from error

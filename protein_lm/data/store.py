@@ -1,0 +1,111 @@
+"""A prepared corpus on disk: token ids of all sequences back to back, and what is known about them.
+
+| file | holds |
+|---|---|
+| `tokens.npy` | uint8 (T,), residues of all N sequences back to back, no special tokens |
+| `offsets.npy` | int64 (N + 1,), sequence i is `tokens[offsets[i]:offsets[i + 1]]` |
+| `splits.npy` | uint8 (N,), values of `Split` |
+| `ids.parquet` | string column `sequence_id`, N rows |
+| `manifest.json` | where it came from and how it was made; sizes of the files above |
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.data.split import Split
+from protein_lm.errors import StoreError
+
+FORMAT_VERSION = 1
+ARRAYS = {"tokens.npy": np.uint8, "offsets.npy": np.int64, "splits.npy": np.uint8}
+IDS = "ids.parquet"
+MANIFEST = "manifest.json"
+
+
+class TokenStore:
+    """Read access to a prepared corpus; the arrays are memory-mapped, so that opening costs nothing."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.tokens: NDArray[np.uint8] = _map(path / "tokens.npy")
+        self.offsets: NDArray[np.int64] = _map(path / "offsets.npy")
+        self.splits: NDArray[np.uint8] = _map(path / "splits.npy")
+        if self.offsets.size != self.num_sequences + 1 or self.offsets[-1] != self.tokens.size:
+            raise StoreError(f"{path} is damaged: its arrays do not fit together; prepare it again")
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenStore":
+        """Open the folder that `data prepare` made.
+
+        Raises:
+            StoreError: there is no such folder, or it is incomplete, damaged or of another format version.
+        """
+        manifest = _read_manifest(path)
+        for name, facts in manifest["files"].items():
+            if not (path / name).is_file():
+                raise StoreError(f"{path} is incomplete: {name} is missing; prepare the corpus again")
+            if (size := (path / name).stat().st_size) != facts["bytes"]:
+                raise StoreError(
+                    f"{path} is damaged: {name} has {size:,} bytes instead of {facts['bytes']:,}; prepare it again"
+                )
+        return cls(path, manifest)
+
+    @property
+    def num_sequences(self) -> int:
+        return self.splits.size
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) residues of each sequence."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def sequence_ids(self) -> list[str]:
+        """Identifiers of all sequences, read when first asked for."""
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(self.path / IDS).column("sequence_id").to_pylist()
+
+    def residues(self, index: int) -> NDArray[np.uint8]:
+        """Token ids (length,) of one sequence: a view of the mapped file, without special tokens."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def indices(self, split: Split) -> NDArray[np.int64]:
+        """Indices of the sequences of a split, in the store's order."""
+        return np.flatnonzero(self.splits == split)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; make it with: protein-lm data prepare FASTA -o {path}")
+    if not (path / MANIFEST).is_file():
+        raise StoreError(f"{path} is not a prepared corpus: it has no {MANIFEST}; make one with: protein-lm data prepare")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        sizes = {name: facts["bytes"] for name, facts in manifest["files"].items()} if version == FORMAT_VERSION else {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path / MANIFEST} is damaged: {error}; prepare the corpus again") from error
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has store format {version}; this version of protein-lm reads {FORMAT_VERSION}; prepare it again"
+        )
+    if missing := {*ARRAYS, IDS} - sizes.keys():
+        raise StoreError(f"{path / MANIFEST} is damaged: it does not list {min(missing)}; prepare the corpus again")
+    return manifest
+
+
+def _map(path: Path) -> NDArray:
+    """Map an array file as a plain array: slicing a `np.memmap` costs microseconds more."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StoreError(f"{path} is damaged: {error}; prepare the corpus again") from error
+    if array.ndim != 1 or array.dtype != ARRAYS[path.name]:
+        raise StoreError(f"{path} is damaged: {array.dtype} of shape {array.shape}; prepare the corpus again")
+    return array.view(np.ndarray)

@@ -1,0 +1,103 @@
+"""Results appear under their final name whole or not at all: write beside, flush to disk, rename."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protein_lm.errors import OutputError
+
+
+def check_absent(path: Path) -> None:
+    """Raise OutputError if `path` exists: nothing a user made is overwritten."""
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists already; remove it or name another output")
+
+
+@contextmanager
+def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the final name, on any error it is removed.
+
+    The temporary name keeps the suffix of `path`, since many writers choose their format by it. `replace` allows
+    an existing file (a running log's figure, for example) to be replaced.
+
+    Raises:
+        OutputError: `path` exists and `replace` is False, or the disk is full, or the folder cannot be written.
+    """
+    if not replace:
+        check_absent(path)
+    with _clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.partial-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            _flush(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the final name, on any error it is removed.
+
+    Raises:
+        OutputError: as `new_file`.
+    """
+    if not replace:
+        check_absent(path)
+    with _clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if path.exists():
+                retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.retired-", dir=path.parent))
+                os.rename(path, retired / "old")
+                os.rename(partial, path)
+                shutil.rmtree(retired)
+            else:
+                os.rename(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into one clear line."""
+    remedies = {
+        errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+        errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
+        errno.EFBIG: "the file would be larger than the allowed size; raise the limit or write elsewhere",
+        errno.EACCES: "permission denied; write elsewhere",
+        errno.EROFS: "the file system is read-only; write elsewhere",
+        errno.ENOTDIR: "a part of this path is a file, not a folder; name another output",
+        errno.EEXIST: "a part of this path is a file, not a folder; name another output",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in remedies:
+            raise
+        raise OutputError(f"cannot write {path}: {remedies[error.errno]}") from error
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,148 @@
+"""Figures: DataFrames and arrays in, matplotlib figures out. Knows nothing of models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from protein_lm.output import new_file
+
+CLASS_ORDER = "AVILMCFWYHKRDENQSTGP"
+"""Amino acids so that those of one physico-chemical class stand side by side."""
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:
+    """Write a figure (.png, .svg or .pdf by suffix) whole or not at all, and close it.
+
+    Raises:
+        OutputError: `path` exists and `replace` is False, or it cannot be written.
+    """
+    try:
+        with new_file(path, replace=replace) as partial:
+            figure.savefig(partial, dpi=200, bbox_inches="tight")
+    finally:
+        plt.close(figure)
+
+
+def learning_curve(metrics: pd.DataFrame) -> Figure:
+    """Perplexity and accuracy against optimizer steps: training dashed, validation solid.
+
+    Args:
+        metrics: rows of metrics.jsonl with columns step, split, loss_nats, accuracy.
+    """
+    with sns.axes_style("ticks"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for split, style, color in (("train", "--", "0.55"), ("valid", "-", "#1b4f8a")):
+        rows = metrics[metrics["split"] == split]
+        options = {"linestyle": style, "color": color, "label": {"train": "training", "valid": "validation"}[split]}
+        if split == "valid":
+            options["marker"] = "o"
+            options["markersize"] = 3
+        left.plot(rows["step"], np.exp(rows["loss_nats"]), **options)
+        right.plot(rows["step"], 100 * rows["accuracy"], **options)
+    left.set(xlabel="optimizer step", ylabel="perplexity")
+    right.set(xlabel="optimizer step", ylabel="accuracy (%)")
+    left.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def attention_grid(
+    matrices: NDArray[np.float32], *, layers: Sequence[int], heads: Sequence[int], title: str, first_residue: int = 1
+) -> Figure:
+    """One panel per layer (down) and head (across): rows attend, columns are attended.
+
+    Each panel's colours run from 0 to the 99th percentile of its own matrix, since heads differ by orders of magnitude.
+
+    Args:
+        matrices: (layers, heads, L + 2, L + 2) with <cls> first and <eos> last; only residues are drawn.
+        layers: 0-based layers, as in `matrices`.
+        heads: 0-based heads, as in `matrices`.
+        title: of the whole figure.
+        first_residue: number of the first residue on the axes.
+    """
+    num_rows, num_columns = len(layers), len(heads)
+    figure, axes = plt.subplots(
+        num_rows,
+        num_columns,
+        figsize=(1.5 * num_columns + 0.8, 1.5 * num_rows + 0.9),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    length = matrices.shape[-1] - 2
+    edges = (first_residue - 0.5, first_residue + length - 0.5)
+    for i, layer in enumerate(layers):
+        for j, head in enumerate(heads):
+            axis, matrix = axes[i, j], matrices[i, j, 1:-1, 1:-1]
+            axis.imshow(
+                matrix,
+                cmap="magma_r",
+                vmin=0,
+                vmax=max(float(np.quantile(matrix, 0.99)), 1e-12),
+                extent=(edges[0], edges[1], edges[1], edges[0]),
+                interpolation="nearest",
+            )
+            axis.tick_params(labelsize=6, length=2)
+            axis.locator_params(nbins=4)
+            if i == 0:
+                axis.set_title(f"head {head + 1}", fontsize=8)
+            if j == 0:
+                axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel("attended residue", fontsize=8)
+    figure.supylabel("attending residue", fontsize=8)
+    return figure
+
+
+def similarity_heatmaps(
+    similarity: pd.DataFrame, enrichment: pd.DataFrame, reference: pd.DataFrame, *, caption: str
+) -> Figure:
+    """Three 20 × 20 panels: correlation over heads, pair enrichment, and the normalized substitution matrix.
+
+    The diagonals of the first two are left out of the colour range: they are largest by construction. Pairs D-E and
+    F-Y, which the papers point out, are framed.
+
+    Args:
+        similarity: Pearson correlation over heads.
+        enrichment: log2 ratio.
+        reference: normalized substitution matrix, 0 to 1.
+        caption: one line with the correlations.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
+    panels = [
+        (similarity, "attention received, correlation over heads", "vlag", True),
+        (enrichment, "pair attention, log2 enrichment", "vlag", True),
+        (reference, "BLOSUM62, normalized to 0…1", "mako_r", False),
+    ]
+    order = list(CLASS_ORDER)
+    for axis, (table, title, colors, diverging) in zip(axes, panels, strict=True):
+        values = table.loc[order, order]
+        if diverging:
+            off_diagonal = values.to_numpy()[~np.eye(len(order), dtype=bool)]
+            finite = np.abs(off_diagonal[np.isfinite(off_diagonal)])
+            limit = float(finite.max()) if finite.size else 1.0
+            sns.heatmap(
+                values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit, square=True, cbar_kws={"shrink": 0.75}
+            )
+        else:
+            sns.heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1, square=True, cbar_kws={"shrink": 0.75})
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8, rotation=0)
+        for pair in ("DE", "FY"):
+            first, second = (order.index(letter) for letter in pair)
+            for x, y in ((first, second), (second, first)):
+                axis.add_patch(plt.Rectangle((x, y), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
+    figure.suptitle(caption, fontsize=10)
+    return figure

@@ -1,0 +1,41 @@
+"""Optimizers and the learning-rate schedule."""
+
+import torch
+from torch import nn
+
+from protein_lm.config import OptimizerName, TrainingConfig
+
+
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
+
+    Weight decay applies to the matrices inside the blocks; not to biases, norms and the embedding.
+    Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024 (Muon), updates scaled to those of AdamW as in Liu et
+    al. 2025 (arXiv 2502.16982).
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [p for name, p in trained if p.ndim == 2 and "blocks." in name]
+    others = [p for name, p in trained if not (p.ndim == 2 and "blocks." in name)]
+    plain = {"params": others, "weight_decay": 0.0}
+    if config.optimizer is OptimizerName.MUON:
+        return [
+            torch.optim.Muon(
+                matrices,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW([plain], lr=config.learning_rate, betas=config.betas, eps=config.epsilon),
+        ]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, plain]
+    return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)]
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Fraction of the peak learning rate in step `step` (0 is the first): linear rise, plateau, linear fall."""
+    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    decay_steps = round(config.decay_fraction * config.num_steps)
+    if decay_steps == 0:
+        return rise
+    remaining = min(1.0, (config.num_steps - step) / decay_steps)
+    return min(rise, config.final_fraction + (1.0 - config.final_fraction) * remaining)

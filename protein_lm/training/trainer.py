@@ -1,0 +1,296 @@
+"""The training loop, the only one: one CPU or many processes, through Accelerate.
+
+Everything random is a pure function of (seed, step) or (seed, epoch, sequence), so a checkpoint needs no random states:
+a run that goes on from one is the run that was never interrupted.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+
+from protein_lm.checkpoint import BEST, LAST, load_weights, read_training_state, write_model, write_training_state
+from protein_lm.config import Precision, Recipe
+from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
+from protein_lm.data.split import Split
+from protein_lm.data.store import TokenStore
+from protein_lm.errors import ConfigError, OutputError
+from protein_lm.inference.likelihood import evaluation_log_probabilities
+from protein_lm.model.language_model import ProteinLM
+from protein_lm.output import new_directory
+from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
+from protein_lm.training.run_log import RunLog
+
+RECIPE = "recipe.yaml"
+LOG_EVERY = 20
+"""Steps between rows of training metrics; each row is the mean over these steps."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epoch of the next batch."""
+    position: int = 0
+    """Batch within the epoch that comes next, counted over all processes."""
+    num_tokens: int = 0
+    """Tokens seen, special tokens and padding not counted."""
+    best_loss_nats: float = math.inf
+    """Lowest validation loss so far."""
+
+
+class Trainer:
+    """Trains the model of a recipe on a prepared corpus into a run directory."""
+
+    def __init__(self, recipe: Recipe, store: TokenStore, run: Path, *, resume: bool = False) -> None:
+        """Set up model, optimizers and data; with `resume`, from the run's last checkpoint.
+
+        Raises:
+            OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
+            ConfigError: the recipe does not fit the corpus or the run.
+            ModelError: the checkpoint to go on from is damaged.
+        """
+        config = recipe.training
+        self.recipe, self.store, self.run = recipe, store, run
+        self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
+        self.batches = TrainingBatches(
+            store, recipe.data, objective=recipe.model.objective, max_length=recipe.model.max_length, seed=config.seed
+        )
+        self.validation = self._validation_sequences()
+        self.progress = Progress()
+        model = ProteinLM(recipe.model)
+        model.initialize(torch.Generator().manual_seed(config.seed))
+        optimizers = build_optimizers(model, config)
+        self._check_run_directory(resume)
+        if resume:
+            self._restore(model, optimizers)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        self.plain_model = model
+
+    def fit(self) -> Progress:
+        """Train to the recipe's last step; write metrics, the best and the last model."""
+        config = self.recipe.training
+        main = self.accelerator.is_main_process
+        if main and not self.run.exists():
+            with new_directory(self.run) as folder:
+                (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
+        self.accelerator.wait_for_everyone()
+        with RunLog(self.run, num_steps=config.num_steps, active=main) as log:
+            log.rewind(self.progress.step)
+            self._describe(log)
+            window = _Window()
+            for batches in self._steps():
+                window.add(self._step(batches))
+                self.progress.step += 1
+                if self.progress.step % LOG_EVERY == 0 or self.progress.step == config.num_steps:
+                    self._log(log, window)
+                    window = _Window()
+                self._after_step(log)
+        return self.progress
+
+    def _after_step(self, log: RunLog) -> None:
+        config, step = self.recipe.training, self.progress.step
+        at_end = step == config.num_steps
+        if step % config.validate_every == 0 or at_end:
+            loss = self._validate(log)
+            if loss < self.progress.best_loss_nats:
+                self.progress.best_loss_nats = loss
+                self._save(BEST)
+        if step % config.checkpoint_every == 0 or at_end:
+            self._save(LAST)
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of this process for each remaining step."""
+        progress, config = self.progress, self.recipe.training
+        num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        plan, planned_epoch = self.batches.epoch(progress.epoch), progress.epoch
+        while progress.step < config.num_steps:
+            mine = []
+            for number in range(config.accumulation * num_processes):
+                if progress.position == len(plan):
+                    progress.epoch, progress.position = progress.epoch + 1, 0
+                if progress.epoch != planned_epoch:
+                    plan, planned_epoch = self.batches.epoch(progress.epoch), progress.epoch
+                if number % num_processes == rank:
+                    mine.append(self.batches.batch(progress.epoch, plan[progress.position]))
+                progress.position += 1
+            yield mine
+
+    def _step(self, batches: list[Batch]) -> Tensor:
+        """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
+        config, step = self.recipe.training, self.progress.step
+        device = self.accelerator.device
+        # Dropout's random state is a function of (seed, step, process), so nothing of it need be saved.
+        torch.manual_seed((config.seed * 1_000_003 + step) * 4_099 + self.accelerator.process_index)
+        if config.redraw_every and step and step % config.redraw_every == 0:
+            self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        self._set_learning_rate(learning_rate_factor(step, config))
+        self.model.train()
+        predicted = torch.tensor(float(sum((batch.targets != IGNORED).sum().item() for batch in batches)), device=device)
+        all_predicted = self.accelerator.reduce(predicted.clone())
+        sums = torch.zeros(4, dtype=torch.float64)
+        for batch in (batch.to(device) for batch in batches):
+            selected = batch.targets != IGNORED
+            targets = batch.targets[selected]
+            logits = self.model(batch.tokens, valid_mask=batch.valid_mask, selected=selected)
+            loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+            # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
+            self.accelerator.backward(loss * (self.accelerator.num_processes / all_predicted))
+            correct = (logits.detach().argmax(-1) == targets).sum()
+            sums += torch.stack([loss.detach(), correct, selected.sum(), batch.valid_mask.sum()]).double().cpu()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        total = self.accelerator.reduce(sums.to(device))
+        self.progress.num_tokens += int(total[3])
+        return total.cpu()
+
+    def _set_learning_rate(self, factor: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.training.learning_rate * factor
+
+    def _validation_sequences(self) -> list[Any]:
+        window = self.recipe.model.max_length
+        indices = [i for i in self.store.indices(Split.VALID).tolist() if self.store.lengths[i] + 2 <= window]
+        if not indices:
+            raise ConfigError(
+                f"{self.store.path}: the split valid has no sequence of {window - 2} residues or less; prepare the "
+                "corpus with a larger --valid-fraction"
+            )
+        chosen = indices[: self.recipe.training.num_validation_sequences]
+        return [self.store.residues(i) for i in chosen]
+
+    def _validate(self, log: RunLog) -> float:
+        """Mean loss in nats over the validation residues, shared out over the processes."""
+        self.model.eval()
+        mine = self.validation[self.accelerator.process_index :: self.accelerator.num_processes]
+        with self.accelerator.autocast():
+            results = evaluation_log_probabilities(
+                self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
+            )
+        sums = torch.zeros(3, dtype=torch.float64)
+        for result in results:
+            sums += torch.tensor([-result.log_probabilities.sum(), result.correct.sum(), result.correct.size])
+        loss, correct, count = self.accelerator.reduce(sums.to(self.accelerator.device)).tolist()
+        row = {"loss_nats": loss / count, "perplexity": math.exp(loss / count), "accuracy": correct / count}
+        log.row(step=self.progress.step, split="valid", num_tokens=self.progress.num_tokens, **row)
+        log.line(
+            f"step {self.progress.step}: validation perplexity {row['perplexity']:.3f}, accuracy {row['accuracy']:.1%}"
+        )
+        return loss / count
+
+    def _log(self, log: RunLog, window: "_Window") -> None:
+        facts = window.facts()
+        learning_rate = self.optimizers[0].param_groups[0]["lr"]
+        log.row(
+            step=self.progress.step,
+            split="train",
+            epoch=self.progress.epoch,
+            num_tokens=self.progress.num_tokens,
+            learning_rate=learning_rate,
+            **facts,
+        )
+        log.advance(self.progress.step, f"loss {facts['loss_nats']:.3f}  {facts['tokens_per_second']:,.0f} tokens/s")
+
+    def _describe(self, log: RunLog) -> None:
+        model, batches = self.recipe.model, self.batches
+        log.line(
+            f"{model.objective.value} {model.attention.value}, {self.plain_model.num_parameters:,} weights, "
+            f"{batches.indices.size:,} training sequences, {self.accelerator.num_processes} process(es) on "
+            f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
+        )
+        if batches.num_too_long:
+            done = {"crop": "cropped at a random place", "drop": "left out"}[self.recipe.data.long_sequences.value]
+            log.line(f"{batches.num_too_long:,} sequences of over {batches.max_residues:,} residues are {done}")
+
+    def _save(self, name: str) -> None:
+        """Write the model, and for `last` the training state, under `name` in the run directory."""
+        if self.accelerator.is_main_process:
+            progress = vars(self.progress)
+            facts = {
+                "step": self.progress.step,
+                "num_tokens": self.progress.num_tokens,
+                "validation_loss_nats": self.progress.best_loss_nats,
+                "corpus": {source["name"]: source["sha256"] for source in self.store.manifest["sources"]},
+            }
+            with new_directory(self.run / name, replace=True) as folder:
+                write_model(self.plain_model, folder, facts=facts)
+                if name == LAST:
+                    state = {"progress": progress, "recipe": self.recipe.model_dump(mode="json")}
+                    write_training_state(folder, state, _optimizer_tensors(self.optimizers))
+        self.accelerator.wait_for_everyone()
+
+    def _check_run_directory(self, resume: bool) -> None:
+        if resume and not (self.run / LAST).is_dir():
+            raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint {LAST}; start without --resume")
+        if not resume and self.run.exists():
+            raise OutputError(f"{self.run} exists already; add --resume to go on with it, or name another run")
+
+    def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer]) -> None:
+        state, tensors = read_training_state(self.run / LAST)
+        if (old := state["recipe"]) != (new := self.recipe.model_dump(mode="json")):
+            raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
+        load_weights(model, self.run / LAST)
+        _restore_optimizers(optimizers, tensors)
+        self.progress = Progress(**state["progress"])
+
+
+class _Window:
+    """Sums over the steps since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.start = time.perf_counter()
+
+    def add(self, sums: Tensor) -> None:
+        self.sums += sums
+
+    def facts(self) -> dict[str, float]:
+        loss, correct, predicted, tokens = self.sums.tolist()
+        return {
+            "loss_nats": loss / predicted,
+            "accuracy": correct / predicted,
+            "tokens_per_second": tokens / (time.perf_counter() - self.start),
+        }
+
+
+def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:
+    """Moments by `optimizer.parameter.name`."""
+    tensors = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, index, name = key.split(".", 2)
+            if int(owner) == number:
+                state.setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [
+        f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section].get(key) != value
+    ]

@@ -1,0 +1,133 @@
+"""The contract that every kind of attention keeps. A new kind is tested by being in `ATTENTION_KINDS`."""
+
+import pytest
+import torch
+
+from protein_lm.attention import linear
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
+from protein_lm.config import AttentionKind
+
+HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
+kinds = pytest.mark.parametrize("kind", ATTENTION_KINDS)
+both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+
+
+def build(kind: str, causal: bool, dtype: torch.dtype = torch.float32) -> AttentionOperation:
+    torch.manual_seed(0)
+    return ATTENTION_KINDS[kind](HEAD_WIDTH, NUM_FEATURES, causal=causal).to(dtype)
+
+
+def draw(length: int, dtype: torch.dtype = torch.float32, scale: float = 1.0, batch: int = BATCH) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    shape = batch, HEADS, length, HEAD_WIDTH
+    return [scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)]
+
+
+def test_the_recipe_knows_every_kind() -> None:
+    assert {kind.value for kind in AttentionKind} == set(ATTENTION_KINDS)
+
+
+@kinds
+@both_directions
+@pytest.mark.parametrize("length", [1, 63, 100, 257])
+@pytest.mark.parametrize("segment_rows", [300, 8192])
+@pytest.mark.parametrize("padded", [False, True])
+def test_equals_its_textbook_twin(kind, causal, length, segment_rows, padded, monkeypatch) -> None:
+    monkeypatch.setattr(linear, "SEGMENT_ROWS", segment_rows)
+    operation = build(kind, causal, torch.float64)
+    tensors = [tensor.requires_grad_() for tensor in draw(length, torch.float64)]
+    query, key, value = tensors
+    valid_mask = None
+    weight = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if padded:
+        valid_mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
+        weight = weight * valid_mask[:, None, :, None]
+    fast = operation(query, key, value, valid_mask)
+    slow = operation.matrix(query, key, valid_mask) @ value
+    torch.testing.assert_close(fast * (weight != 0), slow * (weight != 0), rtol=1e-10, atol=1e-10)
+    fast_gradients = torch.autograd.grad((fast * weight).sum(), tensors)
+    slow_gradients = torch.autograd.grad((slow * weight).sum(), tensors)
+    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-9)
+
+
+@kinds
+@both_directions
+def test_rows_of_the_matrix_sum_to_one_over_visible_keys(kind, causal) -> None:
+    query, key, _ = draw(70)
+    valid_mask = torch.arange(70) < torch.tensor([[70], [33]])
+    matrix = build(kind, causal).matrix(query, key, valid_mask)
+    torch.testing.assert_close(matrix.sum(-1), torch.ones(BATCH, HEADS, 70))
+    assert (matrix[1, :, :, 33:] == 0).all()
+    assert (matrix >= 0).all()
+    if causal:
+        assert (matrix.triu(1) == 0).all()
+
+
+@kinds
+@both_directions
+def test_padding_changes_nothing(kind, causal) -> None:
+    operation = build(kind, causal)
+    query, key, value = draw(150)
+    alone = operation(query[:, :, :90], key[:, :, :90], value[:, :, :90], None)
+    valid_mask = (torch.arange(150) < 90).expand(BATCH, -1)
+    padded = operation(query, key, value, valid_mask)
+    torch.testing.assert_close(padded[:, :, :90], alone, rtol=1e-5, atol=1e-6)
+
+
+@kinds
+@both_directions
+def test_batch_changes_nothing(kind, causal) -> None:
+    operation = build(kind, causal)
+    query, key, value = draw(130, batch=5)
+    together = operation(query, key, value, None)
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = operation(query[one], key[one], value[one], None)
+        torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-6)
+
+
+@kinds
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+@pytest.mark.parametrize("changed", [1, 64, 99, 128])
+def test_the_future_does_not_change_the_past(kind, factor, changed) -> None:
+    operation = build(kind, causal=True)
+    query, key, value = draw(129)
+    before = operation(query, key, value, None)
+    generator = torch.Generator().manual_seed(7)
+    for tensor in (query, key, value):
+        tensor[:, :, changed:] = factor * torch.randn(tensor[:, :, changed:].shape, generator=generator)
+    after = operation(query, key, value, None)
+    torch.testing.assert_close(after[:, :, :changed], before[:, :, :changed], rtol=0, atol=0)
+    assert not torch.equal(after[:, :, changed:], before[:, :, changed:])
+
+
+@kinds
+@both_directions
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_at_any_norm(kind, causal, scale, dtype) -> None:
+    tensors = [tensor.requires_grad_() for tensor in draw(200, dtype, scale)]
+    output = build(kind, causal)(*tensors, None)
+    assert output.dtype == dtype
+    assert output.isfinite().all()
+    for gradient in torch.autograd.grad(output.float().sum(), tensors):
+        assert gradient.isfinite().all()
+
+
+@kinds
+@both_directions
+def test_output_is_a_weighted_mean_of_the_values(kind, causal) -> None:
+    query, key, value = draw(80, scale=5.0)
+    output = build(kind, causal)(query, key, torch.ones_like(value), None)
+    torch.testing.assert_close(output, torch.ones_like(value), rtol=1e-5, atol=1e-5)
+
+
+@kinds
+@both_directions
+def test_bfloat16_stays_near_float32(kind, causal) -> None:
+    operation = build(kind, causal)
+    tensors = draw(300)
+    exact = operation(*tensors, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = operation(*(tensor.bfloat16() for tensor in tensors), None)
+    assert (rough.float() - exact).norm() / exact.norm() < 0.02

@@ -1,0 +1,106 @@
+"""The statistics and the numerics of the random features."""
+
+import pytest
+import torch
+
+from protein_lm.attention.feature_maps import ReLUFeatures, SoftmaxFeatures, orthogonal_projection
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_rows_are_orthogonal_within_blocks_and_only_there() -> None:
+    rows = orthogonal_projection(40, 16, generator()).double()
+    directions = rows / rows.norm(dim=1, keepdim=True)
+    products = directions @ directions.T
+    for block in (slice(0, 16), slice(16, 32), slice(32, 40)):
+        inside = products[block, block]
+        torch.testing.assert_close(inside, torch.eye(inside.shape[0], dtype=torch.float64), rtol=0, atol=1e-6)
+    assert products[:16, 16:32].abs().max() > 0.1
+
+
+def test_each_row_is_a_standard_normal_vector() -> None:
+    rows = torch.stack([orthogonal_projection(16, 16, generator(seed)) for seed in range(400)]).reshape(-1, 16)
+    assert rows.mean(0).abs().max() < 5 / len(rows) ** 0.5
+    torch.testing.assert_close(rows.T @ rows / len(rows), torch.eye(16), rtol=0, atol=0.08)
+    assert abs(rows.square().sum(1).mean() - 16) < 0.5
+    # The fourth moment tells a chi(16) norm from a fixed one of √16: E|w|⁴ = E² + 2E = 288, not 256.
+    assert abs(rows.square().sum(1).square().mean() - 288) < 12
+
+
+def test_softmax_features_estimate_the_exponential_kernel_without_bias() -> None:
+    torch.manual_seed(0)
+    query, key = 0.7 * torch.randn(1, 1, 6, 8, dtype=torch.float64), 0.7 * torch.randn(1, 1, 6, 8, dtype=torch.float64)
+    exact = torch.softmax(query @ key.mT / 8**0.5, dim=-1)[0, 0]
+    estimates = []
+    for seed in range(3000):
+        features = SoftmaxFeatures(8, 16)
+        features.redraw(generator(seed))
+        # Undo the factor per query (maximum and exp(-|q|²/2)) to get at the kernel estimate itself.
+        x = query * 8**-0.25
+        projection = features.projection.double()
+        exponent = x @ projection.T + projection.square().sum(-1) / 2
+        scale = torch.exp(exponent.amax(-1, keepdim=True) - x.square().sum(-1, keepdim=True) / 2 - features.headroom)
+        estimates.append((features.query_features(query) * scale @ features.key_features(key).mT)[0, 0] / 16)
+    stacked = torch.stack(estimates)
+    truth = torch.exp(query @ key.mT / 8**0.5)[0, 0]
+    standard_error = stacked.std(0) / len(stacked) ** 0.5
+    assert ((stacked.mean(0) - truth).abs() < 4.5 * standard_error).all()
+    matrix = stacked.mean(0) / stacked.mean(0).sum(-1, keepdim=True)
+    torch.testing.assert_close(matrix, exact, rtol=0.05, atol=0.01)
+
+
+def test_orthogonal_rows_have_less_variance_than_independent_ones() -> None:
+    torch.manual_seed(0)
+    # Small norms: at large ones a few draws decide the mean, and no test of this length could tell.
+    query, key = 0.1 * torch.randn(64, 16), 0.1 * torch.randn(64, 16)
+    truth = torch.exp((query * key).sum(-1))
+
+    def error(draw) -> float:
+        total = 0.0
+        for seed in range(1000):
+            w = draw(seed)
+            phi_q = torch.exp(query @ w.T - query.square().sum(-1, keepdim=True) / 2)
+            phi_k = torch.exp(key @ w.T - key.square().sum(-1, keepdim=True) / 2)
+            total += float((((phi_q * phi_k).mean(-1) - truth) / truth).square().mean())
+        return total
+
+    orthogonal = error(lambda seed: orthogonal_projection(16, 16, generator(seed)))
+    independent = error(lambda seed: torch.randn(16, 16, generator=generator(seed)))
+    assert orthogonal < 0.95 * independent
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_softmax_features_are_usable_up_to_norm_30(width) -> None:
+    torch.manual_seed(1)
+    features = SoftmaxFeatures(width, 256)
+    directions = torch.nn.functional.normalize(torch.randn(1, 1, 64, width), dim=-1)
+    query, key = 30 * directions, 30 * torch.cat([directions[:, :, 32:], -directions[:, :, :32]], dim=2)
+    kernel = features.query_features(query) @ features.key_features(key).mT
+    assert kernel.isfinite().all()
+    assert (kernel.sum(-1) > 0).all()
+
+
+def test_redraw_changes_the_buffer_in_place_and_repeats_with_the_generator() -> None:
+    features = ReLUFeatures(8, 12)
+    first, address = features.projection.clone(), features.projection.data_ptr()
+    features.redraw(generator(5))
+    second = features.projection.clone()
+    assert not torch.equal(first, second) and features.projection.data_ptr() == address
+    features.redraw(generator(5))
+    assert torch.equal(features.projection, second)
+    assert "projection" in features.state_dict()
+
+
+def test_relu_features_by_hand() -> None:
+    features = ReLUFeatures(4, 2)
+    features.projection.copy_(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]))
+    query = torch.tensor([3.0, 9, 9, 9]).view(1, 1, 1, 4)
+    expected = torch.tensor([3 / 4**0.25 / 2**0.5 + 1e-3, 1e-3]).view(1, 1, 1, 2)
+    torch.testing.assert_close(features.query_features(query), expected)
+
+
+def test_no_features_is_refused() -> None:
+    with pytest.raises(ValueError, match="head width 8 and number of features 0 must both be at least 1"):
+        ReLUFeatures(8, 0)
