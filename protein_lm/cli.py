@@ -29,21 +29,25 @@ app.add_typer(data, name="data")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 2, with one line on standard error, for what a user can mend."""
     try:
-        return app(arguments, prog_name="protein-lm", standalone_mode=False) or 0
+        status = app(arguments, prog_name="protein-lm", standalone_mode=False) or 0
     except ProteinLMError as error:
         return _report(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _report("interrupted")
-        return _INTERRUPTED
+        status = _INTERRUPTED
     except BrokenPipeError:  # whoever read our output, `head` for example, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except Exception as error:
         # Wrong usage. Typer carries a click of its own or not, depending on its version, hence no class to name.
-        if not hasattr(error, "format_message"):
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
             raise
-        usage = getattr(error, "ctx", None)
-        return _report(f"{error.format_message().rstrip(".")}; see {usage.command_path if usage else 'protein-lm'} --help")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "protein-lm"
+        return _report(f"{format_message().rstrip('.')}; see {command} --help")
+    if status == _INTERRUPTED:  # some versions of Typer catch Ctrl-C themselves
+        _report("interrupted")
+    return status
 
 
 def _report(message: str) -> int:
@@ -73,7 +77,7 @@ def prepare_data(
     residues: Annotated[
         ResiduePolicy,
         typer.Option(
-            help="What happens to B, J, O, U, X, Z: keep their tokens (J becomes X), make all X, drop the sequence, stop."
+            help="What happens to B, J, O, U, X, Z: keep the letter (J becomes X), make it X, drop the sequence, stop."
         ),
     ] = ResiduePolicy.KEEP,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
@@ -128,7 +132,7 @@ def inspect_data(
         return
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
+    Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.data.formats import describe_format
@@ -22,6 +21,7 @@ from protein_lm.data.sources import Source
 from protein_lm.errors import InputError
 
 _LINE_FEED, _SPACE, _HEADING, _DELETE = b"\n >\x7f"
+_BAR, _S, _P, _T, _R = b"|sptr"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SNIFFED_BYTES = 512
 _SHOWN_LETTERS = 40
@@ -166,16 +166,15 @@ class _RecordText:
         return Spans(self._text, starts, self._breaks[np.searchsorted(self._breaks, starts)])
 
     def _identifiers(self) -> Spans:
-        """What `headers.sequence_id` gives, for all headers at once."""
-        words = self._first_words()
-        if b"|" not in self._text:
-            return words
-        starts, ends = words.starts.copy(), words.ends.copy()
-        for record, word in enumerate(words.cut()):
-            if word[2:3] == b"|" and (identifier := sequence_id(word.decode())) != word.decode():
-                starts[record] += len("sp|")
-                ends[record] = starts[record] + len(identifier.encode())
-        return Spans(self._text, starts, ends)
+        """What `headers.sequence_id` gives, for all headers at once: the accession of `sp|accession|...`."""
+        words, letters = self._first_words(), self._letters
+        bars = np.append(np.flatnonzero(letters == _BAR), letters.size)
+        starts = words.starts + len(b"sp|")
+        ends = np.minimum(bars[np.searchsorted(bars, np.minimum(starts, letters.size))], words.ends)
+        first, second, third = (letters[np.minimum(words.starts + place, letters.size - 1)] for place in range(3))
+        is_named = ((first == _S) & (second == _P)) | ((first == _T) & (second == _R))
+        is_named &= (third == _BAR) & (starts < ends)
+        return Spans(self._text, np.where(is_named, starts, words.starts), np.where(is_named, ends, words.ends))
 
     def _refuse(self, record: int, *, is_empty: bool) -> NoReturn:
         line = self._lines[record]

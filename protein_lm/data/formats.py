@@ -1,7 +1,7 @@
 """What a file that is not FASTA seems to be, judged by its first bytes, for an error message that helps."""
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
     (b"%PDF", "a PDF document"),
@@ -15,7 +15,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"\x7fELF", "a program"),
     (b"SQLite format 3", "an SQLite database"),
-    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\x89HDF", "an HDF5 file"),
     (b"PAR1", "a Parquet table"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\xff\xfe", "UTF-16 text"),

@@ -6,6 +6,7 @@ Format: https://www.uniprot.org/help/fasta-headers
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from protein_lm.errors import InputError
 
@@ -50,8 +51,8 @@ class Header:
 
 
 _KNOWLEDGEBASE = {"sp": Database.SWISS_PROT, "tr": Database.TREMBL}
-_FIRST_WORD = re.compile(r">?[\x00-\x20]*([^\x00-\x20]+)")
-_KNOWLEDGEBASE_WORD = re.compile(r"(?:sp|tr)\|([^|\s]+)(?:\|(\S*))?$")
+_FIRST_WORD = re.compile(r"[\x00-\x20]*([^\x00-\x20]+)")
+_KNOWLEDGEBASE_WORD = re.compile(r"(?:sp|tr)\|([^|]+)(?:\|(.*))?$", re.DOTALL)
 _CLUSTER_WORD = re.compile(r"UniRef(?:50|90|100)_\S+$")
 
 # A name may itself hold `=`, so each field is looked for by its key, in UniProt's order, up to the end of the line.
@@ -79,6 +80,7 @@ def parse_header(line: str) -> Header:
     >>> header.sequence_id, header.entry_name, header.organism, header.taxon_id
     ('P62593', 'BLAT_ECOLX', 'Escherichia coli', 562)
     """
+    line = line.removeprefix(">")
     words = _FIRST_WORD.match(line)
     word, rest = (words[1], line[words.end() :].strip()) if words else ("", "")
     if match := _KNOWLEDGEBASE_WORD.match(word):
@@ -89,25 +91,25 @@ def parse_header(line: str) -> Header:
     return Header(sequence_id(line), rest, Database.PLAIN, is_fragment=bool(_FRAGMENT.search(rest)))
 
 
-def sequence_id(line: str) -> str:
-    """The identifier in one header line: a UniProtKB accession, otherwise the first word.
+def sequence_id(header: str) -> str:
+    """The identifier in a header line without its `>`: a UniProtKB accession, otherwise the first word.
 
     Raises:
-        InputError: the line has none.
+        InputError: it has none.
 
     >>> sequence_id("tr|A0A009|A0A009_9ACTN Putative kinase"), sequence_id("seq1 made up")
     ('A0A009', 'seq1')
     """
-    words = _FIRST_WORD.match(line)
+    words = _FIRST_WORD.match(header)
     if not words:
         raise InputError("a header has no identifier; write one after its '>'")
     match = _KNOWLEDGEBASE_WORD.match(words[1])
     return match[1] if match else words[1]
 
 
-def _fields(pattern: re.Pattern[str], rest: str) -> dict:
+def _fields(pattern: re.Pattern[str], rest: str) -> dict[str, Any]:
     match = pattern.match(rest)
-    fields = dict(match.groupdict()) if match else {"description": rest}
+    fields: dict[str, Any] = match.groupdict() if match else {"description": rest}
     for name in _NUMBERS:
         if fields.get(name) is not None:
             fields[name] = int(fields[name])

@@ -46,9 +46,9 @@ def measure(store: TokenStore) -> Contents:
 
 
 def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
-    """Lines and tables for a console (Rich), one after the other."""
+    """Lines and tables for a console (Rich, without markup), one after the other."""
     manifest = store.manifest
-    yield f"[bold]{store.path}[/]: {store.num_sequences:,} sequences, {store.tokens.size:,} residues"
+    yield f"{store.path}: {store.num_sequences:,} sequences, {store.tokens.size:,} residues"
     for source in manifest["sources"]:
         yield f"  from {source['name']}: {source['sequences']:,} sequences, SHA-256 {source['sha256'][:16]}…"
     yield _sentence("read", {"sequences": manifest["num_read"]})

@@ -37,7 +37,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Make a token store of FASTA files and return its manifest.
 
-    Of sequences with the same residues the first is kept. Memory grows by 24 bytes for each sequence, not with residues.
+    Of sequences with the same residues the first is kept. Memory grows with sequences (24 bytes each), not residues.
 
     Args:
         sources: FASTA files, plain or gzip, in the order of the store.
@@ -58,15 +58,16 @@ def prepare(
         OutputError: the output exists already or cannot be written.
     """
     rule = SplitRule(seed=seed, valid_fraction=valid_fraction, test_fraction=test_fraction)
-    if min_length < 1 or (max_length is not None and max_length < min_length):
-        raise ConfigError(f"no sequence has from {min_length} to {max_length} residues; choose 1 <= min <= max length")
-    with new_directory(output) as folder:
+    if min_length < 1:
+        raise ConfigError(f"minimum length {min_length} is below 1, and no sequence is empty; choose 1 or more")
+    if max_length is not None and max_length < min_length:
+        raise ConfigError(f"maximum length {max_length} is below minimum length {min_length}; exchange or correct them")
+    with new_directory(output) as folder, StoreWriter(folder) as writer:
         corpus = _Corpus(policy, min_length, max_length, rule, SplitTable(split_table) if split_table else None)
-        writer = StoreWriter(folder)
         for block in corpus.read(sources, block_bytes, on_progress):
             writer.append(*corpus.select(block))
         corpus.check(sources)
-        return writer.close(corpus.facts())
+        return writer.complete(corpus.facts())
 
 
 class _Corpus:

@@ -1,6 +1,6 @@
 """Letters of many sequences at once -> token ids, by the residue policy.
 
-Letters first become codes, one byte each: token ids for what may stay as it is, larger numbers for what must be looked at.
+Letters first become codes, one byte each: token ids for what may stay, larger numbers for what must be looked at.
 """
 
 from collections import Counter
@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.alphabet import ENCODING, FIRST_RESIDUE, GAPS, ILLEGAL, NUM_RESIDUES, NUM_STANDARD, TOKENS, ResiduePolicy
+from protein_lm.alphabet import (
+    ENCODING,
+    FIRST_RESIDUE,
+    GAPS,
+    ILLEGAL,
+    NUM_RESIDUES,
+    NUM_STANDARD,
+    TOKENS,
+    ResiduePolicy,
+)
 
 _FIRST_AMBIGUOUS = FIRST_RESIDUE + NUM_STANDARD
 _X = TOKENS.index("X")
@@ -50,9 +59,9 @@ class CleanResidues:
 
 
 def encode_letters(letters: bytes) -> bytes:
-    """One code per letter; line feeds are left out.
+    r"""One code per letter; line feeds are left out.
 
-    >>> list(encode_letters(b"ML\\nX"))
+    >>> list(encode_letters(b"ML\nX"))
     [20, 4, 24]
     """
     return letters.translate(_TRANSLATION, b"\n")
@@ -86,13 +95,11 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     if to_x.any():
         tokens = tokens.copy()
         tokens[unusual[to_x]] = _X
-    return CleanResidues(
-        tokens.tobytes(), lengths, has_ambiguous, +changes, int(illegal[0]) if illegal.size else None
-    )
+    return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, int(illegal[0]) if illegal.size else None)
 
 
 def first_illegal(letters: bytes) -> int:
-    """Position in one sequence's text (line feeds included) of its first illegal character, a stop inside it included."""
+    """Position in one sequence's text (with line feeds) of its first illegal character; a stop inside it is one."""
     codes = _CODES[np.frombuffer(letters, dtype=np.uint8)]
     codes[np.frombuffer(letters, dtype=np.uint8) == ord("\n")] = _LAYOUT
     kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))

@@ -7,14 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, cast
 
 from isal import igzip_threaded, isal_zlib
 
 from protein_lm.errors import InputError
 
 BLOCK_BYTES = 2**20
-"""Text is worked on in blocks of this many bytes: long enough for numpy, short enough to stay in a processor's cache."""
+"""Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
+_DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -59,12 +60,11 @@ class Source:
             InputError: compressed data are truncated or damaged, or the disk cannot be read.
         """
         try:
-            stream = self._buffer
             if self._buffer.peek(2)[:2] == _GZIP_MAGIC:
-                stream = self._text = igzip_threaded.open(self._buffer, "rb")
-            while block := stream.read(self.block_bytes):
+                self._text = cast(IO[bytes], igzip_threaded.open(self._buffer, "rb"))
+            while block := (self._text or self._buffer).read(self.block_bytes):
                 yield block
-        except (EOFError, gzip.BadGzipFile, isal_zlib.error) as error:
+        except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR) as error:
             raise InputError(f"{self.path} {_gzip_fault(error)}; fetch or compress the file again") from error
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
@@ -110,7 +110,7 @@ def _open(path: Path) -> io.FileIO:
 
 def _gzip_fault(error: Exception) -> str:
     if isinstance(error, EOFError):
-        return "is a truncated gzip file: it ends before its compressed data do"
+        return "is a truncated gzip file, or has a few other bytes after its data"
     if "Not a gzipped file" in str(error):
         return "has other bytes after the end of its gzip data"
     return f"is a damaged gzip file ({error})"

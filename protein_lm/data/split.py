@@ -54,7 +54,7 @@ class SplitRule:
         """Split (N,) of each identifier's hash (`hash_identifiers`).
 
         >>> SplitRule(seed=1, valid_fraction=0.3).assign(hash_identifiers([b"P62593", b"P42212", b"P00974"])).tolist()
-        []
+        [1, 0, 0]
         """
         seeded = mix(hashes ^ mix(np.array([self.seed], dtype=np.uint64)))
         uniform = (seeded >> np.uint64(11)) * 2.0**-53
@@ -99,8 +99,8 @@ class SplitTable:
         if unseen:
             shown = ", ".join(unseen[:_SHOWN]) + (", ..." if len(unseen) > _SHOWN else "")
             raise InputError(
-                f"{self.path} names {len(unseen):,} of {len(self._identifiers):,} sequences that no source has: {shown}; "
-                "correct or remove these rows, or add their source"
+                f"{self.path} names {len(unseen):,} of {len(self._identifiers):,} sequences that no source has: "
+                f"{shown}; correct or remove these rows, or add their source"
             )
 
 
@@ -139,7 +139,8 @@ def _rows(data: bytes, path: Path) -> Iterator[tuple[int, str, str]]:
         columns = next(reader, [])
         if missing := [name for name in _COLUMNS if name not in columns]:
             raise InputError(
-                f"{path} has no column {' and no column '.join(missing)}; its first line must name sequence_id and split"
+                f"{path} has no column {' and no column '.join(missing)}; "
+                "its first line must name sequence_id and split"
             )
         places = [columns.index(name) for name in _COLUMNS]
         for row in reader:

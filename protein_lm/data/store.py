@@ -84,7 +84,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise StoreError(f"{path} does not exist; make it with: protein-lm data prepare FASTA -o {path}")
     if not (path / MANIFEST).is_file():
-        raise StoreError(f"{path} is not a prepared corpus: it has no {MANIFEST}; make one with: protein-lm data prepare")
+        raise StoreError(
+            f"{path} is not a prepared corpus: it has no {MANIFEST}; make one with: protein-lm data prepare"
+        )
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format_version"]

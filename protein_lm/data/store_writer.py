@@ -4,7 +4,9 @@ import json
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ _IDS_PER_ROW_GROUP = 2**18
 
 
 class StoreWriter:
-    """Writes the files of a store into an existing empty folder; `close` completes them."""
+    """Writes the files of a store into an existing empty folder; `complete` makes a store of them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,6 +30,16 @@ class StoreWriter:
         self._ids = _IdTable(folder / IDS)
         self._offsets.append(np.zeros(1, dtype=np.int64))
         self._num_residues = 0
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._tokens, self._offsets, self._splits, self._ids):
+            with suppress(OSError):  # a full disk refuses what is still to be written, but `error` says so already
+                file.close()
 
     def append(
         self, tokens: bytes, lengths: NDArray[np.int64], splits: NDArray[np.uint8], sequence_ids: Sequence[bytes]
@@ -39,12 +51,12 @@ class StoreWriter:
         self._ids.append(sequence_ids)
         self._num_residues += len(tokens)
 
-    def close(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete all files and write the manifest: `facts`, the format version and the sizes of the files."""
         for file in (self._tokens, self._offsets, self._splits):
-            file.close()
+            file.complete()
         flush = _FlushThread(self._tokens.path)  # the disk works while the identifiers are written
-        self._ids.close()
+        self._ids.complete()
         flush.join()
         sizes = {name: {"bytes": (self._folder / name).stat().st_size} for name in (*ARRAYS, IDS)}
         manifest = {"format_version": FORMAT_VERSION, **facts, "files": sizes}
@@ -64,14 +76,17 @@ class _ArrayFile:
         self._header_bytes = self._file.tell()
 
     def append(self, values: bytes | NDArray) -> None:
-        data = memoryview(values).cast("B")
-        self._file.write(data)
-        self._size += data.nbytes // self._dtype.itemsize
+        array = np.frombuffer(values, dtype=self._dtype)
+        self._file.write(array.data)
+        self._size += array.size
 
-    def close(self) -> None:
+    def complete(self) -> None:
         self._file.seek(0)
         self._write_header()
         assert self._file.tell() == self._header_bytes  # numpy pads headers so that the shape may grow
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def _write_header(self) -> None:
@@ -92,22 +107,30 @@ class _IdTable:
         if len(self._pending) >= _IDS_PER_ROW_GROUP:
             self._flush()
 
-    def close(self) -> None:
+    def complete(self) -> None:
         self._flush()
-        assert self._writer is not None
-        self._writer.close()
+        self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     def _flush(self) -> None:
         import pyarrow as pa  # here, since it takes as long to import as a small corpus takes to read
         from pyarrow import parquet
 
+        # built from its buffers, because `pa.array` imports pandas
+        ends = np.cumsum([0, *map(len, self._pending)], dtype=np.int32)
+        column = pa.StringArray.from_buffers(
+            len(self._pending), pa.py_buffer(ends), pa.py_buffer(b"".join(self._pending))
+        )
         schema = pa.schema([("sequence_id", pa.string())])
         if self._writer is None:
             # identifiers are all different, so that dictionaries and statistics would only cost
             self._writer = parquet.ParquetWriter(
                 self._path, schema, compression="zstd", use_dictionary=False, write_statistics=False
             )
-        self._writer.write_table(pa.table([pa.array(self._pending, pa.string())], schema=schema))
+        self._writer.write_table(pa.Table.from_arrays([column], schema=schema))
         self._pending = []
 
 

@@ -1,0 +1,42 @@
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from protein_lm.data.inspect import measure, report
+from protein_lm.data.prepare import prepare
+from protein_lm.data.store import TokenStore
+
+
+@pytest.fixture
+def store(tmp_path) -> TokenStore:
+    lengths = [1, 2, 3, 4, 7, 8, 300]
+    (tmp_path / "in.fasta").write_text("".join(f">s{length}\n{'M' * (length - 1)}X\n" for length in lengths))
+    prepare([tmp_path / "in.fasta"], tmp_path / "store")
+    return TokenStore.open(tmp_path / "store")
+
+
+def test_measures(store):
+    contents = measure(store)
+    assert contents.residue_counts == {"M": 318, "X": 7}
+    assert contents.longest == [("s300", 300), ("s8", 8), ("s7", 7), ("s4", 4), ("s3", 3)]
+    bins = {low: number for low, _, number in contents.histogram}
+    assert bins == {1: 1, 2: 2, 4: 2, 8: 1, 16: 0, 32: 0, 64: 0, 128: 0, 256: 1}
+    assert sum(bins.values()) == store.num_sequences
+    assert all(high == 2 * low - 1 for low, high, _ in contents.histogram)
+
+
+def test_composition_agrees_with_a_plain_count_in_parts(store, monkeypatch):
+    whole = measure(store)
+    monkeypatch.setattr("protein_lm.data.inspect._SCANNED_RESIDUES", 10)
+    assert measure(store).residue_counts == whole.residue_counts
+    assert np.asarray(store.tokens).size == sum(whole.residue_counts.values())
+
+
+def test_report(store):
+    console = Console(record=True, width=100, markup=False, file=StringIO())
+    console.print(*report(store, measure(store)), sep="\n")
+    text = console.export_text()
+    for expected in ("7 sequences, 325 residues", "read: sequences 7", "M 97.85%", "longest: s300 300", "256–511"):
+        assert expected in text

@@ -1,0 +1,163 @@
+import gzip
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protein_lm.alphabet import ResiduePolicy, decode
+from protein_lm.data.fasta import read_records
+from protein_lm.data.prepare import prepare
+from protein_lm.data.split import Split
+from protein_lm.data.store import TokenStore
+from protein_lm.errors import ConfigError, InputError, OutputError, StoreError
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "in.fasta"
+    path.write_text(">a\nMKV\n>b\nMKX\n>c\nmk\nv\n>d\nMKVLLA\n>e\nM\n>d again\nMKVLLA\n")
+    return path
+
+
+def sequences(store: TokenStore) -> dict[str, str]:
+    return {name: decode(store.residues(index)) for index, name in enumerate(store.sequence_ids)}
+
+
+def test_round_trip_of_real_records(tmp_path):
+    manifest = prepare([FIXTURE], tmp_path / "store")
+    store = TokenStore.open(tmp_path / "store")
+    expected = {record.sequence_id: record.sequence for record in read_records(FIXTURE)}
+    assert sequences(store) == expected
+    assert store.lengths.tolist() == [len(sequence) for sequence in expected.values()]
+    assert (store.num_sequences, store.tokens.size) == (manifest["num_sequences"], manifest["num_residues"])
+    assert (store.tokens.dtype, store.offsets.dtype, store.splits.dtype) == (np.uint8, np.int64, np.uint8)
+    assert sorted(index for split in Split for index in store.indices(split)) == list(range(store.num_sequences))
+    assert store.manifest == manifest == json.loads((tmp_path / "store" / "manifest.json").read_text())
+
+
+def test_what_is_dropped_is_counted_by_reason(tmp_path, fasta):
+    manifest = prepare([fasta], tmp_path / "store", policy=ResiduePolicy.DROP, min_length=2, max_length=5)
+    assert manifest["num_dropped"] == {"too_short": 1, "too_long": 2, "ambiguous_residue": 1, "duplicate_sequence": 1}
+    assert (manifest["num_read"], manifest["num_sequences"], manifest["num_residues"]) == (6, 1, 3)
+    assert sequences(TokenStore.open(tmp_path / "store")) == {"a": "MKV"}
+
+
+def test_duplicates_across_files_and_their_policy(tmp_path, fasta):
+    other = tmp_path / "other.fasta.gz"
+    other.write_bytes(gzip.compress(b">f\nMKU\n>g\nMKVLLA\n"))
+    manifest = prepare([fasta, other], tmp_path / "keep")
+    assert sequences(TokenStore.open(tmp_path / "keep")) == {
+        "a": "MKV",
+        "b": "MKX",
+        "d": "MKVLLA",
+        "e": "M",
+        "f": "MKU",
+    }
+    assert [source["sequences"] for source in manifest["sources"]] == [6, 2]
+    manifest = prepare([fasta, other], tmp_path / "to-x", policy=ResiduePolicy.TO_X)
+    assert (manifest["num_dropped"]["duplicate_sequence"], manifest["residue_changes"]["bouz_to_x"]) == (4, 1)
+
+
+def test_the_manifest_tells_where_it_came_from(tmp_path, fasta):
+    table = tmp_path / "table.csv"
+    table.write_text("sequence_id,split\na,held_out\nc,test\n")
+    manifest = prepare([fasta], tmp_path / "store", seed=5, valid_fraction=0, test_fraction=0, split_table=table)
+    digest = hashlib.sha256(fasta.read_bytes()).hexdigest()
+    assert manifest["sources"] == [
+        {"name": "in.fasta", "bytes": fasta.stat().st_size, "sha256": digest, "sequences": 6}
+    ]
+    assert manifest["split"] == {
+        "rule": "hash of sequence_id",
+        "seed": 5,
+        "valid_fraction": 0,
+        "test_fraction": 0,
+        "table": {"name": "table.csv", "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
+    }
+    assert manifest["splits"]["held_out"] == {"num_sequences": 1, "num_residues": 3}
+    assert manifest["splits"]["train"] == {"num_sequences": 3, "num_residues": 10}
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_the_result_does_not_depend_on_blocks(tmp_path):
+    text = FIXTURE.read_text() * 2 + ">new\nMK\n"
+    path = tmp_path / "in.fasta"
+    path.write_text(text)
+    folders = []
+    for block_bytes in (1, 100, 2**20):
+        folders.append(tmp_path / f"store{block_bytes}")
+        prepare([path], folders[-1], block_bytes=block_bytes)
+    contents = [{file.name: file.read_bytes() for file in sorted(folder.iterdir())} for folder in folders]
+    for other in contents[1:]:  # the parquet file too
+        assert {name: data for name, data in other.items() if name != "ids.parquet"} == {
+            name: data for name, data in contents[0].items() if name != "ids.parquet"
+        }
+    assert len({tuple(TokenStore.open(folder).sequence_ids) for folder in folders}) == 1
+
+
+def test_an_identifier_for_two_sequences(tmp_path, fasta):
+    other = tmp_path / "other.fasta"
+    other.write_text("\n>e twice\nMK\n")
+    with pytest.raises(
+        InputError, match=r"other.fasta, line 2: sequence e has other residues than at .*in.fasta, line 10"
+    ):
+        prepare([fasta, other], tmp_path / "store")
+    assert names(tmp_path) == ["in.fasta", "other.fasta"]
+
+
+def test_nothing_left(tmp_path, fasta):
+    with pytest.raises(
+        InputError, match=r"no sequence is left of 6 in .*in.fasta: too short 6; relax the length limits"
+    ):
+        prepare([fasta], tmp_path / "store", min_length=100)
+    assert names(tmp_path) == ["in.fasta"]
+
+
+def test_bad_settings_and_existing_output(tmp_path, fasta):
+    with pytest.raises(ConfigError, match="maximum length 4 is below minimum length 5; exchange or correct them"):
+        prepare([fasta], tmp_path / "store", min_length=5, max_length=4)
+    with pytest.raises(OutputError, match="exists already; remove it or name another output"):
+        prepare([fasta], fasta)
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "splits.npy", "ids.parquet"])
+def test_a_damaged_store_is_refused(tmp_path, fasta, name):
+    folder = tmp_path / "store"
+    prepare([fasta], folder)
+    os.truncate(folder / name, (folder / name).stat().st_size - 1)
+    with pytest.raises(StoreError, match=rf"store is damaged: {name} has .* bytes instead of .*; prepare it again"):
+        TokenStore.open(folder)
+    (folder / name).unlink()
+    with pytest.raises(StoreError, match=rf"store is incomplete: {name} is missing; prepare the corpus again"):
+        TokenStore.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"format_version": 2}', "has store format 2; this version of protein-lm reads 1; prepare it again"),
+        ("{", "manifest.json is damaged"),
+        ("[]", "manifest.json is damaged"),
+        ("{}", "manifest.json is damaged"),
+        ('{"format_version": 1, "files": {}}', "manifest.json is damaged: it does not list ids.parquet"),
+    ],
+)
+def test_a_strange_manifest_is_refused(tmp_path, text, fault):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match=fault):
+        TokenStore.open(tmp_path)
+
+
+def test_what_is_no_store(tmp_path):
+    with pytest.raises(StoreError, match="does not exist; make it with: protein-lm data prepare FASTA -o"):
+        TokenStore.open(tmp_path / "nothing")
+    with pytest.raises(StoreError, match=r"is not a prepared corpus: it has no manifest\.json"):
+        TokenStore.open(tmp_path)

@@ -1,0 +1,59 @@
+import errno
+from pathlib import Path
+
+import pytest
+
+from protein_lm.errors import OutputError
+from protein_lm.output import new_directory, new_file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_an_existing_output_is_refused(tmp_path, make):
+    target = tmp_path / "out.csv"
+    target.write_text("precious")
+    with pytest.raises(OutputError, match=r"out\.csv exists already; remove it or name another output"), make(target):
+        pass
+    assert target.read_text() == "precious"
+    assert names(tmp_path) == ["out.csv"]
+
+
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_nothing_is_left_after_an_error(tmp_path, make):
+    with pytest.raises(ZeroDivisionError), make(tmp_path / "out.csv"):
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_a_full_disk_is_one_clear_line(tmp_path, make):
+    with pytest.raises(OutputError, match=r"out\.csv: the disk is full; free some space"), make(tmp_path / "out.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_a_file_appears_whole_with_the_usual_permissions(tmp_path):
+    with new_file(tmp_path / "deep" / "out.csv") as partial:
+        partial.write_text("all")
+        assert partial.suffix == ".csv"
+        assert not (tmp_path / "deep" / "out.csv").exists()
+    assert (tmp_path / "deep" / "out.csv").read_text() == "all"
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "deep" / "out.csv").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_directory_appears_whole_and_can_be_replaced(tmp_path):
+    for text in ("one", "two"):
+        with new_directory(tmp_path / "out", replace=True) as partial:
+            (partial / "file").write_text(text)
+    assert (tmp_path / "out" / "file").read_text() == "two"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="a part of this path is a file"), new_file(tmp_path / "file" / "out"):
+        pass
