@@ -90,12 +90,12 @@ def read_facts(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> ProteinLM:
+def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     """Open a model for use (dropout off).
 
     Args:
         name: a model directory, or a run directory, whose best model is taken.
-        device: where to put the weights.
+        device: where to put the weights: cpu, cuda, mps, or auto.
 
     Raises:
         ModelError: missing, incomplete, damaged, of another format version, or weights that do not fit the config.
@@ -107,7 +107,24 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Prote
         raise ModelError(str(error)) from error
     model = ProteinLM(config)
     load_weights(model, path)
-    return model.to(device).eval()
+    return model.to(choose_device(device)).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device behind `name`; `auto` is the first accelerator there is, or the CPU.
+
+    Raises:
+        ConfigError: torch does not know the device or cannot use it here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used on this machine; choose cpu or auto") from error
+    return device
 
 
 def load_weights(model: ProteinLM, path: Path) -> None:
@@ -170,3 +187,21 @@ def _card(model: ProteinLM, facts: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def describe(name: str) -> str:
+    """What a model directory holds, as lines for a person.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    path = find_model(name)
+    model, facts = load_model(path), read_facts(path)
+    rows = {
+        "directory": path,
+        **model.config.model_dump(mode="json"),
+        "weights": f"{model.num_parameters:,}",
+        "written by": f"protein_lm {facts['protein_lm_version']}",
+        **facts.get("training", {}),
+    }
+    return "\n".join(f"{key.replace('_', ' '):<22}{value}" for key, value in rows.items())

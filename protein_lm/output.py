@@ -2,9 +2,10 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,3 +102,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def safe_name(identifier: str, *, taken: Collection[str] = ()) -> str:
+    """A file name for an identifier that may hold anything: letters, digits, `.`, `_`, `-`, at most 100 characters.
+
+    >>> safe_name("../a b|c"), safe_name("P1", taken=["P1"])
+    ('_a_b_c', 'P1_2')
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", identifier).lstrip(".")[:100] or "_"
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique

@@ -4,6 +4,7 @@ Causal models are measured on every residue; masked models on a fixed 15 % of ea
 (see `protein_lm.inference.likelihood`). Special tokens are never counted.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def evaluate(
     model: ProteinLM,
     store: TokenStore,
     *,
-    splits: tuple[Split, ...] = (Split.VALID, Split.TEST, Split.HELD_OUT),
+    splits: Sequence[Split] = (Split.VALID, Split.TEST, Split.HELD_OUT),
     long_sequences: LongPolicy = LongPolicy.ERROR,
     tokens_per_batch: int = 8192,
     max_sequences: int | None = None,
@@ -97,7 +98,7 @@ def unigram_log_probabilities(store: TokenStore) -> NDArray[np.float64]:
 def _sequences(
     model: ProteinLM, store: TokenStore, split: Split, policy: LongPolicy, max_sequences: int | None
 ) -> tuple[list[Residues], int]:
-    window = model.config.max_length - alphabet.NUM_SPECIAL_TOKENS
+    window = model.max_residues
     sequences, num_too_long = [], 0
     for index in store.indices(split)[:max_sequences].tolist():
         residues = store.residues(index)
@@ -152,3 +153,20 @@ def _summary(sums: _Sums, prefix: str) -> dict[str, float]:
         f"{prefix}perplexity_low": float(low),
         f"{prefix}perplexity_high": float(high),
     }
+
+
+def describe(table: pd.DataFrame) -> str:
+    """The table of `evaluate` as aligned lines for a person."""
+    lines = [f"{'split':<10}{'proteins':>9}{'residues':>10}{'accuracy':>10}  {'perplexity (95 % interval)':<28}unigram"]
+    for row in table.to_dict("records"):
+        measured, baseline = (
+            f"{row[prefix + 'perplexity']:.2f} ({row[prefix + 'perplexity_low']:.2f}-{row[prefix + 'perplexity_high']:.2f})"
+            for prefix in ("", "unigram_")
+        )
+        lines.append(
+            f"{row['split']:<10}{row['num_sequences']:>9,}{row['num_residues']:>10,}{row['accuracy']:>10.1%}  "
+            f"{measured:<28}{baseline}"
+        )
+    if too_long := int(table["num_too_long"].sum()):
+        lines.append(f"{too_long:,} sequences over the model's window were cropped to their start or left out (--long)")
+    return "\n".join(lines)

@@ -10,6 +10,7 @@ Sources: Choromanski et al. 2021 (arXiv 2009.14794), appendix on amino-acid simi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import LayerCall, recorded_calls
 from protein_lm.data.batches import group_by_length, pad
+from protein_lm.data.fasta import read_records
+from protein_lm.data.store import TokenStore
 from protein_lm.errors import InputError
 from protein_lm.model.language_model import ProteinLM
 
@@ -158,3 +161,40 @@ def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDAr
 
 def _frame(values: NDArray[np.float64]) -> pd.DataFrame:
     return pd.DataFrame(values, index=list(AMINO_ACIDS), columns=list(AMINO_ACIDS))
+
+
+def draw_sequences(
+    source: Path, count: int, *, max_length: int, seed: int = 0
+) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """A seeded sample of `count` sequences (all, if there are fewer) from a FASTA file or a prepared corpus.
+
+    Returns:
+        The residue tokens of the sequences drawn, and the identifiers of those longer than `max_length` residues, which
+        take no part in the draw.
+
+    Raises:
+        InputError: the source cannot be read.
+        StoreError: the source is a folder, but not a prepared corpus.
+    """
+    generator = np.random.default_rng(seed)
+    dropped: list[str] = []
+    if source.is_dir():
+        store = TokenStore.open(source)
+        too_long = store.lengths > max_length
+        if too_long.any():
+            dropped = [store.sequence_ids[i] for i in np.flatnonzero(too_long)]
+        candidates = np.flatnonzero(~too_long)
+        chosen = np.sort(generator.permutation(candidates)[:count])
+        return [np.asarray(store.residues(int(i))) for i in chosen], dropped
+    drawn: list[NDArray[np.uint8]] = []
+    num_seen = 0
+    for record in read_records(source):
+        if len(record) > max_length:
+            dropped.append(record.sequence_id)
+            continue
+        num_seen += 1
+        if len(drawn) < count:
+            drawn.append(record.tokens)
+        elif (place := int(generator.integers(num_seen))) < count:  # reservoir sampling: one pass, constant memory
+            drawn[place] = record.tokens
+    return drawn, dropped

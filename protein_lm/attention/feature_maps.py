@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class FeatureMap(nn.Module):
@@ -55,7 +56,9 @@ class ReLUFeatures(RandomFeatureMap):
         """See `FeatureMap`."""
         num_features, head_width = self.projection.shape
         projection = self.projection.to(query.dtype) * (num_features**-0.5 * head_width**-0.25)
-        return torch.relu(query @ projection.T) + self.epsilon
+        # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
+        shifted = functional.linear(query, projection, query.new_full((num_features,), self.epsilon))
+        return functional.threshold_(shifted, self.epsilon, self.epsilon)
 
     key_features = query_features
 

@@ -21,8 +21,8 @@ from protein_lm.attention.feature_maps import FeatureMap
 
 CHUNK = 64
 """Tokens whose attention inside is formed as a masked matrix; near M·E / (M + E), and fast in matrix products."""
-SEGMENT_ROWS = 8192
-"""Rows (batch × heads × tokens) of features alive at once: 8 MiB at M 256 in float32, which stays near the cache."""
+SEGMENT_FEATURES = 2**19
+"""Features (batch × heads × tokens × M) alive at once: 2 MiB in float32, so that a segment stays in the cache."""
 ALIGNMENT = 8
 """Columns added behind the values: the first is the column of ones, the rest keeps rows aligned for vector units."""
 
@@ -72,9 +72,10 @@ class _Piece(NamedTuple):
     chunk: int
 
 
-def _pieces(num_heads_in_batch: int, length: int, chunk: int) -> list[_Piece]:
+def _causal_pieces(inputs: "_Inputs") -> list[_Piece]:
     """Segments of whole chunks, then one shorter chunk for what is left."""
-    segment = max(SEGMENT_ROWS // max(num_heads_in_batch, 1) // chunk, 1) * chunk
+    length, chunk = inputs.length, CHUNK
+    segment = max(inputs.segment // chunk, 1) * chunk
     whole = length - length % chunk
     pieces = []
     for start in range(0, whole, segment):
@@ -97,6 +98,7 @@ class _Inputs:
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.batch, self.heads, self.length, _ = query.shape
         self.groups = self.batch * self.heads
+        self.segment = max(SEGMENT_FEATURES // (self.groups * feature_map.num_features), 1)
         self.value_width = value.shape[-1]
         self.state_width = self.value_width + ALIGNMENT
 
@@ -106,8 +108,8 @@ class _Inputs:
         return torch.zeros(shape, dtype=self.dtype, device=self.tensors[0].device)
 
     def rows(self, which: int, piece: _Piece) -> Tensor:
-        """Query (0), key (1) or value (2) of a piece, (B, H, S, E)."""
-        return self.tensors[which][:, :, piece.span].to(self.dtype)
+        """Query (0), key (1) or value (2) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
+        return self.tensors[which][:, :, piece.span].to(self.dtype).contiguous()
 
     def masked(self, key_features: Tensor, piece: _Piece) -> Tensor:
         """Key features with those of padding set to zero: padding enters neither numerator nor normalizer."""
@@ -194,21 +196,11 @@ def _grad_of_numerator(grad: Tensor, output: Tensor, normalizer: Tensor, inputs:
     return inputs.chunks(extended, piece)
 
 
-def _states_before(contributions: Tensor, state: Tensor, *, reverse: bool = False) -> Tensor:
-    """Running sums of chunk contributions (G, N, M, X), each without its own; `state` (G, M, X) runs on in place."""
-    before = torch.empty_like(contributions)
-    num_chunks = contributions.shape[1]
-    for n in reversed(range(num_chunks)) if reverse else range(num_chunks):
-        before[:, n] = state
-        state += contributions[:, n]
-    return before
-
-
 class _CausalLinearAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query, key, value, valid_mask, feature_map, *parameters) -> Tensor:
         inputs = _Inputs(query, key, value, valid_mask, feature_map)
-        pieces = _pieces(inputs.groups, inputs.length, CHUNK)
+        pieces = _causal_pieces(inputs)
         output = torch.empty_like(value, dtype=inputs.dtype, memory_format=torch.contiguous_format)
         normalizer = output.new_empty(*output.shape[:3], 1)
         state = inputs.state()
@@ -218,7 +210,7 @@ class _CausalLinearAttention(torch.autograd.Function):
                 saved_states.append(state.clone())
                 queries, keys = inputs.query_chunks(piece), inputs.key_chunks(piece)
                 values = inputs.values_and_ones(piece)
-                states = _chunk_states(keys, values, state, inputs.groups)
+                states = _chunk_states(keys, values, state, piece.num_chunks)
                 weights = torch.bmm(queries, keys.mT).tril_()
                 numerator = torch.bmm(queries, states).baddbmm_(weights, values)
                 _normalize(numerator, inputs, piece, output, normalizer)
@@ -240,8 +232,8 @@ class _CausalLinearAttention(torch.autograd.Function):
                 key_rows, keys = through.features(1, piece)
                 q, k, values = queries.detach(), keys.detach(), inputs.values_and_ones(piece)
                 grad = _grad_of_numerator(grads[0], output, normalizer, inputs, piece)
-                states = _chunk_states(k, values, saved_state.clone(), inputs.groups)
-                grad_states = _chunk_states(q, grad, grad_state, inputs.groups, reverse=True)
+                states = _chunk_states(k, values, saved_state.clone(), piece.num_chunks)
+                grad_states = _chunk_states(q, grad, grad_state, piece.num_chunks, reverse=True)
                 grad_weights = torch.bmm(grad, values.mT).tril_()
                 weights = torch.bmm(q, k.mT).tril_()
                 grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
@@ -253,11 +245,18 @@ class _CausalLinearAttention(torch.autograd.Function):
         return *through.gradients, grad_value, None, None, *through.of_parameters(parameters)
 
 
-def _chunk_states(left: Tensor, right: Tensor, state: Tensor, groups: int, *, reverse: bool = False) -> Tensor:
-    """State (G·N, M, X) that each chunk starts from; `state` is run on in place over this piece's leftᵀ·right."""
-    contributions = torch.bmm(left.mT, right)
-    contributions = contributions.view(groups, -1, *contributions.shape[1:])
-    return _states_before(contributions, state, reverse=reverse).view(-1, *contributions.shape[2:])
+def _chunk_states(left: Tensor, right: Tensor, state: Tensor, num_chunks: int, *, reverse: bool = False) -> Tensor:
+    """State (G·N, M, X) that each chunk starts from, for chunk contributions leftᵀ·right; `state` (G, M, X) runs on in place.
+
+    A running sum over N chunks is a product with a triangle of ones: one pass over memory instead of 2 N small ones.
+    """
+    contributions = torch.bmm(left.mT, right).view(state.shape[0], num_chunks, -1)
+    ones = contributions.new_ones(num_chunks, num_chunks)
+    before = (ones.triu(1) if reverse else ones.tril(-1)).expand(state.shape[0], -1, -1)
+    states = torch.baddbmm(state.view(state.shape[0], 1, -1), before, contributions)
+    end = 0 if reverse else num_chunks - 1
+    torch.add(states[:, end], contributions[:, end], out=state.view(state.shape[0], -1))
+    return states.view(-1, *state.shape[1:])
 
 
 class _BidirectionalLinearAttention(torch.autograd.Function):
@@ -304,7 +303,6 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
 
 def _whole_pieces(inputs: _Inputs) -> list[_Piece]:
     """Segments that are one chunk each: without causality there is nothing to mask inside."""
-    segment = max(SEGMENT_ROWS // inputs.groups, CHUNK)
-    starts = range(0, inputs.length, segment)
-    stops = [min(start + segment, inputs.length) for start in starts]
+    starts = range(0, inputs.length, inputs.segment)
+    stops = [min(start + inputs.segment, inputs.length) for start in starts]
     return [_Piece(slice(a, b), 1, b - a) for a, b in zip(starts, stops, strict=True)]

@@ -54,10 +54,9 @@ def check_length(record: SequenceRecord, model: ProteinLM) -> None:
     Raises:
         InputError: naming the sequence, its length and the limit.
     """
-    window = model.config.max_length - alphabet.NUM_SPECIAL_TOKENS
-    if len(record) > window:
+    if len(record) > model.max_residues:
         raise InputError(
-            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {window:,}; leave it out with "
+            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; leave it out with "
             "--long drop, or use a model with a longer window"
         )
 
@@ -73,9 +72,8 @@ def within_window(
     """
     if policy is LongPolicy.CROP:
         raise ConfigError("--long crop: a cropped protein has no score of its own; choose drop or error")
-    window = model.config.max_length - alphabet.NUM_SPECIAL_TOKENS
     for record in records:
-        if len(record) > window and policy is LongPolicy.DROP:
+        if len(record) > model.max_residues and policy is LongPolicy.DROP:
             dropped.append(record.sequence_id)
             continue
         check_length(record, model)

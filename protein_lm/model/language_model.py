@@ -57,6 +57,11 @@ class ProteinLM(nn.Module):
         return self.output_bias.device
 
     @property
+    def max_residues(self) -> int:
+        """Residues of the longest protein that fits the window."""
+        return self.config.max_length - alphabet.NUM_SPECIAL_TOKENS
+
+    @property
     def num_parameters(self) -> int:
         """Trained weights; the tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,116 @@
+"""What the verbs leave on disk: tables, matrices and figures, together in one place and whole or not at all."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from protein_lm import plots
+from protein_lm.alphabet import NUM_SPECIAL_TOKENS
+from protein_lm.analysis.attention_maps import attention_matrices, head_statistics
+from protein_lm.analysis.similarity import Agreement, PairAttention, agreement, blosum62, normalized
+from protein_lm.data.records import SequenceRecord
+from protein_lm.errors import ConfigError
+from protein_lm.inference.score import check_length
+from protein_lm.model.language_model import ProteinLM
+from protein_lm.output import new_directory, safe_name
+from protein_lm.training.run_log import read_metrics
+
+MAX_MATRIX_BYTES = 4 * 2**30
+"""Most memory that the matrices of one protein may take."""
+
+
+def write_learning_curve(run: Path) -> Path:
+    """Draw a run's metrics.jsonl into its folder; the figure's path."""
+    path = run / "learning_curve.png"
+    plots.save_figure(plots.learning_curve(pd.DataFrame(read_metrics(run))), path, replace=True)
+    return path
+
+
+def write_attention(
+    model: ProteinLM,
+    records: Iterable[SequenceRecord],
+    output: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    figure_format: str = ".png",
+) -> list[str]:
+    """For each protein an .npz of matrices, a table of head statistics and a figure; the names of the proteins.
+
+    The .npz holds `matrices` (layers, heads, L + 2, L + 2) in float32, rows attend and sum to 1, <cls> first and <eos> last;
+    `sequence_id`, `sequence`, and the 1-based numbers `layers` and `heads`.
+
+    Raises:
+        InputError: a protein is longer than the model's window.
+        ConfigError: a layer or head that does not exist, or matrices over the memory limit.
+        OutputError: `output` exists or cannot be written.
+    """
+    chosen_layers = list(range(model.config.num_layers)) if layers is None else list(layers)
+    chosen_heads = list(range(model.config.num_heads)) if heads is None else list(heads)
+    names: list[str] = []
+    with new_directory(output) as folder:
+        for record in records:
+            check_length(record, model)
+            _check_memory(record, len(chosen_layers) * len(chosen_heads))
+            matrices = attention_matrices(model, record, layers=chosen_layers, heads=chosen_heads)
+            name = safe_name(record.sequence_id, taken=names)
+            np.savez(
+                folder / f"{name}.npz",
+                matrices=matrices,
+                sequence_id=record.sequence_id,
+                sequence=record.sequence,
+                layers=np.array(chosen_layers) + 1,
+                heads=np.array(chosen_heads) + 1,
+            )
+            statistics = head_statistics(matrices, layers=chosen_layers, heads=chosen_heads)
+            statistics.to_csv(folder / f"{name}_heads.csv", index=False)
+            title = f"{record.sequence_id}: {model.config.attention.value}, {model.config.objective.value}"
+            figure = plots.attention_grid(matrices, layers=chosen_layers, heads=chosen_heads, title=title)
+            plots.save_figure(figure, folder / f"{name}{figure_format}")
+            names.append(name)
+    return names
+
+
+def write_similarity(pairs: PairAttention, output: Path, *, figure_format: str = ".png") -> dict[str, Agreement]:
+    """Tables and heatmap of the amino-acid similarity; how each measure agrees with BLOSUM62.
+
+    Raises:
+        OutputError: `output` exists or cannot be written.
+    """
+    reference = blosum62()
+    tables = {"similarity": pairs.similarity(), "enrichment": pairs.enrichment()}
+    agreements = {name: agreement(table, reference) for name, table in tables.items()}
+    first = agreements["similarity"]
+    caption = (
+        f"{pairs.num_sequences:,} proteins, {pairs.num_residues:,} residues; correlation over heads against BLOSUM62: "
+        f"Pearson {first.pearson:.2f} (p {first.pearson_p:.4f}), Spearman {first.spearman:.2f} (p {first.spearman_p:.4f})"
+    )
+    with new_directory(output) as folder:
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index_label="amino_acid")
+        np.savez(folder / "pair_attention.npz", sums=pairs.sums)
+        summary = {
+            "num_sequences": pairs.num_sequences,
+            "num_residues": pairs.num_residues,
+            "agreement_with_blosum62": {name: asdict(value) for name, value in agreements.items()},
+        }
+        (folder / "agreement.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        figure = plots.similarity_heatmaps(
+            tables["similarity"], tables["enrichment"], normalized(reference), caption=caption
+        )
+        plots.save_figure(figure, folder / f"similarity{figure_format}")
+    return agreements
+
+
+def _check_memory(record: SequenceRecord, num_matrices: int) -> None:
+    num_bytes = 4 * num_matrices * (len(record) + NUM_SPECIAL_TOKENS) ** 2
+    if num_bytes > MAX_MATRIX_BYTES:
+        raise ConfigError(
+            f"sequence {record.sequence_id}: {num_matrices} matrices of {len(record):,} residues take "
+            f"{num_bytes / 2**30:.1f} GiB, over the limit of {MAX_MATRIX_BYTES / 2**30:.0f}; choose fewer with --layer and "
+            "--head"
+        )
