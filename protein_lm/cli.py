@@ -11,6 +11,7 @@ import typer
 
 from protein_lm import __version__
 from protein_lm.alphabet import ResiduePolicy
+from protein_lm.choices import FigureFormat, LongPolicy
 from protein_lm.errors import ProteinLMError
 
 _USER_ERROR = 2
@@ -68,6 +69,13 @@ def _common(
     ] = False,
 ) -> None:
     pass
+
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", metavar="M", help="Model directory, or a run directory (its best model).")
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens computed at once; memory against speed, same results.")]
 
 
 @data.command("prepare", epilog="Example: protein-lm data prepare uniprot_sprot.fasta.gz -o swissprot --min-length 30")
@@ -133,6 +141,196 @@ def inspect_data(
     from rich.console import Console
 
     Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
+
+
+@app.command(epilog="Example: protein-lm train scripts/recipes/tiny.yaml --data swissprot -o run --set training.seed=1")
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file with the parts model, data, training.")],
+    store: Annotated[Path, typer.Option("--data", metavar="STORE", help="Folder made by data prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train a model; also under `accelerate launch -m protein_lm train ...`."""
+    from protein_lm.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+
+    from protein_lm.data.store import TokenStore
+    from protein_lm.results import write_learning_curve
+    from protein_lm.training.trainer import Trainer
+
+    trainer = Trainer(loaded, TokenStore.open(store), output, resume=resume)
+    progress = trainer.fit()
+    if trainer.accelerator.is_main_process:
+        figure = write_learning_curve(output)
+        print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+
+
+@app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")
+def evaluate(
+    model: ModelName,
+    store: Annotated[Path, typer.Option("--data", metavar="STORE", help="Folder made by data prepare.")],
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split", metavar="SPLIT", help="train, valid, test or held_out. Repeatable; all but train if none."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
+    ] = None,
+    long_sequences: Annotated[
+        LongPolicy, typer.Option("--long", help="Sequences over the model's window: stop, crop to the start, or drop.")
+    ] = LongPolicy.ERROR,
+    max_sequences: Annotated[int | None, typer.Option(min=1, help="Only the first so many of each split.")] = None,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """Accuracy and perplexity per residue, split by split, beside the unigram baseline."""
+    from protein_lm.data.split import parse_split
+    from protein_lm.tables import check_table_output, write_table
+
+    chosen = [parse_split(name) for name in splits or ("valid", "test", "held_out")]
+    if output:
+        check_table_output(output)
+
+    from protein_lm.analysis.evaluation import describe, evaluate
+    from protein_lm.checkpoint import load_model
+    from protein_lm.data.store import TokenStore
+
+    table = evaluate(
+        load_model(model, device=device),
+        TokenStore.open(store),
+        splits=chosen,
+        long_sequences=long_sequences,
+        max_sequences=max_sequences,
+        tokens_per_batch=batch_tokens,
+    )
+    if output:
+        write_table(table, output)
+    if output != "-":
+        print(describe(table))
+
+
+@app.command(epilog="Example: protein-lm score proteins.fasta --model run -o scores.csv")
+def score(
+    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="Proteins to score, plain or gzip.")],
+    model: ModelName,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
+    ] = "-",
+    long_sequences: Annotated[
+        LongPolicy, typer.Option("--long", help="Sequences over the model's window: stop (error) or drop.")
+    ] = LongPolicy.ERROR,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """How probable the model finds each protein: log-likelihood (causal) or pseudo-log-likelihood (masked)."""
+    from protein_lm.tables import check_table_output, write_table
+
+    check_table_output(output)
+
+    from protein_lm.checkpoint import load_model
+    from protein_lm.data.fasta import read_records
+    from protein_lm.inference.score import score, within_window
+
+    opened = load_model(model, device=device)
+    dropped: list[str] = []
+    records = within_window(read_records(fasta), opened, long_sequences, dropped)
+    table = score(opened, records, tokens_per_batch=batch_tokens)
+    write_table(table, output)
+    _tell_dropped(dropped)
+    if output != "-":
+        print(f"{output}: {len(table):,} sequences scored")
+
+
+@app.command(epilog="Example: protein-lm attention data/P00974.fasta --model run -o attention --layer 1 --layer 2")
+def attention(
+    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="One or a few proteins, plain or gzip.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    layers: Annotated[
+        list[int] | None, typer.Option("--layer", min=1, help="Layer, from 1. Repeatable; all if none.")
+    ] = None,
+    heads: Annotated[
+        list[int] | None, typer.Option("--head", min=1, help="Head, from 1. Repeatable; all if none.")
+    ] = None,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    device: Device = "auto",
+) -> None:
+    """Attention matrices, a table of what each head looks at, and a figure, for each protein; linear kinds too."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.checkpoint import load_model
+    from protein_lm.data.fasta import read_records
+    from protein_lm.results import write_attention
+
+    names = write_attention(
+        load_model(model, device=device),
+        read_records(fasta),
+        output,
+        layers=[layer - 1 for layer in layers] if layers else None,
+        heads=[head - 1 for head in heads] if heads else None,
+        figure_format=f".{figure_format.value}",
+    )
+    print(
+        f"{output}: matrices (.npz), head statistics (.csv) and figure (.{figure_format.value}) of {', '.join(names)}"
+    )
+
+
+@app.command(epilog="Example: protein-lm similarity swissprot --model run -o similarity")
+def similarity(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="FASTA file, or a folder made by data prepare.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    num_sequences: Annotated[int, typer.Option(min=1, help="Sequences to draw from the source.")] = 800,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """Which amino acids the model treats alike: 20 × 20 tables and heatmap out of its attention, beside BLOSUM62."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.analysis.similarity import draw_sequences, pair_attention
+    from protein_lm.checkpoint import load_model
+    from protein_lm.results import write_similarity
+
+    opened = load_model(model, device=device)
+    sequences, dropped = draw_sequences(source, num_sequences, max_length=opened.max_residues, seed=seed)
+    agreements = write_similarity(
+        pair_attention(opened, sequences, tokens_per_batch=batch_tokens),
+        output,
+        figure_format=f".{figure_format.value}",
+    )
+    _tell_dropped(dropped)
+    print(f"{output}: {len(sequences):,} sequences; agreement with BLOSUM62 over pairs of different amino acids")
+    for name, value in agreements.items():
+        print(
+            f"  {name}: Pearson {value.pearson:.3f} (permutation p {value.pearson_p:.4f}), "
+            f"Spearman {value.spearman:.3f} (p {value.spearman_p:.4f})"
+        )
+
+
+@app.command(epilog="Example: protein-lm info run")
+def info(model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory.")]) -> None:
+    """Show what a model directory holds."""
+    from protein_lm.checkpoint import describe
+
+    print(describe(model))
+
+
+def _tell_dropped(identifiers: Sequence[str]) -> None:
+    if identifiers:
+        shown = ", ".join(identifiers[:5]) + (", ..." if len(identifiers) > 5 else "")
+        print(f"{len(identifiers):,} sequences over the model's window are left out: {shown}", file=sys.stderr)
 
 
 @contextmanager

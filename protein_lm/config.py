@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from protein_lm.choices import LongPolicy
 from protein_lm.errors import ConfigError
 
 
@@ -28,17 +29,6 @@ class AttentionKind(str, Enum):
     EXACT = "exact"
     PERFORMER_RELU = "performer-relu"
     PERFORMER_SOFTMAX = "performer-softmax"
-
-
-class LongPolicy(str, Enum):
-    """What happens to a sequence that is longer than the model's window."""
-
-    CROP = "crop"
-    """A window at a seeded position, another one in each epoch."""
-    DROP = "drop"
-    """Left out and counted."""
-    ERROR = "error"
-    """The command stops and names the first one."""
 
 
 class Precision(str, Enum):

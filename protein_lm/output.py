@@ -39,7 +39,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield partial
             partial.chmod(0o666 & ~_umask())
             _flush(partial)
-            os.replace(partial, path)
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -64,11 +64,11 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                     _flush(file)
             if path.exists():
                 retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.retired-", dir=path.parent))
-                os.rename(path, retired / "old")
-                os.rename(partial, path)
+                path.rename(retired / "old")
+                partial.rename(path)
                 shutil.rmtree(retired)
             else:
-                os.rename(partial, path)
+                partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -20,7 +20,9 @@ def check_table_output(path: str) -> None:
     if path == "-":
         return
     if Path(path).suffix not in SUFFIXES:
-        raise OutputError(f"{path}: unknown table format; end it in {', '.join(SUFFIXES)}, or give - for standard output")
+        raise OutputError(
+            f"{path}: unknown table format; end it in {', '.join(SUFFIXES)}, or give - for standard output"
+        )
     check_absent(Path(path))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.config import LongPolicy
+from protein_lm.choices import LongPolicy
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
@@ -69,7 +69,7 @@ def evaluate(
         baseline = _baseline(model, sequences, unigram)
         rows.append(
             {
-                "split": split.name.lower(),
+                "split": split.label,
                 "num_sequences": len(sequences),
                 "num_residues": int(measured.num_residues.sum()),
                 **_summary(measured, ""),
@@ -78,7 +78,7 @@ def evaluate(
             }
         )
     if not rows:
-        names = ", ".join(split.name.lower() for split in splits)
+        names = ", ".join(split.label for split in splits)
         raise ConfigError(f"{store.path}: no sequence to evaluate in {names}; see `protein-lm data inspect`")
     return pd.DataFrame(rows)
 

@@ -33,6 +33,18 @@ class Split(IntEnum):
         return self.name.lower()
 
 
+def parse_split(label: str) -> Split:
+    """The split called `label`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return Split[label.upper()]
+    except KeyError:
+        raise ConfigError(f"unknown split {label!r}; choose from {', '.join(split.label for split in Split)}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class SplitRule:
     """A seeded split into fractions."""

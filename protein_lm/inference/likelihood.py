@@ -74,7 +74,8 @@ def masked_log_probabilities(
 
 def evaluation_positions(residues: Residues) -> NDArray[np.int64]:
     """The residues of a sequence that evaluation hides: 15 %, a function of the sequence alone, so the same for every
-    model and corpus."""
+    model and corpus.
+    """
     seed = int.from_bytes(blake2b(residues.tobytes(), digest_size=8).digest(), "little")
     return choose_positions(residues.size, EVALUATION_MASK_FRACTION, np.random.default_rng(seed))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from protein_lm import alphabet
-from protein_lm.config import LongPolicy
+from protein_lm.choices import LongPolicy
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import causal_log_probabilities, masked_log_probabilities

@@ -85,9 +85,7 @@ class ProteinLM(nn.Module):
             hidden = block(hidden, rotary, valid_mask)
         return self.final_norm(hidden)
 
-    def forward(
-        self, tokens: Tensor, *, valid_mask: Tensor | None = None, selected: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, valid_mask: Tensor | None = None, selected: Tensor | None = None) -> Tensor:
         """Logits (B, L, V), or (number of True, V) for the positions in the boolean `selected` (B, L), row by row.
 
         Raises:

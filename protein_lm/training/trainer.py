@@ -137,7 +137,9 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor(float(sum((batch.targets != IGNORED).sum().item() for batch in batches)), device=device)
+        predicted = torch.tensor(
+            float(sum((batch.targets != IGNORED).sum().item() for batch in batches)), device=device
+        )
         all_predicted = self.accelerator.reduce(predicted.clone())
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(device) for batch in batches):
