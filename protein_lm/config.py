@@ -5,7 +5,7 @@ A recipe is a YAML file with the three parts `model`, `data` and `training`.
 
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -68,6 +68,12 @@ class ModelConfig(_Section):
     """M, random features per head of the Performer kinds."""
     max_length: int = Field(default=1024, ge=3)
     """The model's window in tokens, special tokens included."""
+    kmer_sizes: tuple[Annotated[int, Field(ge=2, le=12)], ...] = ()
+    """Lengths of the k-mers (runs of tokens) that have embeddings of their own; empty for none."""
+    kmer_buckets: int = Field(default=32768, ge=1)
+    """Rows of the hashed embedding table of each k-mer length."""
+    convolution_taps: int = Field(default=0, ge=0)
+    """Tokens of a short convolution in front of each attention layer, the token itself included; 0 for none."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of dropping each output of attention and feed-forward layers in training."""
 

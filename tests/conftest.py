@@ -1,6 +1,99 @@
-"""Shared by all tests: property tests may take their time on a busy machine."""
+"""Shared by all tests: a small corpus with a rule to learn, and small models trained on it."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import settings
 
+from protein_lm.config import ModelConfig, Recipe
+from protein_lm.data.prepare import prepare
+from protein_lm.data.store import TokenStore
+from protein_lm.model.language_model import ProteinLM
+
+# Property tests may take their time on a busy machine.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+
+def write_fasta(path: Path, sequences: dict[str, str]) -> Path:
+    """A FASTA file of these sequences."""
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in sequences.items()))
+    return path
+
+
+def grammar(count: int, seed: int = 0) -> dict[str, str]:
+    """Sequences with a rule to learn: each residue but one in eight follows from the one before it."""
+    generator = np.random.default_rng(seed)
+    letters, sequences = "ACDEFGHIKLMNPQRSTVWY", {}
+    for number in range(count):
+        place, residues = int(generator.integers(20)), []
+        for _ in range(int(generator.integers(12, 60))):
+            residues.append(letters[place])
+            place = int(generator.integers(20)) if generator.random() < 1 / 8 else (place + 7) % 20
+        sequences[f"S{number}"] = "".join(residues)
+    return sequences
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    """A prepared corpus of the grammar, with a held-out family of its own rule."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sequences = grammar(400)
+    held_out = {f"H{number}": "WYYW" * (5 + number) for number in range(8)}
+    fasta = write_fasta(folder / "grammar.fasta", sequences | held_out)
+    table = folder / "splits.tsv"
+    table.write_text("sequence_id\tsplit\n" + "".join(f"{name}\theld_out\n" for name in held_out))
+    prepare([fasta], folder / "store", valid_fraction=0.1, test_fraction=0.1, split_table=table)
+    return TokenStore.open(folder / "store")
+
+
+def small_recipe(*, objective: str = "causal", attention: str = "performer-relu", **training: Any) -> Recipe:
+    """A recipe that learns the grammar in seconds."""
+    return Recipe.model_validate(
+        {
+            "model": {
+                "objective": objective,
+                "attention": attention,
+                "num_layers": 2,
+                "width": 32,
+                "num_heads": 2,
+                "feedforward_width": 64,
+                "num_random_features": 32,
+                "max_length": 64,
+            },
+            "data": {"tokens_per_batch": 1024},
+            "training": {
+                "num_steps": 60,
+                "optimizer": "adamw",
+                "learning_rate": 0.01,
+                "gradient_clip": 1.0,
+                "warmup_steps": 5,
+                "precision": "float32",
+                "validate_every": 30,
+                "checkpoint_every": 30,
+                **training,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def runs(corpus: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained run for each objective."""
+    from protein_lm.training.trainer import Trainer
+
+    folder = tmp_path_factory.mktemp("runs")
+    for objective in ("causal", "masked"):
+        Trainer(small_recipe(objective=objective), corpus, folder / objective).fit()
+    return {objective: folder / objective for objective in ("causal", "masked")}
+
+
+def fresh_model(**changes: Any) -> ProteinLM:
+    """An untrained model of the small recipe."""
+    config = small_recipe().model.model_copy(update=changes)
+    model = ProteinLM(ModelConfig.model_validate(config.model_dump()))
+    model.initialize(torch.Generator().manual_seed(0))
+    return model.eval()

@@ -21,7 +21,7 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     """Score each record, in order.
 
     A causal model gives `log_likelihood` (nats, Σ log p of every residue from those before it), `mean_log_likelihood`
-    (per residue) and `perplexity`. A masked model gives the `pseudo_` forms: every residue is hidden in turn and
+    (per residue) and `perplexity`. A masked model gives the same as `pseudo_log_likelihood`, `mean_pseudo_log_likelihood` and `pseudo_perplexity`: every residue is hidden in turn and
     predicted from all others (Salazar et al. 2020, arXiv 1910.14659), which takes as many passes as there are residues.
     A sequence's score does not depend on what else is in the batch.
 
@@ -44,8 +44,8 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
         for record, total in zip(chunk, totals, strict=True):
             mean = total / len(record)
             rows.append((record.sequence_id, len(record), total, mean, np.exp(-mean)))
-    measures = ["log_likelihood", "mean_log_likelihood", "perplexity"]
-    return pd.DataFrame(rows, columns=["sequence_id", "length", *(prefix + measure for measure in measures)])
+    measures = [f"{prefix}log_likelihood", f"mean_{prefix}log_likelihood", f"{prefix}perplexity"]
+    return pd.DataFrame(rows, columns=["sequence_id", "length", *measures])
 
 
 def check_length(record: SequenceRecord, model: ProteinLM) -> None:

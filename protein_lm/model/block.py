@@ -4,15 +4,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm.attention.kinds import AttentionOperation
+from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.positions import rotate
 
 
 class AttentionLayer(nn.Module):
     """Projects to queries, keys and values, applies positions, calls one operation, projects back."""
 
-    def __init__(self, width: int, num_heads: int, operation: AttentionOperation) -> None:
+    def __init__(
+        self, width: int, num_heads: int, operation: AttentionOperation, convolution: ShortConvolution | None = None
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.convolution = convolution
         self.input_projection = nn.Linear(width, 3 * width)
         self.operation = operation
         self.output_projection = nn.Linear(width, width)
@@ -20,6 +24,8 @@ class AttentionLayer(nn.Module):
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], valid_mask: Tensor | None) -> Tensor:
         """Output (B, L, D) of hidden states (B, L, D); rotary tables (L, E); valid_mask (B, L) True for real tokens."""
         batch, length, width = hidden.shape
+        if self.convolution is not None:
+            hidden = self.convolution(hidden, valid_mask)
         projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, *rotary), rotate(key, *rotary)

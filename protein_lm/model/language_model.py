@@ -1,4 +1,4 @@
-"""The protein language model: token embedding, blocks, final norm, head tied to the embedding."""
+"""The protein language model: token (and k-mer) embedding, blocks, final norm, head tied to the embedding."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -12,6 +12,8 @@ from protein_lm.attention.feature_maps import RandomFeatureMap
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
 from protein_lm.config import ModelConfig, Objective
 from protein_lm.model.block import AttentionLayer, Block, FeedForward
+from protein_lm.model.convolution import ShortConvolution
+from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.positions import RotaryPositions
 
 
@@ -25,26 +27,31 @@ class ProteinLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        head_width = config.width // config.num_heads
-        build_operation = ATTENTION_KINDS[config.attention.value]
         self.embedding = nn.Embedding(alphabet.VOCABULARY_SIZE, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.positions = RotaryPositions(head_width)
-        self.blocks = nn.ModuleList(
-            Block(
-                AttentionLayer(
-                    config.width,
-                    config.num_heads,
-                    build_operation(head_width, config.num_random_features, causal=self.is_causal),
-                ),
-                FeedForward(config.width, config.feedforward_width),
-                width=config.width,
-                dropout=config.dropout,
-            )
-            for _ in range(config.num_layers)
+        self.kmer_embedding = (
+            KmerEmbedding(config.kmer_sizes, config.kmer_buckets, config.width) if config.kmer_sizes else None
         )
+        self.dropout = nn.Dropout(config.dropout)
+        self.positions = RotaryPositions(config.width // config.num_heads)
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
+
+    def _block(self) -> Block:
+        config = self.config
+        build_operation = ATTENTION_KINDS[config.attention.value]
+        operation = build_operation(config.width // config.num_heads, config.num_random_features, causal=self.is_causal)
+        convolution = (
+            ShortConvolution(config.width, config.convolution_taps, causal=self.is_causal)
+            if config.convolution_taps
+            else None
+        )
+        return Block(
+            AttentionLayer(config.width, config.num_heads, operation, convolution),
+            FeedForward(config.width, config.feedforward_width),
+            width=config.width,
+            dropout=config.dropout,
+        )
 
     @property
     def is_causal(self) -> bool:
@@ -79,7 +86,10 @@ class ProteinLM(nn.Module):
         length = tokens.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"{length} tokens are over the model's window of {self.config.max_length}")
-        hidden = self.dropout(self.embedding(tokens))
+        hidden = self.embedding(tokens)
+        if self.kmer_embedding is not None:
+            hidden = hidden + self.kmer_embedding(tokens)
+        hidden = self.dropout(hidden)
         rotary = self.positions.tables(length)
         for block in self.blocks:
             hidden = block(hidden, rotary, valid_mask)
@@ -103,8 +113,10 @@ class ProteinLM(nn.Module):
         √(2 × layers), so that its size does not depend on depth (Radford et al. 2019).
         """
         for name, parameter in self.named_parameters():
-            if name == "embedding.weight":
+            if name.startswith(("embedding.", "kmer_embedding.")):
                 nn.init.normal_(parameter, std=self.config.width**-0.5, generator=generator)
+            elif name.endswith("convolution.weight"):
+                nn.init.normal_(parameter, std=parameter.shape[0] ** -0.5, generator=generator)
             elif parameter.ndim == 2:
                 scale = (2 * self.config.num_layers) ** -0.5 if "output_projection" in name else 1.0
                 nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)

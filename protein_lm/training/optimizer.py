@@ -9,13 +9,13 @@ from protein_lm.config import OptimizerName, TrainingConfig
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
 
-    Weight decay applies to the matrices inside the blocks; not to biases, norms and the embedding.
+    Weight decay applies to the matrices inside the blocks; not to biases, norms, convolutions and embeddings.
     Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024 (Muon), updates scaled to those of AdamW as in Liu et
     al. 2025 (arXiv 2502.16982).
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [p for name, p in trained if p.ndim == 2 and "blocks." in name]
-    others = [p for name, p in trained if not (p.ndim == 2 and "blocks." in name)]
+    matrices = [parameter for name, parameter in trained if _is_block_matrix(name, parameter)]
+    others = [parameter for name, parameter in trained if not _is_block_matrix(name, parameter)]
     plain = {"params": others, "weight_decay": 0.0}
     if config.optimizer is OptimizerName.MUON:
         return [
@@ -25,10 +25,14 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
                 weight_decay=config.weight_decay,
                 adjust_lr_fn="match_rms_adamw",
             ),
-            torch.optim.AdamW([plain], lr=config.learning_rate, betas=config.betas, eps=config.epsilon),
+            torch.optim.AdamW([plain], lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True),
         ]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, plain]
-    return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)]
+    return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)]
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and name.startswith("blocks.") and "convolution" not in name
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

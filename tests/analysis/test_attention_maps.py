@@ -1,0 +1,63 @@
+"""The matrices are those that the layers apply."""
+
+import numpy as np
+import pytest
+import torch
+
+from protein_lm.analysis.attention_maps import attention_matrices, head_statistics, recorded_calls
+from protein_lm.attention.kinds import ATTENTION_KINDS
+from protein_lm.data.batches import pad
+from protein_lm.errors import ConfigError, InputError
+from tests.conftest import fresh_model
+from tests.inference.toys import records
+
+PROTEIN = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILS")[0]
+every_model = pytest.mark.parametrize(
+    ("attention", "objective"), [(kind, objective) for kind in ATTENTION_KINDS for objective in ("causal", "masked")]
+)
+
+
+@every_model
+def test_matrix_times_values_is_the_output_of_the_layer(attention, objective) -> None:
+    model = fresh_model(attention=attention, objective=objective)
+    matrices = torch.from_numpy(attention_matrices(model, PROTEIN))
+    assert matrices.shape == (2, 2, len(PROTEIN) + 2, len(PROTEIN) + 2)
+    torch.testing.assert_close(matrices.sum(-1), torch.ones(matrices.shape[:-1]), rtol=1e-5, atol=1e-5)
+    if objective == "causal":
+        assert (matrices.triu(1) == 0).all()
+    tokens, valid_mask = pad([PROTEIN.tokens])
+    with recorded_calls(model) as calls, torch.no_grad():
+        model(tokens, valid_mask=valid_mask)
+    for layer, call in enumerate(calls):
+        torch.testing.assert_close(matrices[layer] @ call.value[0], call.output[0], rtol=1e-4, atol=1e-5)
+
+
+def test_chosen_layers_and_heads_are_those_of_the_whole() -> None:
+    model = fresh_model()
+    whole = attention_matrices(model, PROTEIN)
+    np.testing.assert_array_equal(attention_matrices(model, PROTEIN, layers=[1], heads=[1, 0]), whole[[1]][:, [1, 0]])
+    for wrong, message in (({"layers": [2]}, "layer 3 does not exist; this model has layers 1 to 2"),):
+        with pytest.raises(ConfigError, match=message):
+            attention_matrices(model, PROTEIN, **wrong)
+    with pytest.raises(ConfigError, match="head 9 does not exist; this model has heads 1 to 2"):
+        attention_matrices(model, PROTEIN, heads=[8])
+
+
+def test_too_long_is_refused() -> None:
+    with pytest.raises(InputError, match="sequence P0 has 63 residues; this model reads 62"):
+        attention_matrices(fresh_model(), records("A" * 63)[0])
+
+
+def test_head_statistics_by_hand() -> None:
+    length = 20
+    uniform, previous = np.full((length, length), 1 / length), np.eye(length, k=-1)
+    previous[0, 0] = 1
+    vertical = np.zeros((length, length))
+    vertical[:, 4] = 1
+    matrices = np.stack([uniform, previous, vertical])[None].astype(np.float32)
+    table = head_statistics(matrices, layers=[0], heads=[0, 1, 2])
+    assert table["head"].tolist() == [1, 2, 3] and table["layer"].tolist() == [1, 1, 1]
+    assert table["mean_entropy_nats"].tolist() == pytest.approx([np.log(20), 0, 0], abs=1e-6)
+    assert table["max_column_share"].tolist() == pytest.approx([1 / 20, 2 / 20, 1])
+    assert table["mean_distance"].tolist()[1] == pytest.approx(19 / 20)
+    assert table["local_share"].tolist()[1:] == pytest.approx([1, 7 / 20])

@@ -1,0 +1,124 @@
+"""The whole model keeps the promises of its parts."""
+
+import math
+
+import pytest
+import torch
+
+from protein_lm import alphabet
+from protein_lm.attention.kinds import ATTENTION_KINDS
+from protein_lm.model.positions import RotaryPositions, rotate
+from tests.conftest import fresh_model
+
+every_model = pytest.mark.parametrize(
+    ("attention", "objective"), [(kind, objective) for kind in ATTENTION_KINDS for objective in ("causal", "masked")]
+)
+
+
+def random_tokens(batch: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randint(alphabet.FIRST_RESIDUE, alphabet.FIRST_RESIDUE + 20, (batch, length), generator=generator)
+
+
+@every_model
+def test_padding_and_batch_change_nothing(attention, objective) -> None:
+    model = fresh_model(attention=attention, objective=objective)
+    tokens = random_tokens(3, 60)
+    lengths = torch.tensor([60, 41, 7])
+    valid_mask = torch.arange(60) < lengths[:, None]
+    tokens[~valid_mask] = alphabet.PAD
+    with torch.no_grad():
+        together = model(tokens, valid_mask=valid_mask)
+        for row, length in enumerate(lengths.tolist()):
+            alone = model(tokens[row : row + 1, :length])
+            torch.testing.assert_close(together[row : row + 1, :length], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTION_KINDS)
+def test_a_causal_model_does_not_see_the_future(attention) -> None:
+    model = fresh_model(attention=attention, objective="causal")
+    tokens = random_tokens(1, 50)
+    changed = tokens.clone()
+    changed[0, 30:] = alphabet.MASK
+    with torch.no_grad():
+        before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :30], after[:, :30])
+    assert not torch.equal(before[:, 30:], after[:, 30:])
+
+
+def test_a_masked_model_sees_both_sides() -> None:
+    model = fresh_model(objective="masked")
+    tokens = random_tokens(1, 50)
+    changed = tokens.clone()
+    changed[0, 49] = alphabet.MASK
+    with torch.no_grad():
+        assert not torch.equal(model(tokens)[:, 0], model(changed)[:, 0])
+
+
+def test_an_untrained_model_knows_nothing() -> None:
+    model = fresh_model()
+    tokens = random_tokens(4, 60)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+    assert abs(loss - math.log(alphabet.VOCABULARY_SIZE)) < 1.0
+
+
+@every_model
+def test_forward_changes_no_state(attention, objective) -> None:
+    model = fresh_model(attention=attention, objective=objective).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    model(random_tokens(2, 30)).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_selected_positions_are_rows_of_the_whole() -> None:
+    model = fresh_model()
+    tokens = random_tokens(2, 20)
+    selected = torch.zeros(2, 20, dtype=torch.bool)
+    selected[0, 3] = selected[1, 19] = True
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens, selected=selected), model(tokens)[selected])
+
+
+def test_over_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="65 tokens are over the model's window of 64"):
+        fresh_model()(random_tokens(1, 65))
+
+
+def test_redraw_changes_only_the_projections() -> None:
+    model = fresh_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.redraw_features(torch.Generator().manual_seed(9))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"blocks.{layer}.attention.operation.feature_map.projection" for layer in range(2)}
+
+
+def test_rotation_keeps_norms_and_sees_only_distances() -> None:
+    torch.manual_seed(0)
+    positions = RotaryPositions(8)
+    cosines, sines = positions.tables(20)
+    query, key = torch.randn(8).expand(1, 1, 20, 8), torch.randn(8).expand(1, 1, 20, 8)
+    turned_query, turned_key = rotate(query, cosines, sines), rotate(key, cosines, sines)
+    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1))
+    scores = (turned_query @ turned_key.mT)[0, 0]
+    for distance in (-3, 0, 5):
+        diagonal = torch.diagonal(scores, distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(turned_query[0, 0, 0], query[0, 0, 0])
+
+
+def test_rotation_equals_that_of_esm2() -> None:
+    from esm.rotary_embedding import RotaryEmbedding
+
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 15, 8), torch.randn(1, 15, 8)
+    theirs, _ = RotaryEmbedding(8)(query, key)
+    ours = rotate(query[None], *RotaryPositions(8).tables(15))[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_meaningless_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="width 33 over num_heads 2 must give an even whole number"):
+        fresh_model(width=33)

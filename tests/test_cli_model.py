@@ -1,0 +1,196 @@
+"""The verbs as a user calls them: results, and one clear line for every mistake."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from protein_lm.cli import main
+from tests.conftest import small_recipe, write_fasta
+
+PROTEINS = {"sp|P1|ONE_TEST First": "MKTAYIAKQRQISF", "two": "ACDEFGHIKLMNPQRSTVWY", "a/../b": "MKV"}
+
+
+@pytest.fixture
+def fasta(tmp_path) -> Path:
+    return write_fasta(tmp_path / "proteins.fasta", PROTEINS)
+
+
+def fails(capsys, *arguments: object) -> str:
+    """The one line that a failing command prints."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("protein-lm: error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_train_from_a_recipe_and_resume(corpus, tmp_path, capsys) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(num_steps=30).model_dump(mode="json")))
+    run = tmp_path / "run"
+    arguments = ["train", str(recipe), "--data", str(corpus.path), "-o", str(run), "--set", "training.seed=3"]
+    assert main(arguments) == 0
+    output = capsys.readouterr()
+    assert "30 steps" in output.out and "validation perplexity" in output.err
+    assert (run / "learning_curve.png").is_file() and "seed: 3" in (run / "recipe.yaml").read_text()
+    assert "exists already; add --resume" in fails(capsys, *arguments)
+    assert "training.seed was 3, now 4" in fails(capsys, *arguments[:-1], "training.seed=4", "--resume")
+    assert main([*arguments, "--resume"]) == 0
+    assert main(["info", str(run)]) == 0
+    assert "performer-relu" in capsys.readouterr().out
+
+
+def test_train_mistakes(corpus, tmp_path, capsys) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe().model_dump(mode="json")))
+    run = tmp_path / "run"
+    assert "does not exist" in fails(capsys, "train", recipe, "--data", tmp_path / "absent", "-o", run)
+    assert "no such recipe" in fails(capsys, "train", tmp_path / "no.yaml", "--data", corpus.path, "-o", run)
+    message = fails(capsys, "train", recipe, "--data", corpus.path, "-o", run, "--set", "model.attention=magic")
+    assert "input should be 'exact', 'performer-relu' or 'performer-softmax' (got 'magic')" in message
+    assert "nothing to resume" in fails(capsys, "train", recipe, "--data", corpus.path, "-o", run, "--resume")
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_score_table(runs, fasta, tmp_path, suffix) -> None:
+    output = tmp_path / f"scores{suffix}"
+    assert main(["score", str(fasta), "--model", str(runs["causal"]), "-o", str(output)]) == 0
+    table = (
+        pd.read_parquet(output) if suffix == ".parquet" else pd.read_csv(output, sep="\t" if suffix == ".tsv" else ",")
+    )
+    assert table["sequence_id"].tolist() == ["P1", "two", "a/../b"]
+    assert table["length"].tolist() == [14, 20, 3]
+    np.testing.assert_allclose(table["perplexity"], np.exp(-table["log_likelihood"] / table["length"]), rtol=1e-6)
+
+
+def test_score_to_standard_output(runs, fasta, capsys) -> None:
+    assert main(["score", str(fasta), "--model", str(runs["masked"])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sequence_id,length,pseudo_log_likelihood,mean_pseudo_log_likelihood,pseudo_perplexity"
+    assert len(lines) == 4
+
+
+def test_score_long_sequences(runs, tmp_path, capsys) -> None:
+    fasta = write_fasta(tmp_path / "long.fasta", {"short": "MKV", "long": "A" * 63})
+    output = tmp_path / "scores.csv"
+    message = fails(capsys, "score", fasta, "--model", runs["causal"], "-o", output)
+    assert "sequence long has 63 residues; this model reads 62; leave it out with --long drop" in message
+    assert not output.exists()
+    assert main(["score", str(fasta), "-m", str(runs["causal"]), "-o", str(output), "--long", "drop"]) == 0
+    assert "1 sequences over the model's window are left out: long" in capsys.readouterr().err
+    assert pd.read_csv(output)["sequence_id"].tolist() == ["short"]
+    assert "--long crop" in fails(capsys, "score", fasta, "-m", runs["causal"], "--long", "crop")
+
+
+def test_score_mistakes(runs, fasta, tmp_path, capsys) -> None:
+    model = runs["causal"]
+    assert "unknown table format; end it in .csv, .tsv, .parquet" in fails(
+        capsys, "score", fasta, "-m", model, "-o", "x.txt"
+    )
+    (tmp_path / "there.csv").write_text("mine")
+    assert "exists already" in fails(capsys, "score", fasta, "-m", model, "-o", tmp_path / "there.csv")
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert "absent.fasta" in fails(capsys, "score", tmp_path / "absent.fasta", "-m", model, "-o", tmp_path / "s.csv")
+    assert "no such model directory or run" in fails(capsys, "score", fasta, "-m", tmp_path / "absent")
+    digits = write_fasta(tmp_path / "digits.fasta", {"good": "MKV", "bad": "MK1V"})
+    assert "line 4" in fails(capsys, "score", digits, "-m", model, "-o", tmp_path / "s.csv")
+    assert "device 'gpu' cannot be used" in fails(capsys, "score", fasta, "-m", model, "--device", "gpu")
+    assert "No such option" in fails(capsys, "score", fasta, "-m", model, "--modle", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.fasta", "proteins.fasta", "there.csv"]
+
+
+def test_evaluate(runs, corpus, tmp_path, capsys) -> None:
+    output = tmp_path / "evaluation.csv"
+    arguments = ["evaluate", "--model", str(runs["causal"]), "--data", str(corpus.path)]
+    assert main([*arguments, "-o", str(output)]) == 0
+    assert pd.read_csv(output)["split"].tolist() == ["valid", "test", "held_out"]
+    assert "unigram" in capsys.readouterr().out
+    assert main([*arguments, "--split", "test", "-o", "-"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert "unknown split 'tset'; choose from train, valid, test, held_out" in fails(
+        capsys, *arguments, "--split", "tset"
+    )
+
+
+def test_attention(runs, fasta, tmp_path, capsys) -> None:
+    output = tmp_path / "attention"
+    assert (
+        main(["attention", str(fasta), "-m", str(runs["masked"]), "-o", str(output), "--layer", "2", "--format", "svg"])
+        == 0
+    )
+    names = ["P1", "two", "a_.._b"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        f"{name}{ending}" for name in names for ending in (".npz", ".svg", "_heads.csv")
+    )
+    with np.load(output / "a_.._b.npz") as saved:
+        assert saved["matrices"].shape == (1, 2, 5, 5) and saved["layers"].tolist() == [2]
+        assert str(saved["sequence_id"]) == "a/../b" and str(saved["sequence"]) == "MKV"
+        np.testing.assert_allclose(saved["matrices"].sum(-1), 1, rtol=1e-5)
+    capsys.readouterr()
+    assert "exists already" in fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", output)
+    message = fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", tmp_path / "b", "--layer", "3")
+    assert "layer 3 does not exist; this model has layers 1 to 2" in message
+    assert not (tmp_path / "b").exists()
+
+
+def test_attention_over_the_memory_limit_is_refused(runs, fasta, tmp_path, capsys, monkeypatch) -> None:
+    from protein_lm import results
+
+    monkeypatch.setattr(results, "MAX_MATRIX_BYTES", 1000)
+    message = fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", tmp_path / "a")
+    assert (
+        "sequence P1: 4 matrices of 14 residues take" in message and "choose fewer with --layer and --head" in message
+    )
+
+
+def test_similarity(runs, corpus, tmp_path, capsys) -> None:
+    output = tmp_path / "similarity"
+    assert (
+        main(["similarity", str(corpus.path), "-m", str(runs["causal"]), "-o", str(output), "--num-sequences", "50"])
+        == 0
+    )
+    assert sorted(path.name for path in output.iterdir()) == [
+        "agreement.json",
+        "enrichment.csv",
+        "pair_attention.npz",
+        "similarity.csv",
+        "similarity.png",
+    ]
+    table = pd.read_csv(output / "similarity.csv", index_col="amino_acid")
+    assert table.shape == (20, 20) and np.allclose(table, table.T)
+    assert json.loads((output / "agreement.json").read_text())["num_sequences"] == 50
+    capsys.readouterr()
+    assert "exists already" in fails(capsys, "similarity", corpus.path, "-m", runs["causal"], "-o", output)
+    absent = fails(capsys, "similarity", tmp_path / "absent.fasta", "-m", runs["causal"], "-o", tmp_path / "s")
+    assert "absent.fasta" in absent and not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(runs, fasta, tmp_path) -> None:
+    """A limit on file size stands in for the full disk: the write fails in the middle."""
+    output = tmp_path / "attention"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    code = "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from protein_lm.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "attention", str(fasta), "-m", str(runs["causal"]), "-o", str(output)]
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
+    finished = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, env=environment)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith(f"protein-lm: error: cannot write {output}: ")
+    assert not [path for path in tmp_path.iterdir() if "attention" in path.name]
+
+
+def test_every_verb_has_help_with_an_example(capsys) -> None:
+    for verb in (["train"], ["evaluate"], ["score"], ["attention"], ["similarity"], ["info"], ["data", "prepare"]):
+        assert main([*verb, "--help"]) == 0
+        assert "Example: protein-lm" in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""Recipes: what is wrong is said in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from protein_lm.config import Recipe, load_recipe
+from protein_lm.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parent.parent / "scripts/recipes").glob("*.yaml"))
+GOOD = """
+model: {objective: causal, attention: exact, num_layers: 1, width: 8, num_heads: 2, feedforward_width: 8}
+training: {num_steps: 200}
+"""
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_valid(path) -> None:
+    assert isinstance(load_recipe(path), Recipe)
+
+
+def test_the_papers_recipe_has_the_papers_figures() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "scripts/recipes/performer-paper.yaml")
+    model, training = recipe.model, recipe.training
+    assert (model.num_layers, model.num_heads, model.width, model.feedforward_width) == (36, 8, 512, 1024)
+    assert (model.num_random_features, model.dropout, recipe.data.mask_fraction) == (256, 0.1, 0.15)
+    assert (training.betas, training.epsilon, training.learning_rate) == ((0.9, 0.98), 1e-9, 1e-3)
+    assert (training.weight_decay, training.gradient_clip) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.attention=performer",
+            "model.attention: input should be 'exact', 'performer-relu' or 'performer-softmax'",
+        ),
+        ("model.width=-3", "model.width: input should be greater than or equal to 2 (got -3)"),
+        ("model.width=9", "width 9 over num_heads 2 must give an even whole number"),
+        ("model.heads=3", "model.heads: unknown key; known ones here: attention, dropout, feedforward_width"),
+        ("modle.width=8", "modle: unknown key; known ones here: data, model, training"),
+        ("training.num_steps=many", "training.num_steps: input should be a valid integer"),
+        ("training.num_steps=50", "warmup_steps 100 must be below num_steps 50"),
+        ("training=3", "--set training=3: expected section.key=value"),
+        ("training.num_steps", "expected section.key=value"),
+        ("data.mask_fraction=0", "data.mask_fraction: input should be greater than 0 (got 0)"),
+        ("training.seed=[", "--set training.seed=[: the value is not valid YAML"),
+    ],
+)
+def test_impossible_values(tmp_path, override, message) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD)
+    with pytest.raises(ConfigError) as error:
+        load_recipe(path, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "a recipe has the parts model, data and training"),
+        ("training: {num_steps: 200}", "model: missing; give it a value"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_broken_recipes(tmp_path, content, message) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_configuration_is_frozen(tmp_path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD)
+    recipe = load_recipe(path, ["training.seed=7"])
+    assert recipe.training.seed == 7
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.training.seed = 8  # type: ignore[misc]

@@ -1,0 +1,50 @@
+"""Figures have what they should have on their axes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from protein_lm import plots
+from protein_lm.analysis.similarity import blosum62, normalized
+from protein_lm.errors import OutputError
+
+
+def test_learning_curve(tmp_path) -> None:
+    metrics = pd.DataFrame(
+        {
+            "step": [20, 40, 40],
+            "split": ["train", "train", "valid"],
+            "loss_nats": [3.0, 2.0, 2.5],
+            "accuracy": [0.1, 0.2, 0.3],
+        }
+    )
+    figure = plots.learning_curve(metrics)
+    perplexity, accuracy = figure.axes
+    train, valid = perplexity.lines
+    assert train.get_linestyle() == "--" and valid.get_linestyle() == "-"
+    np.testing.assert_allclose(train.get_ydata(), np.exp([3.0, 2.0]))
+    assert valid.get_xdata().tolist() == [40] and accuracy.get_ylabel() == "accuracy (%)"
+    plots.save_figure(figure, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OutputError, match="exists already"):
+        plots.save_figure(plots.learning_curve(metrics), tmp_path / "curve.png")
+
+
+def test_attention_grid_is_numbered_by_residue_and_leaves_special_tokens_out() -> None:
+    matrices = np.random.default_rng(0).random((2, 3, 12, 12)).astype(np.float32)
+    figure = plots.attention_grid(matrices, layers=[0, 4], heads=[0, 1, 2], title="P0", first_residue=36)
+    panels = [axis for axis in figure.axes if axis.images]
+    assert len(panels) == 6
+    image = panels[0].images[0]
+    np.testing.assert_array_equal(image.get_array(), matrices[0, 0, 1:-1, 1:-1])
+    assert image.get_extent() == [35.5, 45.5, 45.5, 35.5]
+    assert panels[0].get_title() == "head 1" and panels[3].get_ylabel() == "layer 5"
+
+
+def test_similarity_heatmaps_survive_empty_cells() -> None:
+    table = blosum62().astype(float)
+    table.loc["W"] = table["W"] = np.nan
+    figure = plots.similarity_heatmaps(table, table, normalized(blosum62()), caption="a caption")
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert "".join(labels) == plots.CLASS_ORDER and len(set(labels)) == 20
+    plots.plt.close(figure)

@@ -1,0 +1,95 @@
+"""The files around the package agree with each other."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from protein_lm import __version__
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = dict(
+    line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] not in "#"
+)
+
+
+def requirements() -> list[str]:
+    extras = PROJECT["optional-dependencies"].values()
+    return PROJECT["dependencies"] + [requirement for extra in extras for requirement in extra]
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_every_dependency_is_locked_within_its_range(requirement) -> None:
+    name, least = re.fullmatch(r"([a-z-]+)(?:\[\w+\])?>=([\d.]+)(?:;.*)?", requirement).groups()  # type: ignore[union-attr]
+    locked = tuple(int(part) for part in re.findall(r"\d+", LOCK[name]))
+    assert locked >= tuple(int(part) for part in least.split("."))
+
+
+def test_conda_installs_the_same() -> None:
+    """environment.yml names no version of its own: it installs the project under the lock."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, from_pip = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']},<3.14" and pip == "pip"
+    assert from_pip == {"pip": ["--constraint requirements.lock", "--editable .[notebooks]"]}
+    assert LOCK["torch"] == "2.13.0"
+
+
+def test_the_named_packages_stay() -> None:
+    declared = {re.split(r"[>\[;]", requirement)[0] for requirement in PROJECT["dependencies"]}
+    assert {"torch", "biopython", "fair-esm", "accelerate", "matplotlib", "seaborn"} <= declared
+
+
+def test_the_bundled_sample_is_the_documented_one() -> None:
+    readme = (ROOT / "data/README.md").read_text()
+    for name in ("swissprot_sample.fasta.gz", "swissprot_sample_families.tsv.gz"):
+        path = ROOT / "data" / name
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
+        assert path.stat().st_size <= 5_000_000
+
+
+def test_held_out_families_are_whole() -> None:
+    import pandas as pd
+
+    table = pd.read_csv(ROOT / "data/swissprot_sample_families.tsv.gz", sep="\t", keep_default_na=False)
+    assert set(table["split"]) == {"", "held_out"}
+    assert (table.groupby("family")["split"].nunique() == 1).all()
+    evaluation = {"P62593", "P06654", "P05067", "Q13148", "P42212", "P00974", "P04147", "P31016"}
+    clusters = {"Q848S4", "P19909", "O73683", "Q5R5W2"}
+    assert not (evaluation | clusters) & (set(table["sequence_id"]) | set(table["family"]))
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("protein-lm ")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_commands_of_the_readme_are_understood(command, capsys) -> None:
+    """Every verb and option exists; what they do is tested elsewhere and by scripts/demo."""
+    import shlex
+
+    from protein_lm.cli import main
+
+    words = shlex.split(command, comments=True)[1:]
+    verb = words[:2] if words[0] == "data" else words[:1]
+    assert main([*verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in words:
+        if word.startswith("-") and word != "-":
+            assert word in shown, f"{word} is no option of {' '.join(verb)}"
+    for word in words:
+        if word.startswith(("scripts/", "data/swissprot", "data/P00974")):
+            assert (ROOT / word).exists()
+
+
+def test_the_change_log_and_citation_know_the_version() -> None:
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()

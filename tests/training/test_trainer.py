@@ -1,0 +1,127 @@
+"""Training: the loss falls, accumulation is exact, and a resumed run is the uninterrupted one."""
+
+import math
+
+import pytest
+import torch
+
+from protein_lm.analysis.evaluation import evaluate
+from protein_lm.attention.kinds import ATTENTION_KINDS
+from protein_lm.checkpoint import load_model, read_training_state
+from protein_lm.data.split import Split
+from protein_lm.errors import ConfigError, ModelError, OutputError
+from protein_lm.training.run_log import read_metrics
+from protein_lm.training.trainer import Trainer
+from tests.conftest import small_recipe
+
+FLOOR = math.exp(-(7 / 8 + 1 / 160) * math.log(7 / 8 + 1 / 160) - 19 / 160 * math.log(1 / 160))
+"""Perplexity of the grammar itself: nobody can do better on the residues after the first."""
+
+
+@pytest.mark.parametrize("attention", ATTENTION_KINDS)
+def test_a_causal_model_learns_the_grammar(corpus, tmp_path, attention) -> None:
+    Trainer(small_recipe(attention=attention, num_steps=100), corpus, tmp_path / "run").fit()
+    table = evaluate(load_model(tmp_path / "run"), corpus, splits=[Split.TEST]).iloc[0]
+    assert FLOOR < table["perplexity"] < 4.5 < table["unigram_perplexity"]
+
+
+def test_a_masked_model_learns_the_grammar(runs, corpus) -> None:
+    table = evaluate(load_model(runs["masked"]), corpus, splits=[Split.TEST]).iloc[0]
+    assert table["perplexity"] < 15 < table["unigram_perplexity"]
+
+
+def weights(run):
+    return load_model(run / "last").state_dict()
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon", "redraw_every": 7, "accumulation": 2}])
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_a_resumed_run_equals_the_uninterrupted_one(corpus, tmp_path, objective, changes) -> None:
+    recipe = small_recipe(objective=objective, num_steps=24, checkpoint_every=10, validate_every=6, **changes)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dropout": 0.1})})
+    Trainer(recipe, corpus, tmp_path / "whole").fit()
+
+    class Stopped(Exception):
+        pass
+
+    broken = Trainer(recipe, corpus, tmp_path / "broken")
+    step = broken._step
+
+    def stop_at_17(batches):
+        if broken.progress.step == 17:
+            raise Stopped
+        return step(batches)
+
+    broken._step = stop_at_17  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        broken.fit()
+    resumed = Trainer(recipe, corpus, tmp_path / "broken", resume=True)
+    assert resumed.progress.step == 10
+    resumed.fit()
+    whole, again = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    kept = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(tmp_path / "whole")]
+    rows = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(tmp_path / "broken")]
+    assert [row for row in rows if row["split"] == "valid"] == [row for row in kept if row["split"] == "valid"]
+
+
+def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
+    """Every predicted token of a step counts the same, however the step is cut."""
+    recipe = small_recipe(num_steps=1, warmup_steps=0, learning_rate=1e-3)
+    gradients = []
+    for name, split in (("one", False), ("two", True)):
+        trainer = Trainer(recipe, corpus, tmp_path / name)
+        plan = trainer.batches.epoch(0)
+        members = [plan[0][:3], plan[1][:5]]
+        parts = members if split else [torch.cat([torch.from_numpy(part.copy()) for part in members]).numpy()]
+        for optimizer in trainer.optimizers:
+            optimizer.step = lambda *_, **__: None
+            optimizer.zero_grad = lambda *_, **__: None
+        trainer._step([trainer.batches.batch(0, part) for part in parts])
+        gradients.append([parameter.grad.clone() for parameter in trainer.plain_model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_run_leaves(runs) -> None:
+    run = runs["causal"]
+    assert {path.name for path in run.iterdir()} == {"best", "last", "metrics.jsonl", "recipe.yaml"}
+    metrics = read_metrics(run)
+    assert [row["step"] for row in metrics if row["split"] == "valid"] == [30, 60]
+    assert [row["step"] for row in metrics if row["split"] == "train"] == [20, 40, 60]
+    state, _ = read_training_state(run / "last")
+    assert state["progress"]["step"] == 60
+    assert state["progress"]["num_tokens"] == metrics[-1]["num_tokens"]
+
+
+def test_runs_are_never_overwritten(runs, corpus, tmp_path) -> None:
+    with pytest.raises(OutputError, match="exists already; add --resume to go on with it"):
+        Trainer(small_recipe(), corpus, runs["causal"])
+    with pytest.raises(OutputError, match="nothing to resume"):
+        Trainer(small_recipe(), corpus, tmp_path / "absent", resume=True)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_resuming_with_another_recipe_is_refused(runs, corpus) -> None:
+    with pytest.raises(ConfigError, match=r"resumed with another recipe: training.learning_rate was 0.01, now 0.02"):
+        Trainer(small_recipe(learning_rate=0.02), corpus, runs["causal"], resume=True)
+
+
+def test_a_damaged_state_is_refused(runs, corpus, tmp_path) -> None:
+    import shutil
+
+    shutil.copytree(runs["causal"], tmp_path / "run")
+    (tmp_path / "run/last/training_state.json").write_text("{")
+    with pytest.raises(ModelError, match="no usable training state to go on from"):
+        Trainer(small_recipe(), corpus, tmp_path / "run", resume=True)
+
+
+def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
+    from protein_lm.data.prepare import prepare
+    from protein_lm.data.store import TokenStore
+    from tests.conftest import grammar, write_fasta
+
+    prepare([write_fasta(tmp_path / "a.fasta", grammar(20))], tmp_path / "store", valid_fraction=0.0)
+    with pytest.raises(ConfigError, match="the split valid has no sequence of 62 residues or less"):
+        Trainer(small_recipe(), TokenStore.open(tmp_path / "store"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
