@@ -1,6 +1,7 @@
 """Figures: DataFrames and arrays in, matplotlib figures out. Knows nothing of models."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from protein_lm.output import new_file
@@ -44,12 +46,9 @@ def learning_curve(metrics: pd.DataFrame) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for split, style, color in (("train", "--", "0.55"), ("valid", "-", "#1b4f8a")):
         rows = metrics[metrics["split"] == split]
-        options = {"linestyle": style, "color": color, "label": {"train": "training", "valid": "validation"}[split]}
-        if split == "valid":
-            options["marker"] = "o"
-            options["markersize"] = 3
-        left.plot(rows["step"], np.exp(rows["loss_nats"]), **options)
-        right.plot(rows["step"], 100 * rows["accuracy"], **options)
+        label = {"train": "training", "valid": "validation"}[split]
+        for axis, values in ((left, np.exp(rows["loss_nats"])), (right, 100 * rows["accuracy"])):
+            axis.plot(rows["step"], values, linestyle=style, color=color, label=label)
     left.set(xlabel="optimizer step", ylabel="perplexity")
     right.set(xlabel="optimizer step", ylabel="accuracy (%)")
     left.legend(frameon=False)
@@ -127,22 +126,21 @@ def similarity_heatmaps(
         (reference, "BLOSUM62, normalized to 0…1", "mako_r", False),
     ]
     order = list(CLASS_ORDER)
+    heatmap = partial(sns.heatmap, square=True, xticklabels=True, yticklabels=True, cbar_kws={"shrink": 0.75})
     for axis, (table, title, colors, diverging) in zip(axes, panels, strict=True):
         values = table.loc[order, order]
         if diverging:
             off_diagonal = values.to_numpy()[~np.eye(len(order), dtype=bool)]
             finite = np.abs(off_diagonal[np.isfinite(off_diagonal)])
             limit = float(finite.max()) if finite.size else 1.0
-            sns.heatmap(
-                values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit, square=True, cbar_kws={"shrink": 0.75}
-            )
+            heatmap(values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit)
         else:
-            sns.heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1, square=True, cbar_kws={"shrink": 0.75})
+            heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8, rotation=0)
         for pair in ("DE", "FY"):
             first, second = (order.index(letter) for letter in pair)
             for x, y in ((first, second), (second, first)):
-                axis.add_patch(plt.Rectangle((x, y), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
+                axis.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
     figure.suptitle(caption, fontsize=10)
     return figure

@@ -93,7 +93,6 @@ def runs(corpus: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def fresh_model(**changes: Any) -> ProteinLM:
     """An untrained model of the small recipe."""
-    config = small_recipe().model.model_copy(update=changes)
-    model = ProteinLM(ModelConfig.model_validate(config.model_dump()))
+    model = ProteinLM(ModelConfig.model_validate(small_recipe().model.model_dump() | changes))
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()

@@ -104,7 +104,7 @@ def test_score_mistakes(runs, fasta, tmp_path, capsys) -> None:
     digits = write_fasta(tmp_path / "digits.fasta", {"good": "MKV", "bad": "MK1V"})
     assert "line 4" in fails(capsys, "score", digits, "-m", model, "-o", tmp_path / "s.csv")
     assert "device 'gpu' cannot be used" in fails(capsys, "score", fasta, "-m", model, "--device", "gpu")
-    assert "No such option" in fails(capsys, "score", fasta, "-m", model, "--modle", "x")
+    assert "No such option" in fails(capsys, "score", fasta, "-m", model, "--mode", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.fasta", "proteins.fasta", "there.csv"]
 
 
@@ -181,7 +181,10 @@ def test_a_full_disk_leaves_nothing_behind(runs, fasta, tmp_path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    code = "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from protein_lm.cli import main; sys.exit(main())"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from protein_lm.cli import main; sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "attention", str(fasta), "-m", str(runs["causal"]), "-o", str(output)]
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
     finished = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, env=environment)

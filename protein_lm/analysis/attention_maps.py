@@ -38,8 +38,9 @@ def recorded_calls(model: ProteinLM) -> Iterator[list[LayerCall]]:
     """Record every attention operation that runs inside, in the order of the layers."""
     calls: list[LayerCall] = []
 
-    def record(operation: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        calls.append(LayerCall(operation, *inputs, output))
+    def record(operation: Any, inputs: Any, output: Tensor) -> None:
+        query, key, value, valid_mask = inputs
+        calls.append(LayerCall(operation, query, key, value, valid_mask, output))
 
     handles = [operation.register_forward_hook(record) for operation in model.operations()]
     try:

@@ -11,6 +11,7 @@ Sources: Choromanski et al. 2021 (arXiv 2009.14794), appendix on amino-acid simi
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,7 @@ def agreement(similarity: pd.DataFrame, matrix: pd.DataFrame, *, seed: int = 0) 
 def blosum62() -> pd.DataFrame:
     """BLOSUM62 (20 × 20) in half-bits, from Biopython."""
     matrix = substitution_matrices.load("BLOSUM62")
-    return _frame(np.array([[matrix[a, b] for b in AMINO_ACIDS] for a in AMINO_ACIDS]))
+    return _frame(np.asarray(matrix.select(AMINO_ACIDS)))  # type: ignore[attr-defined]
 
 
 def normalized(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -159,8 +160,9 @@ def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDAr
     return np.array([np.corrcoef(left, right)[0, 1], np.corrcoef(*ranks)[0, 1]])
 
 
-def _frame(values: NDArray[np.float64]) -> pd.DataFrame:
-    return pd.DataFrame(values, index=list(AMINO_ACIDS), columns=list(AMINO_ACIDS))
+def _frame(values: NDArray[Any]) -> pd.DataFrame:
+    labels = pd.Index(list(AMINO_ACIDS))
+    return pd.DataFrame(values, index=labels, columns=labels)
 
 
 def draw_sequences(

@@ -58,9 +58,11 @@ class ReLUFeatures(RandomFeatureMap):
         projection = self.projection.to(query.dtype) * (num_features**-0.5 * head_width**-0.25)
         # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
         shifted = functional.linear(query, projection, query.new_full((num_features,), self.epsilon))
-        return functional.threshold_(shifted, self.epsilon, self.epsilon)
+        return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
 
-    key_features = query_features
+    def key_features(self, key: Tensor) -> Tensor:
+        """See `FeatureMap`; the same map as for queries."""
+        return self.query_features(key)
 
 
 class SoftmaxFeatures(RandomFeatureMap):

@@ -21,9 +21,9 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     """Score each record, in order.
 
     A causal model gives `log_likelihood` (nats, Σ log p of every residue from those before it), `mean_log_likelihood`
-    (per residue) and `perplexity`. A masked model gives the same as `pseudo_log_likelihood`, `mean_pseudo_log_likelihood` and `pseudo_perplexity`: every residue is hidden in turn and
-    predicted from all others (Salazar et al. 2020, arXiv 1910.14659), which takes as many passes as there are residues.
-    A sequence's score does not depend on what else is in the batch.
+    (per residue) and `perplexity`. A masked model gives `pseudo_log_likelihood`, `mean_pseudo_log_likelihood` and
+    `pseudo_perplexity`: every residue is hidden in turn and predicted from all others (Salazar et al. 2020, arXiv
+    1910.14659), which takes as many passes as there are residues. A sequence's score does not depend on its batch.
 
     Raises:
         InputError: a sequence is longer than the model's window.
@@ -45,7 +45,7 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
             mean = total / len(record)
             rows.append((record.sequence_id, len(record), total, mean, np.exp(-mean)))
     measures = [f"{prefix}log_likelihood", f"mean_{prefix}log_likelihood", f"{prefix}perplexity"]
-    return pd.DataFrame(rows, columns=["sequence_id", "length", *measures])
+    return pd.DataFrame(rows, columns=pd.Index(["sequence_id", "length", *measures]))
 
 
 def check_length(record: SequenceRecord, model: ProteinLM) -> None:
@@ -56,8 +56,8 @@ def check_length(record: SequenceRecord, model: ProteinLM) -> None:
     """
     if len(record) > model.max_residues:
         raise InputError(
-            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; leave it out with "
-            "--long drop, or use a model with a longer window"
+            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; "
+            "leave it out with --long drop, or use a model with a longer window"
         )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -140,7 +140,7 @@ class Trainer:
         predicted = torch.tensor(
             float(sum((batch.targets != IGNORED).sum().item() for batch in batches)), device=device
         )
-        all_predicted = self.accelerator.reduce(predicted.clone())
+        all_predicted = self._sum_over_processes(predicted)
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(device) for batch in batches):
             selected = batch.targets != IGNORED
@@ -155,9 +155,12 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        total = self.accelerator.reduce(sums.to(device))
+        total = self._sum_over_processes(sums.to(device)).cpu()
         self.progress.num_tokens += int(total[3])
-        return total.cpu()
+        return total
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(values.clone(), reduction="sum"))
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:
@@ -186,7 +189,7 @@ class Trainer:
         sums = torch.zeros(3, dtype=torch.float64)
         for result in results:
             sums += torch.tensor([-result.log_probabilities.sum(), result.correct.sum(), result.correct.size])
-        loss, correct, count = self.accelerator.reduce(sums.to(self.accelerator.device)).tolist()
+        loss, correct, count = self._sum_over_processes(sums.to(self.accelerator.device)).tolist()
         row = {"loss_nats": loss / count, "perplexity": math.exp(loss / count), "accuracy": correct / count}
         log.row(step=self.progress.step, split="valid", num_tokens=self.progress.num_tokens, **row)
         log.line(

