@@ -15,6 +15,8 @@ class FeatureMap(nn.Module):
     """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
 
     num_features: int
+    has_gradients = False
+    """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
 
     def query_features(self, query: Tensor) -> Tensor:
         """Features (B, H, L, M) of queries (B, H, L, E), each up to a positive factor of its own: it cancels."""
@@ -22,6 +24,14 @@ class FeatureMap(nn.Module):
 
     def key_features(self, key: Tensor) -> Tensor:
         """Features (B, H, L, M) of keys (B, H, L, E)."""
+        raise NotImplementedError
+
+    def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """Gradient (B, H, L, E) of queries, out of their features and the gradient of these (B, H, L, M)."""
+        raise NotImplementedError
+
+    def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """As `query_gradient`, for keys; features of padded keys are zero here, and give no gradient."""
         raise NotImplementedError
 
 
@@ -51,18 +61,29 @@ class ReLUFeatures(RandomFeatureMap):
     """
 
     epsilon = 1e-3
+    has_gradients = True
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
-        num_features, head_width = self.projection.shape
-        projection = self.projection.to(query.dtype) * (num_features**-0.5 * head_width**-0.25)
+        projection = self._scaled_projection(query)
         # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
-        shifted = functional.linear(query, projection, query.new_full((num_features,), self.epsilon))
+        shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
 
     def key_features(self, key: Tensor) -> Tensor:
         """See `FeatureMap`; the same map as for queries."""
         return self.query_features(key)
+
+    def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureMap`."""
+        rectified = torch.ops.aten.threshold_backward(gradient, features, self.epsilon)
+        return rectified @ self._scaled_projection(query)
+
+    key_gradient = query_gradient
+
+    def _scaled_projection(self, like: Tensor) -> Tensor:
+        num_features, head_width = self.projection.shape
+        return self.projection.to(like.dtype) * (num_features**-0.5 * head_width**-0.25)
 
 
 class SoftmaxFeatures(RandomFeatureMap):
@@ -76,6 +97,7 @@ class SoftmaxFeatures(RandomFeatureMap):
     Source: Choromanski et al. 2021 (arXiv 2009.14794), lemma 1; the stabilizer is ours.
     """
 
+    has_gradients = True
     headroom = 60.0
     """Bound of a key's exponent. e^60 leaves room in float32 both for sums over long sequences and for small features."""
     floor = -69.0
@@ -93,6 +115,17 @@ class SoftmaxFeatures(RandomFeatureMap):
         key = key * self.projection.shape[1] ** -0.25
         half_norms = (key.square().sum(-1, keepdim=True) + projection.square().sum(-1)) / 2
         return torch.exp((key @ projection.T - half_norms + self.headroom).clamp_min(self.floor))
+
+    def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureMap`; the maximum counts as a constant, since it cancels."""
+        return (gradient * features) @ self._projection(query) * self.projection.shape[1] ** -0.25
+
+    def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureMap`."""
+        scale = self.projection.shape[1] ** -0.25
+        at_floor = math.exp(self.floor) * (1 + 1e-5)
+        weighted = torch.ops.aten.threshold_backward(gradient * features, features, at_floor)
+        return (weighted @ self._projection(key) - scale * key * weighted.sum(-1, keepdim=True)) * scale
 
     def _projection(self, like: Tensor) -> Tensor:
         return self.projection.to(like.dtype)

@@ -6,6 +6,9 @@ is cut into chunks: inside a chunk the masked product φ(Q)φ(K)ᵀ, across chun
 (L, M, E) appears either. The backward pass runs the same walk in reverse with the state of the gradients; it starts each
 segment from the saved state, so that no error builds up by subtraction.
 
+What is kept for the backward pass is of the size of the inputs: the output, one state per segment, and the masked
+products inside chunks (CHUNK numbers per token and head), which cost more to form again than the rest of a chunk.
+
 The column of ones behind the values makes the normalizer come out of the same products as the numerator.
 
 Source of the chunked form: Hua et al. 2022 (arXiv 2202.10447), section 3.2; Katharopoulos et al. 2020 for the state.
@@ -149,10 +152,11 @@ class _FeatureGradients:
         self.parameter_gradients = [torch.zeros_like(p) for p in self.parameters]
 
     def features(self, which: int, piece: _Piece) -> tuple[Tensor, Tensor]:
-        """Rows of query (0) or key (1) as a leaf, and their features as chunks."""
+        """Rows of query (0) or key (1) as a leaf, and their features as chunks, with a graph if the map needs one."""
         inputs = self.inputs
-        with torch.enable_grad():
-            rows = inputs.rows(which, piece).detach().requires_grad_()
+        needs_graph = not inputs.feature_map.has_gradients
+        with torch.set_grad_enabled(needs_graph):
+            rows = inputs.rows(which, piece).detach().requires_grad_(needs_graph)
             if which == 0:
                 features = inputs.feature_map.query_features(rows)
             else:
@@ -163,6 +167,12 @@ class _FeatureGradients:
         """Send `gradient` (like `features`) back to the rows and to the map's parameters."""
         target = self.gradients[which]
         if target is None and not self.parameters:
+            return
+        feature_map = self.inputs.feature_map
+        if feature_map.has_gradients:
+            backward = feature_map.query_gradient if which == 0 else feature_map.key_gradient
+            shape = *rows.shape[:3], features.shape[-1]
+            target[:, :, piece.span] = backward(rows, features.view(shape), gradient.view(shape))
             return
         grad_rows, *grad_parameters = torch.autograd.grad(
             features, [rows, *self.parameters], gradient, allow_unused=True, materialize_grads=True
@@ -204,30 +214,37 @@ class _CausalLinearAttention(torch.autograd.Function):
         output = torch.empty_like(value, dtype=inputs.dtype, memory_format=torch.contiguous_format)
         normalizer = output.new_empty(*output.shape[:3], 1)
         state = inputs.state()
-        saved_states = []
+        saved_states, saved_weights = [], []
+        keep = any(ctx.needs_input_grad)
         with torch.autocast(query.device.type, enabled=False):
             for piece in pieces:
-                saved_states.append(state.clone())
+                if keep:
+                    saved_states.append(state.clone())
                 queries, keys = inputs.query_chunks(piece), inputs.key_chunks(piece)
                 values = inputs.values_and_ones(piece)
                 states = _chunk_states(keys, values, state, piece.num_chunks)
                 weights = torch.bmm(queries, keys.mT).tril_()
+                if keep:
+                    saved_weights.append(weights)
                 numerator = torch.bmm(queries, states).baddbmm_(weights, values)
                 _normalize(numerator, inputs, piece, output, normalizer)
-        ctx.save_for_backward(query, key, value, valid_mask, output, normalizer, *saved_states, *parameters)
+        common = query, key, value, valid_mask, output, normalizer
+        ctx.save_for_backward(*common, *saved_states, *saved_weights, *parameters)
         ctx.feature_map, ctx.pieces = feature_map, pieces
         return output.to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         query, key, value, valid_mask, output, normalizer, *rest = ctx.saved_tensors
-        saved_states, parameters = rest[: len(ctx.pieces)], tuple(rest[len(ctx.pieces) :])
+        count = len(ctx.pieces)
+        saved_states, saved_weights, parameters = rest[:count], rest[count : 2 * count], tuple(rest[2 * count :])
         inputs = _Inputs(query, key, value, valid_mask, ctx.feature_map)
         through = _FeatureGradients(inputs, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
         grad_state = inputs.state()
         with torch.autocast(query.device.type, enabled=False):
-            for piece, saved_state in zip(reversed(ctx.pieces), reversed(saved_states), strict=True):
+            backwards = zip(reversed(ctx.pieces), reversed(saved_states), reversed(saved_weights), strict=True)
+            for piece, saved_state, weights in backwards:
                 query_rows, queries = through.features(0, piece)
                 key_rows, keys = through.features(1, piece)
                 q, k, values = queries.detach(), keys.detach(), inputs.values_and_ones(piece)
@@ -235,7 +252,6 @@ class _CausalLinearAttention(torch.autograd.Function):
                 states = _chunk_states(k, values, saved_state.clone(), piece.num_chunks)
                 grad_states = _chunk_states(q, grad, grad_state, piece.num_chunks, reverse=True)
                 grad_weights = torch.bmm(grad, values.mT).tril_()
-                weights = torch.bmm(q, k.mT).tril_()
                 grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
                 grad_value[:, :, piece.span] = grad_values.view(inputs.batch, inputs.heads, -1, inputs.state_width)[
                     ..., : inputs.value_width

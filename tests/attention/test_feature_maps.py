@@ -104,3 +104,20 @@ def test_relu_features_by_hand() -> None:
 def test_no_features_is_refused() -> None:
     with pytest.raises(ValueError, match="head width 8 and number of features 0 must both be at least 1"):
         ReLUFeatures(8, 0)
+
+
+@pytest.mark.parametrize("map_class", [ReLUFeatures, SoftmaxFeatures])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("role", ["query", "key"])
+def test_gradients_in_closed_form_equal_those_of_autograd(map_class, scale, role) -> None:
+    torch.manual_seed(0)
+    features = map_class(8, 12).double()
+    rows = (scale * torch.randn(2, 3, 20, 8, dtype=torch.float64)).requires_grad_()
+    forward = features.query_features if role == "query" else features.key_features
+    backward = features.query_gradient if role == "query" else features.key_gradient
+    output = forward(rows)
+    gradient = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, rows, gradient)
+    with torch.no_grad():
+        result = backward(rows, output, gradient.clone())
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
