@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py [-o results.json]
 
-Forward and backward in float32, batch 1, 8 heads of width 64, 256 features. The contestants take turns; each figure is the median.
-Ratios are what to look at: the machine's speed drifts, the ratio within a run hardly does.
+Forward and backward in float32, batch 1, 8 heads of width 64, 256 features. The contestants take turns; each
+figure is the median. Ratios are what to look at: the machine's speed drifts, the ratio within a run hardly does.
 """
 
 import argparse

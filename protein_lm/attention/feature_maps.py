@@ -79,7 +79,9 @@ class ReLUFeatures(RandomFeatureMap):
         rectified = torch.ops.aten.threshold_backward(gradient, features, self.epsilon)
         return rectified @ self._scaled_projection(query)
 
-    key_gradient = query_gradient
+    def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureMap`; the same as for queries."""
+        return self.query_gradient(key, features, gradient)
 
     def _scaled_projection(self, like: Tensor) -> Tensor:
         num_features, head_width = self.projection.shape

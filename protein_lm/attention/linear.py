@@ -170,6 +170,9 @@ class _FeatureGradients:
             return
         feature_map = self.inputs.feature_map
         if feature_map.has_gradients:
+            assert target is not None and not self.parameters, (
+                "only maps without parameters have gradients of their own"
+            )
             backward = feature_map.query_gradient if which == 0 else feature_map.key_gradient
             shape = *rows.shape[:3], features.shape[-1]
             target[:, :, piece.span] = backward(rows, features.view(shape), gradient.view(shape))
