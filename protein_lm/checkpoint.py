@@ -14,7 +14,7 @@ from torch import Tensor
 
 from protein_lm import __version__, alphabet
 from protein_lm.config import ModelConfig, parse
-from protein_lm.errors import ConfigError, ModelError
+from protein_lm.errors import ConfigError, ModelError, OutputError
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory
 
@@ -44,8 +44,7 @@ def write_model(model: ProteinLM, folder: Path, *, facts: dict[str, Any]) -> Non
         "training": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    _save_tensors(model.state_dict(), folder / WEIGHTS)
     (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
 
 
@@ -149,7 +148,7 @@ def load_weights(model: ProteinLM, path: Path) -> None:
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write what a run needs to go on: JSON facts (step, settings) and tensors (moments, random states)."""
     (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_TENSORS)
+    _save_tensors(tensors, folder / STATE_TENSORS)
 
 
 def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -163,6 +162,13 @@ def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, json.JSONDecodeError) as error:
         raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
     return facts, _load_tensors(path / STATE_TENSORS)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the library hides the system's error number in its text
+        raise OutputError(f"cannot write {path.name}: {error}; is the disk full?") from error
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

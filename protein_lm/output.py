@@ -30,7 +30,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if not replace:
         check_absent(path)
-    with _clear_errors(path):
+    with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.partial-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -53,7 +53,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if not replace:
         check_absent(path)
-    with _clear_errors(path):
+    with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
         try:
@@ -73,24 +73,26 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
+    errno.EFBIG: "the file would be larger than the allowed size; raise the limit or write elsewhere",
+    errno.EACCES: "permission denied; write elsewhere",
+    errno.EROFS: "the file system is read-only; write elsewhere",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; name another output",
+    errno.EEXIST: "a part of this path is a file, not a folder; name another output",
+}
+
+
 @contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into one clear line."""
-    remedies = {
-        errno.ENOSPC: "the disk is full; free some space or write elsewhere",
-        errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
-        errno.EFBIG: "the file would be larger than the allowed size; raise the limit or write elsewhere",
-        errno.EACCES: "permission denied; write elsewhere",
-        errno.EROFS: "the file system is read-only; write elsewhere",
-        errno.ENOTDIR: "a part of this path is a file, not a folder; name another output",
-        errno.EEXIST: "a part of this path is a file, not a folder; name another output",
-    }
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into an OutputError of one clear line."""
     try:
         yield
     except OSError as error:
-        if error.errno not in remedies:
+        if error.errno not in _REMEDIES:
             raise
-        raise OutputError(f"cannot write {path}: {remedies[error.errno]}") from error
+        raise OutputError(f"cannot write {path}: {_REMEDIES[error.errno]}") from error
 
 
 def _flush(path: Path) -> None:

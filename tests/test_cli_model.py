@@ -103,6 +103,9 @@ def test_score_mistakes(runs, fasta, tmp_path, capsys) -> None:
     assert "no such model directory or run" in fails(capsys, "score", fasta, "-m", tmp_path / "absent")
     digits = write_fasta(tmp_path / "digits.fasta", {"good": "MKV", "bad": "MK1V"})
     assert "line 4" in fails(capsys, "score", digits, "-m", model, "-o", tmp_path / "s.csv")
+    twice = tmp_path / "digits.fasta"
+    twice.write_text(">a\nMKV\n>a\nMKL\n")
+    assert "line 3: sequence a is on line 1 too" in fails(capsys, "score", twice, "-m", model, "-o", tmp_path / "s.csv")
     assert "device 'gpu' cannot be used" in fails(capsys, "score", fasta, "-m", model, "--device", "gpu")
     assert "No such option" in fails(capsys, "score", fasta, "-m", model, "--mode", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.fasta", "proteins.fasta", "there.csv"]

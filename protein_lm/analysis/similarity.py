@@ -50,14 +50,16 @@ class PairAttention:
     def enrichment(self) -> pd.DataFrame:
         """(20 × 20) mean over heads of log2(attention from a to b / attention to b from any), symmetrized.
 
-        Positive where residues of one type look at the other more than residues at large do. NaN where a type is absent.
+        Positive where residues of one type look at the other more than residues at large do. NaN for types
+        that are absent and pairs that never meet.
         """
         heads = self.sums.reshape(-1, *self.sums.shape[2:])
         with np.errstate(divide="ignore", invalid="ignore"):
             conditional = heads / heads.sum(2, keepdims=True)
             marginal = heads.sum(1, keepdims=True) / heads.sum((1, 2), keepdims=True)
             values = np.log2(conditional / marginal).mean(0)
-        return _frame((values + values.T) / 2)
+        symmetric = (values + values.T) / 2
+        return _frame(np.where(np.isfinite(symmetric), symmetric, np.nan))
 
     def similarity(self) -> pd.DataFrame:
         """(20 × 20) Pearson correlation over heads of `share_of_target`: amino acids that the same heads look at.
@@ -137,9 +139,10 @@ def agreement(similarity: pd.DataFrame, matrix: pd.DataFrame, *, seed: int = 0) 
     at_least = np.zeros(2)
     for _ in range(NUM_PERMUTATIONS):
         order = generator.permutation(len(present))
-        at_least += _correlations(left[np.ix_(order, order)][lower], right[lower]) >= measured
-    p = (at_least + 1) / (NUM_PERMUTATIONS + 1)
-    return Agreement(float(measured[0]), float(measured[1]), float(p[0]), float(p[1]), lower[0].size)
+        at_least += ~(_correlations(left[np.ix_(order, order)][lower], right[lower]) < measured)
+    p = np.where(np.isnan(measured), np.nan, (at_least + 1) / (NUM_PERMUTATIONS + 1))
+    num_pairs = int(np.isfinite(left[lower]).sum())
+    return Agreement(float(measured[0]), float(measured[1]), float(p[0]), float(p[1]), num_pairs)
 
 
 def blosum62() -> pd.DataFrame:
@@ -155,7 +158,11 @@ def normalized(matrix: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson and Spearman."""
+    """Pearson and Spearman over the pairs that have values; NaN where there are fewer than three, or all are alike."""
+    finite = np.isfinite(left)
+    left, right = left[finite], right[finite]
+    if left.size < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return np.full(2, np.nan)
     ranks = stats.rankdata(left), stats.rankdata(right)
     return np.array([np.corrcoef(left, right)[0, 1], np.corrcoef(*ranks)[0, 1]])
 

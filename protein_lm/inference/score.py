@@ -26,14 +26,20 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     1910.14659), which takes as many passes as there are residues. A sequence's score does not depend on its batch.
 
     Raises:
-        InputError: a sequence is longer than the model's window.
+        InputError: a sequence is longer than the model's window, or an identifier comes twice.
     """
     prefix = "" if model.is_causal else "pseudo_"
     stream = iter(records)
+    lines: dict[str, int] = {}
     rows = []
     while chunk := list(islice(stream, RECORDS_AT_ONCE)):
         for record in chunk:
             check_length(record, model)
+            if (earlier := lines.setdefault(record.sequence_id, record.line)) != record.line:
+                raise InputError(
+                    f"line {record.line}: sequence {record.sequence_id} is on line {earlier} too, and a score is found by "
+                    "its identifier; rename or remove one of them"
+                )
         if model.is_causal:
             results = causal_log_probabilities(
                 model, [record.tokens for record in chunk], tokens_per_batch=tokens_per_batch

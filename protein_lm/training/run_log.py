@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from protein_lm.output import clear_errors, new_file
+
 METRICS = "metrics.jsonl"
 
 
@@ -40,12 +42,13 @@ class RunLog:
         """Forget rows after `step`: the run goes on from there."""
         if self.active and self.path.exists():
             rows = [row for row in read_metrics(self.path.parent) if row["step"] <= step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            with new_file(self.path, replace=True) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def row(self, **row: Any) -> None:
         """Append one row."""
         if self.active:
-            with self.path.open("a", encoding="utf-8") as file:
+            with clear_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def advance(self, step: int, facts: str) -> None:

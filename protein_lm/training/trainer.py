@@ -73,6 +73,7 @@ class Trainer:
         model.initialize(torch.Generator().manual_seed(config.seed))
         optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
+        self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         if resume:
             self._restore(model, optimizers)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)

@@ -121,3 +121,11 @@ def test_drawing_is_seeded_and_leaves_long_sequences_out(tmp_path, corpus) -> No
     assert [a.tobytes() for a in drawn] == [a.tobytes() for a in again] != [a.tobytes() for a in other]
     everything, dropped = draw_sequences(corpus.path, 10_000, max_length=62)
     assert len(everything) + len(dropped) == corpus.num_sequences
+
+
+def test_too_little_to_correlate_gives_no_number() -> None:
+    """Two tiny proteins: most amino acids are absent, most pairs never meet."""
+    result = pair_attention(fresh_model(), [alphabet.encode("MK"), alphabet.encode("AC")])
+    assert np.isnan(result.enrichment().loc["M", "A"])
+    few = agreement(result.enrichment(), blosum62())
+    assert np.isnan([few.pearson, few.spearman, few.pearson_p, few.spearman_p]).all() and few.num_pairs < 3
