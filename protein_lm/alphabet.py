@@ -26,8 +26,6 @@ NUM_RESIDUES = len(RESIDUES)
 NUM_SPECIAL_TOKENS = 2
 """Special tokens around every sequence, <cls> before and <eos> after; a length in tokens includes them."""
 
-AMBIGUOUS_RESIDUES = "BJOUXZ"
-"""Letters of the residue policy: ambiguous (B, J, X, Z) or rare (O pyrrolysine, U selenocysteine)."""
 GAPS = "-."
 
 ILLEGAL = 255

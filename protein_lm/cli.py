@@ -244,7 +244,7 @@ def score(
     write_table(table, output)
     _tell_dropped(dropped)
     if output != "-":
-        print(f"{output}: {len(table):,} sequences scored")
+        print(f"{output}: {len(table):,} scored")
 
 
 @app.command(epilog="Example: protein-lm attention data/P00974.fasta --model run -o attention --layer 1 --layer 2")
@@ -330,7 +330,7 @@ def info(model: Annotated[str, typer.Argument(metavar="M", help="Model directory
 def _tell_dropped(identifiers: Sequence[str]) -> None:
     if identifiers:
         shown = ", ".join(identifiers[:5]) + (", ..." if len(identifiers) > 5 else "")
-        print(f"{len(identifiers):,} sequences over the model's window are left out: {shown}", file=sys.stderr)
+        print(f"{len(identifiers):,} over the model's window left out: {shown}", file=sys.stderr)
 
 
 @contextmanager

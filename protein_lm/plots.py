@@ -20,7 +20,6 @@ from protein_lm.output import new_file
 
 CLASS_ORDER = "AVILMCFWYHKRDENQSTGP"
 """Amino acids so that those of one physico-chemical class stand side by side."""
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:

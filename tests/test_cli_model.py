@@ -86,7 +86,7 @@ def test_score_long_sequences(runs, tmp_path, capsys) -> None:
     assert "sequence long has 63 residues; this model reads 62; leave it out with --long drop" in message
     assert not output.exists()
     assert main(["score", str(fasta), "-m", str(runs["causal"]), "-o", str(output), "--long", "drop"]) == 0
-    assert "1 sequences over the model's window are left out: long" in capsys.readouterr().err
+    assert "1 over the model's window left out: long" in capsys.readouterr().err
     assert pd.read_csv(output)["sequence_id"].tolist() == ["short"]
     assert "--long crop" in fails(capsys, "score", fasta, "-m", runs["causal"], "--long", "crop")
 

@@ -146,7 +146,6 @@ class _FeatureGradients:
 
     def __init__(self, inputs: _Inputs, needs: tuple[bool, bool], parameters: tuple[Tensor, ...]) -> None:
         self.inputs = inputs
-        self.needs = needs
         self.gradients = [torch.empty_like(t) if n else None for t, n in zip(inputs.tensors[:2], needs, strict=True)]
         self.parameters = [p for p in parameters if p.requires_grad]
         self.parameter_gradients = [torch.zeros_like(p) for p in self.parameters]

@@ -42,19 +42,14 @@ class Batch:
         return Batch(self.tokens.to(device), self.valid_mask.to(device), self.targets.to(device))
 
 
-def pad(sequences: Sequence[NDArray[np.uint8]], *, specials: bool = True) -> tuple[Tensor, Tensor]:
-    """Tokens (B, L) and valid_mask (B, L) of residue arrays, with <cls> and <eos> around each unless not `specials`."""
-    extra = alphabet.NUM_SPECIAL_TOKENS if specials else 0
-    shape = len(sequences), max(len(sequence) for sequence in sequences) + extra
+def pad(sequences: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+    """Tokens (B, L) and valid_mask (B, L) of residue arrays, with <cls> and <eos> around each."""
+    shape = len(sequences), max(len(sequence) for sequence in sequences) + alphabet.NUM_SPECIAL_TOKENS
     tokens, valid = np.full(shape, alphabet.PAD, dtype=np.int64), np.zeros(shape, dtype=bool)
     for row, sequence in enumerate(sequences):
-        end = len(sequence) + extra
-        valid[row, :end] = True
-        if specials:
-            tokens[row, 0], tokens[row, end - 1] = alphabet.CLS, alphabet.EOS
-            tokens[row, 1 : end - 1] = sequence
-        else:
-            tokens[row, :end] = sequence
+        end = len(sequence) + 1
+        tokens[row, 0], tokens[row, 1:end], tokens[row, end] = alphabet.CLS, sequence, alphabet.EOS
+        valid[row, : end + 1] = True
     return torch.from_numpy(tokens), torch.from_numpy(valid)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
-from protein_lm.data.headers import sequence_id
+from protein_lm.data.headers import Header, parse_header, sequence_id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,7 +15,7 @@ class SequenceRecord:
     """One protein of a sequence file."""
 
     header: str
-    """The header line without its `>`; `headers.parse_header` reads its fields."""
+    """The header line without its `>`."""
     tokens: NDArray[np.uint8]
     """Token ids (length,) of the residues, without special tokens, read-only."""
     line: int
@@ -25,6 +25,11 @@ class SequenceRecord:
     def sequence_id(self) -> str:
         """UniProtKB accession, otherwise the header's first word."""
         return sequence_id(self.header)
+
+    @property
+    def fields(self) -> Header:
+        """What a UniProt or UniRef header says: name, organism, taxon, gene, evidence, cluster size and so on."""
+        return parse_header(self.header)
 
     @property
     def sequence(self) -> str:

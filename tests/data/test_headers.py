@@ -93,3 +93,17 @@ def test_a_line_without_identifier_is_refused(line):
     for read in (sequence_id, parse_header):
         with pytest.raises(InputError, match="a header has no identifier; write one after its '>'"):
             read(line)
+
+
+def test_a_record_knows_what_its_header_says() -> None:
+    from pathlib import Path
+
+    from protein_lm.data.fasta import read_records
+
+    (record,) = read_records(Path(__file__).parents[2] / "data/P00974.fasta")
+    assert (record.sequence_id, len(record), record.sequence[:5]) == ("P00974", 100, "MKMSR")
+    assert (record.fields.entry_name, record.fields.organism, record.fields.taxon_id) == (
+        "BPT1_BOVIN",
+        "Bos taurus",
+        9913,
+    )
