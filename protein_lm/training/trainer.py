@@ -138,10 +138,8 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor(
-            float(sum((batch.targets != IGNORED).sum().item() for batch in batches)), device=device
-        )
-        all_predicted = self._sum_over_processes(predicted)
+        predicted = torch.tensor([sum(int((batch.targets != IGNORED).sum()) for batch in batches)])
+        all_predicted = int(self._sum_over_processes(predicted))
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(device) for batch in batches):
             selected = batch.targets != IGNORED
@@ -156,12 +154,15 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        total = self._sum_over_processes(sums.to(device)).cpu()
+        total = self._sum_over_processes(sums)
         self.progress.num_tokens += int(total[3])
         return total
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
-        return cast(Tensor, self.accelerator.reduce(values.clone(), reduction="sum"))
+        """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""
+        if self.accelerator.num_processes == 1:
+            return values
+        return cast(Tensor, self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")).cpu()
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:
@@ -190,7 +191,7 @@ class Trainer:
         sums = torch.zeros(3, dtype=torch.float64)
         for result in results:
             sums += torch.tensor([-result.log_probabilities.sum(), result.correct.sum(), result.correct.size])
-        loss, correct, count = self._sum_over_processes(sums.to(self.accelerator.device)).tolist()
+        loss, correct, count = self._sum_over_processes(sums).tolist()
         row = {"loss_nats": loss / count, "perplexity": math.exp(loss / count), "accuracy": correct / count}
         log.row(step=self.progress.step, split="valid", num_tokens=self.progress.num_tokens, **row)
         log.line(
