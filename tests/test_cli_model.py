@@ -44,6 +44,8 @@ def test_train_from_a_recipe_and_resume(corpus, tmp_path, capsys) -> None:
     assert "exists already; add --resume" in fails(capsys, *arguments)
     assert "training.seed was 3, now 4" in fails(capsys, *arguments[:-1], "training.seed=4", "--resume")
     assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments[:-3], str(tmp_path / "few"), "--set", "training.num_validation_sequences=3"]) == 0
+    assert "validation uses 3 of " in capsys.readouterr().err
     assert main(["info", str(run)]) == 0
     assert "performer-relu" in capsys.readouterr().out
 

@@ -124,6 +124,10 @@ class _Inputs:
         """(B, H, S, X) as (B·H·N, C, X)."""
         return rows.reshape(self.groups * piece.num_chunks, piece.chunk, rows.shape[-1])
 
+    def extended_rows(self, chunks: Tensor) -> Tensor:
+        """Chunks (B·H·N, C, E + alignment) as (B, H, S, E + alignment)."""
+        return chunks.view(self.batch, self.heads, -1, self.state_width)
+
     def values_and_ones(self, piece: _Piece) -> Tensor:
         """[v, 1, 0…] as chunks (B·H·N, C, E + alignment)."""
         rows = self.rows(2, piece)
@@ -192,7 +196,7 @@ class _FeatureGradients:
 
 def _normalize(numerator: Tensor, inputs: _Inputs, piece: _Piece, output: Tensor, normalizer: Tensor) -> None:
     """Write numerator / normalizer of a piece to `output`, and the normalizer (1 where no key is seen) for later."""
-    rows = numerator.view(inputs.batch, inputs.heads, -1, inputs.state_width)
+    rows = inputs.extended_rows(numerator)
     divisor = rows[..., inputs.value_width : inputs.value_width + 1]
     divisor = torch.where(divisor == 0, 1, divisor)
     normalizer[:, :, piece.span] = divisor
@@ -255,9 +259,7 @@ class _CausalLinearAttention(torch.autograd.Function):
                 grad_states = _chunk_states(q, grad, grad_state, piece.num_chunks, reverse=True)
                 grad_weights = torch.bmm(grad, values.mT).tril_()
                 grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
-                grad_value[:, :, piece.span] = grad_values.view(inputs.batch, inputs.heads, -1, inputs.state_width)[
-                    ..., : inputs.value_width
-                ]
+                grad_value[:, :, piece.span] = inputs.extended_rows(grad_values)[..., : inputs.value_width]
                 through.add(0, piece, query_rows, queries, torch.bmm(grad, states.mT).baddbmm_(grad_weights, k))
                 through.add(1, piece, key_rows, keys, torch.bmm(values, grad_states.mT).baddbmm_(grad_weights.mT, q))
         return *through.gradients, grad_value, None, None, *through.of_parameters(parameters)
@@ -312,9 +314,7 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
             for piece in pieces:
                 rows, keys = through.features(1, piece)
                 grad_values = torch.bmm(keys.detach(), grad_state)
-                grad_value[:, :, piece.span] = grad_values.view(inputs.batch, inputs.heads, -1, inputs.state_width)[
-                    ..., : inputs.value_width
-                ]
+                grad_value[:, :, piece.span] = inputs.extended_rows(grad_values)[..., : inputs.value_width]
                 through.add(1, piece, rows, keys, torch.bmm(inputs.values_and_ones(piece), grad_state.mT))
         return *through.gradients, grad_value, None, None, *through.of_parameters(parameters)
 

@@ -170,11 +170,11 @@ class Trainer:
                 group["lr"] = self.recipe.training.learning_rate * factor
 
     def _validation_sequences(self) -> list[Any]:
-        window = self.recipe.model.max_length
-        indices = [i for i in self.store.indices(Split.VALID).tolist() if self.store.lengths[i] + 2 <= window]
+        longest = self.batches.max_residues
+        indices = [i for i in self.store.indices(Split.VALID).tolist() if self.store.lengths[i] <= longest]
         if not indices:
             raise ConfigError(
-                f"{self.store.path}: the split valid has no sequence of {window - 2} residues or less; prepare the "
+                f"{self.store.path}: the split valid has no sequence of {longest} residues or less; prepare the "
                 "corpus with a larger --valid-fraction"
             )
         chosen = indices[: self.recipe.training.num_validation_sequences]
@@ -219,6 +219,12 @@ class Trainer:
             f"{batches.indices.size:,} training sequences, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )
+        num_valid = self.store.indices(Split.VALID).size
+        if len(self.validation) < num_valid:
+            log.line(
+                f"validation uses {len(self.validation):,} of {num_valid:,} sequences: the first "
+                f"{self.recipe.training.num_validation_sequences:,} of {batches.max_residues:,} residues or less"
+            )
         if batches.num_too_long:
             done = {"crop": "cropped at a random place", "drop": "left out"}[self.recipe.data.long_sequences.value]
             log.line(f"{batches.num_too_long:,} sequences of over {batches.max_residues:,} residues are {done}")
@@ -230,7 +236,7 @@ class Trainer:
             facts = {
                 "step": self.progress.step,
                 "num_tokens": self.progress.num_tokens,
-                "validation_loss_nats": self.progress.best_loss_nats,
+                "best_validation_loss_nats": None if math.isinf(best := self.progress.best_loss_nats) else best,
                 "corpus": {source["name"]: source["sha256"] for source in self.store.manifest["sources"]},
             }
             with new_directory(self.run / name, replace=True) as folder:
