@@ -210,4 +210,4 @@ def describe(name: str) -> str:
         "written by": f"protein_lm {facts['protein_lm_version']}",
         **facts.get("training", {}),
     }
-    return "\n".join(f"{key.replace('_', ' '):<22}{value}" for key, value in rows.items())
+    return "\n".join(f"{key.replace('_', ' '):<28}{value}" for key, value in rows.items())

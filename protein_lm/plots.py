@@ -45,9 +45,10 @@ def learning_curve(metrics: pd.DataFrame) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for split, style, color in (("train", "--", "0.55"), ("valid", "-", "#1b4f8a")):
         rows = metrics[metrics["split"] == split]
+        marker = "o" if split == "valid" else ""  # a single validation is a point, and a line would not show it
         label = {"train": "training", "valid": "validation"}[split]
         for axis, values in ((left, np.exp(rows["loss_nats"])), (right, 100 * rows["accuracy"])):
-            axis.plot(rows["step"], values, linestyle=style, color=color, label=label)
+            axis.plot(rows["step"], values, linestyle=style, color=color, label=label, marker=marker, markersize=3)
     left.set(xlabel="optimizer step", ylabel="perplexity")
     right.set(xlabel="optimizer step", ylabel="accuracy (%)")
     left.legend(frameon=False)

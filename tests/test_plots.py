@@ -23,6 +23,7 @@ def test_learning_curve(tmp_path) -> None:
     train, valid = perplexity.lines
     assert train.get_linestyle() == "--" and valid.get_linestyle() == "-"
     np.testing.assert_allclose(train.get_ydata(), np.exp([3.0, 2.0]))
+    assert valid.get_marker() == "o", "one validation is a point, which a line alone would not show"
     assert valid.get_xdata().tolist() == [40] and accuracy.get_ylabel() == "accuracy (%)"
     plots.save_figure(figure, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
