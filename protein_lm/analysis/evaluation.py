@@ -106,7 +106,7 @@ def _sequences(
             num_too_long += 1
             if policy is LongPolicy.ERROR:
                 raise InputError(
-                    f"sequence {store.sequence_ids[index]} has {residues.size:,} residues; this model reads {window:,}; "
+                    f"sequence {store.sequence_id(index)} has {residues.size:,} residues; this model reads {window:,}; "
                     "choose --long crop (its first residues) or --long drop"
                 )
             if policy is LongPolicy.DROP:

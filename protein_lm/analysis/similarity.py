@@ -191,7 +191,7 @@ def draw_sequences(
         store = TokenStore.open(source)
         too_long = store.lengths > max_length
         if too_long.any():
-            dropped = [store.sequence_ids[i] for i in np.flatnonzero(too_long)]
+            dropped = [store.sequence_id(i) for i in np.flatnonzero(too_long)]
         candidates = np.flatnonzero(~too_long)
         chosen = np.sort(generator.permutation(candidates)[:count])
         return [np.asarray(store.residues(int(i))) for i in chosen], dropped

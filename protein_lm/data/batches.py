@@ -95,7 +95,7 @@ class TrainingBatches:
         if self.num_too_long and config.long_sequences is LongPolicy.ERROR:
             first = int(self.indices[too_long][0])
             raise InputError(
-                f"sequence {store.sequence_ids[first]} has {int(store.lengths[first]):,} residues; this model reads "
+                f"sequence {store.sequence_id(first)} has {int(store.lengths[first]):,} residues; this model reads "
                 f"{self.max_residues:,}; set data.long_sequences to crop or drop, or raise model.max_length"
             )
         if config.long_sequences is LongPolicy.DROP:

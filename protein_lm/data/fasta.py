@@ -124,6 +124,7 @@ class _RecordText:
         self._num_line_feeds = np.diff(np.append(headings, line_ends.size))
         self._headers = Spans(text, line_starts[headings] + 1, line_ends[headings])
         self._bodies = Spans(text, line_ends[headings], np.append(line_starts[headings[1:]], len(text)))
+        self._first_words = self._find_first_words()
 
     def parse(self, policy: ResiduePolicy) -> RecordBlock:
         self._check_headers()
@@ -145,8 +146,7 @@ class _RecordText:
         )
 
     def _check_headers(self) -> None:
-        first_words = self._first_words()
-        if (blank := first_words.starts == self._headers.ends).any():
+        if (blank := self._first_words.starts == self._headers.ends).any():
             line = self._lines[np.argmax(blank)]
             raise InputError(f"{self._path}, line {line}: the header has no identifier; write one after its '>'")
         if self._text.isascii():
@@ -158,7 +158,7 @@ class _RecordText:
                 fault = f"byte 0x{header[error.start]:02X} in its header is not UTF-8; save the file as UTF-8"
                 self._fail(record, self._lines[record], fault)
 
-    def _first_words(self) -> Spans:
+    def _find_first_words(self) -> Spans:
         """The first word of each header, empty where there is none."""
         starts, ends = self._headers.starts.copy(), self._headers.ends
         while (blank := (self._letters[starts] <= _SPACE) & (starts < ends)).any():
@@ -167,7 +167,7 @@ class _RecordText:
 
     def _identifiers(self) -> Spans:
         """What `headers.sequence_id` gives, for all headers at once: the accession of `sp|accession|...`."""
-        words, letters = self._first_words(), self._letters
+        words, letters = self._first_words, self._letters
         bars = np.append(np.flatnonzero(letters == _BAR), letters.size)
         starts = words.starts + len(b"sp|")
         ends = np.minimum(bars[np.searchsorted(bars, np.minimum(starts, letters.size))], words.ends)

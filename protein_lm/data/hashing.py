@@ -28,9 +28,14 @@ def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:
     [18165176883260203319, 779016990599954600]
     """
     lengths = np.fromiter(map(len, identifiers), dtype=np.int64, count=len(identifiers))
+    return hash_letters(np.frombuffer(b"".join(identifiers), dtype=np.uint8), lengths)
+
+
+def hash_letters(letters: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """As `hash_identifiers`, for N identifiers whose bytes lie back to back; `lengths` (N,) are their bytes."""
     starts = np.cumsum(lengths) - lengths
-    letters = np.frombuffer(b"".join(identifiers) + bytes(_WORD), dtype=np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(letters, _WORD)
+    padded = np.concatenate((letters, np.zeros(_WORD, dtype=np.uint8)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WORD)
     hashes = mix(lengths.astype(np.uint64))
     longer, offset = np.flatnonzero(lengths), 0
     while longer.size:

@@ -40,7 +40,7 @@ def measure(store: TokenStore) -> Contents:
     longest = np.argsort(-store.lengths, kind="stable")[:_NUM_LONGEST]
     return Contents(
         residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
-        longest=[(store.sequence_ids[index], int(store.lengths[index])) for index in longest],
+        longest=[(store.sequence_id(index), int(store.lengths[index])) for index in longest],
         histogram=list(_doubling_bins(store.lengths)),
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protein_lm import __version__
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.data.fasta import read_blocks
-from protein_lm.data.hashing import HashSet, hash_identifiers
+from protein_lm.data.hashing import HashSet, hash_identifiers, hash_letters
 from protein_lm.data.records import RecordBlock
 from protein_lm.data.sources import BLOCK_BYTES, Source
 from protein_lm.data.split import Split, SplitRule, SplitTable
@@ -107,10 +107,12 @@ class _Corpus:
                 facts = {"name": path.name, "bytes": source.bytes_read, "sha256": source.sha256}
                 self._sources.append({**facts, "sequences": self._num_read - num_before})
 
-    def select(self, block: RecordBlock) -> tuple[bytes, NDArray[np.int64], NDArray[np.uint8], list[bytes]]:
-        """Tokens, lengths, splits and identifiers of the sequences to keep."""
-        sequences, identifiers = block.sequences(), block.sequence_ids.cut()
-        id_hashes = hash_identifiers(identifiers)
+    def select(
+        self, block: RecordBlock
+    ) -> tuple[bytes, NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+        """What `StoreWriter.append` takes, of the sequences to keep."""
+        sequences, ids, id_lengths = block.sequences(), block.sequence_ids.join(), block.sequence_ids.lengths
+        id_hashes = hash_letters(ids, id_lengths)
         sequence_hashes = np.fromiter(map(hash, sequences), dtype=np.int64, count=len(block)).view(np.uint64)
         splits = self._rule.assign(id_hashes)
         if self._table:
@@ -123,9 +125,9 @@ class _Corpus:
         self._num_sequences += np.bincount(splits[keep], minlength=len(Split))
         self._num_residues += np.bincount(splits[keep], block.lengths[keep], len(Split)).astype(np.int64)
         if keep.all():
-            return block.tokens, block.lengths, splits, identifiers
-        tokens = b"".join(compress(sequences, keep))
-        return tokens, block.lengths[keep], splits[keep], list(compress(identifiers, keep))
+            return block.tokens, block.lengths, splits, ids, id_lengths
+        tokens, ids = b"".join(compress(sequences, keep)), ids[np.repeat(keep, id_lengths)]
+        return tokens, block.lengths[keep], splits[keep], ids, id_lengths[keep]
 
     def _filter(self, block: RecordBlock, sequence_hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(N,) True for the sequences to keep; each of the others is counted under one reason."""

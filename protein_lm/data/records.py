@@ -48,10 +48,21 @@ class Spans:
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self.ends - self.starts
+
     def cut(self) -> list[bytes]:
         """The pieces themselves."""
         text = self.text
         return [text[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+
+    def join(self) -> NDArray[np.uint8]:
+        """The bytes of all pieces back to back: quicker than cutting where they are short and many."""
+        before = np.cumsum(self.lengths) - self.lengths
+        return np.frombuffer(self.text, dtype=np.uint8)[
+            np.repeat(self.starts - before, self.lengths) + np.arange(self.lengths.sum())
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

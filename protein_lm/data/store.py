@@ -5,7 +5,8 @@
 | `tokens.npy` | uint8 (T,), residues of all N sequences back to back, no special tokens |
 | `offsets.npy` | int64 (N + 1,), sequence i is `tokens[offsets[i]:offsets[i + 1]]` |
 | `splits.npy` | uint8 (N,), values of `Split` |
-| `ids.parquet` | string column `sequence_id`, N rows |
+| `ids.npy` | uint8, UTF-8 of all N identifiers back to back |
+| `id_offsets.npy` | int64 (N + 1,), identifier i is `ids[id_offsets[i]:id_offsets[i + 1]]` |
 | `manifest.json` | where it came from and how it was made; sizes of the files above |
 """
 
@@ -21,8 +22,13 @@ from protein_lm.data.split import Split
 from protein_lm.errors import StoreError
 
 FORMAT_VERSION = 1
-ARRAYS = {"tokens.npy": np.uint8, "offsets.npy": np.int64, "splits.npy": np.uint8}
-IDS = "ids.parquet"
+ARRAYS = {
+    "tokens.npy": np.uint8,
+    "offsets.npy": np.int64,
+    "splits.npy": np.uint8,
+    "ids.npy": np.uint8,
+    "id_offsets.npy": np.int64,
+}
 MANIFEST = "manifest.json"
 
 
@@ -35,7 +41,10 @@ class TokenStore:
         self.tokens: NDArray[np.uint8] = _map(path / "tokens.npy")
         self.offsets: NDArray[np.int64] = _map(path / "offsets.npy")
         self.splits: NDArray[np.uint8] = _map(path / "splits.npy")
-        if self.offsets.size != self.num_sequences + 1 or self.offsets[-1] != self.tokens.size:
+        self._ids: NDArray[np.uint8] = _map(path / "ids.npy")
+        self._id_offsets: NDArray[np.int64] = _map(path / "id_offsets.npy")
+        pairs = ((self.offsets, self.tokens), (self._id_offsets, self._ids))
+        if any(ends.size != self.num_sequences + 1 or ends[-1] != values.size for ends, values in pairs):
             raise StoreError(f"{path} is damaged: its arrays do not fit together; prepare it again")
 
     @classmethod
@@ -64,12 +73,9 @@ class TokenStore:
         """(N,) residues of each sequence."""
         return np.diff(self.offsets)
 
-    @cached_property
-    def sequence_ids(self) -> list[str]:
-        """Identifiers of all sequences, read when first asked for."""
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(self.path / IDS).column("sequence_id").to_pylist()
+    def sequence_id(self, index: int) -> str:
+        """Identifier of one sequence."""
+        return self._ids[self._id_offsets[index] : self._id_offsets[index + 1]].tobytes().decode()
 
     def residues(self, index: int) -> NDArray[np.uint8]:
         """Token ids (length,) of one sequence: a view of the mapped file, without special tokens."""
@@ -97,7 +103,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} has store format {version}; this version of protein-lm reads {FORMAT_VERSION}; prepare it again"
         )
-    if missing := {*ARRAYS, IDS} - sizes.keys():
+    if missing := ARRAYS.keys() - sizes.keys():
         raise StoreError(f"{path / MANIFEST} is damaged: it does not list {min(missing)}; prepare the corpus again")
     return manifest
 
