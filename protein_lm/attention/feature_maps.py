@@ -18,6 +18,13 @@ class FeatureMap(nn.Module):
     has_gradients = False
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
 
+    def check(self, head_width: int) -> None:
+        """Refuse queries and keys of a width that the map is not made for.
+
+        Raises:
+            ValueError: naming both widths.
+        """
+
     def query_features(self, query: Tensor) -> Tensor:
         """Features (B, H, L, M) of queries (B, H, L, E), each up to a positive factor of its own: it cancels."""
         raise NotImplementedError
@@ -27,11 +34,13 @@ class FeatureMap(nn.Module):
         raise NotImplementedError
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient (B, H, L, E) of queries, out of their features and the gradient of these (B, H, L, M)."""
+        """Gradient (B, H, L, E) of queries, out of their features (B, H, L, M) and the gradient of these, whose type may be
+        bfloat16.
+        """
         raise NotImplementedError
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
-        """As `query_gradient`, for keys; features of padded keys are zero here, and give no gradient."""
+        """As `query_gradient`, for keys."""
         raise NotImplementedError
 
 
@@ -47,6 +56,13 @@ class RandomFeatureMap(FeatureMap):
         self.num_features = num_features
         self.register_buffer("projection", torch.empty(num_features, head_width))
         self.redraw(torch.Generator().manual_seed(0))
+
+    def check(self, head_width: int) -> None:
+        """See `FeatureMap`."""
+        if head_width != self.projection.shape[1]:
+            raise ValueError(
+                f"queries and keys are {head_width} wide; this projection is for {self.projection.shape[1]}"
+            )
 
     def redraw(self, generator: torch.Generator) -> None:
         """Draw a new projection in place from `generator` (on the CPU, so that every device gets the same draw)."""
@@ -76,8 +92,8 @@ class ReLUFeatures(RandomFeatureMap):
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`."""
-        rectified = torch.ops.aten.threshold_backward(gradient, features, self.epsilon)
-        return rectified @ self._scaled_projection(query)
+        rectified = torch.ops.aten.threshold_backward(gradient, features.to(gradient.dtype), self.epsilon)
+        return rectified @ self._scaled_projection(gradient)
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`; the same as for queries."""
@@ -120,13 +136,13 @@ class SoftmaxFeatures(RandomFeatureMap):
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`; the maximum counts as a constant, since it cancels."""
-        return (gradient * features) @ self._projection(query) * self.projection.shape[1] ** -0.25
+        return (features * gradient) @ self._projection(query) * self.projection.shape[1] ** -0.25
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`."""
         scale = self.projection.shape[1] ** -0.25
         at_floor = math.exp(self.floor) * (1 + 1e-5)
-        weighted = torch.ops.aten.threshold_backward(gradient * features, features, at_floor)
+        weighted = torch.ops.aten.threshold_backward(features * gradient, features, at_floor)
         return (weighted @ self._projection(key) - scale * key * weighted.sum(-1, keepdim=True)) * scale
 
     def _projection(self, like: Tensor) -> Tensor:

@@ -1,33 +1,37 @@
 """Linear attention, streamed: O(L) time, and memory that never holds features (L, M) for the whole sequence.
 
-The sequence is walked in segments. Features are formed for the segment at hand only and formed again in the backward
-pass; between segments runs a state Σ φ(k)ᵀ[v, 1] of M × (E + 1) numbers per head, in float32 or better. A causal segment
-is cut into chunks: inside a chunk the masked product φ(Q)φ(K)ᵀ, across chunks the state, so that nothing of size
-(L, M, E) appears either. The backward pass runs the same walk in reverse with the state of the gradients; it starts each
-segment from the saved state, so that no error builds up by subtraction.
+The sequence is walked in pieces. Features are formed for the piece at hand only and formed again in the backward pass;
+between pieces runs a state Σ φ(k)ᵀ[v, 1] of M × (E + 1) numbers per head. A causal piece is cut into chunks: inside a chunk
+the masked product φ(Q)φ(K)ᵀ, across chunks the state, so that nothing of size (L, M, E) appears either. The backward pass
+runs the same walk in reverse with the state of the gradients; it starts each piece from the saved state, so that no error
+builds up by subtraction.
 
-What is kept for the backward pass is of the size of the inputs: the output, one state per segment, and the masked
-products inside chunks (CHUNK numbers per token and head), which cost more to form again than the rest of a chunk.
+What is kept for the backward pass is of the size of the inputs: the output, one state per piece, and in float32 the masked
+products inside chunks (CHUNK numbers per token and head), which there cost more to form again than the rest of a chunk.
 
-The column of ones behind the values makes the normalizer come out of the same products as the numerator.
+The column of ones behind the values makes the normalizer come out of the same products as the numerator. Where products are
+bfloat16 that would round it, so there it is summed apart, in float32.
 
 Source of the chunked form: Hua et al. 2022 (arXiv 2202.10447), section 3.2; Katharopoulos et al. 2020 for the state.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from protein_lm.attention.feature_maps import FeatureMap
+from protein_lm.attention.packing import Packing
+from protein_lm.attention.pieces import Piece, Run, bidirectional_runs, causal_pieces
+from protein_lm.attention.stream import FeatureGradients, Stream, product_dtype
 
-CHUNK = 64
+CHUNK = {torch.bfloat16: 128}
 """Tokens whose attention inside is formed as a masked matrix; near M·E / (M + E), and fast in matrix products."""
-SEGMENT_FEATURES = 2**19
-"""Features (batch × heads × tokens × M) alive at once: 2 MiB in float32, so that a segment stays in the cache."""
-ALIGNMENT = 8
-"""Columns added behind the values: the first is the column of ones, the rest keeps rows aligned for vector units."""
+DEFAULT_CHUNK = 64
+PACKED_CHUNK = 32
+"""Chunks of packed rows are shorter: on average half a chunk stays empty at the end of each sequence."""
+SEGMENT_BYTES = 2**21
+"""Features of one piece (batch × heads × tokens × M) in the product type, so that they stay in the cache."""
 
 
 def linear_attention(
@@ -38,8 +42,12 @@ def linear_attention(
     *,
     causal: bool,
     valid_mask: Tensor | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
+
+    Features, normalizers and states are float32 (float64 for float64 input). Products have bfloat16 operands where the
+    input is bfloat16 or autocast asks for it.
 
     Args:
         query: (B, H, L, E).
@@ -48,279 +56,305 @@ def linear_attention(
         feature_map: φ; its parameters receive gradients.
         causal: whether a query sees itself and what is before it, or everything.
         valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
+        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
 
     Returns:
-        (B, H, L, width of value) in the type of `value`; inside, everything is float32 (float64 for float64 input).
-        A query that may see no key gives zeros.
+        (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, no token, or empty tensors.
     """
-    if query.shape != key.shape or query.shape[:3] != value.shape[:3]:
+    _check(query, key, value, feature_map, valid_mask, packing)
+    operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
+    product = product_dtype(query)
+    with torch.autocast(query.device.type, enabled=False):
+        return operation.apply(query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters())
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    feature_map: FeatureMap,
+    valid_mask: Tensor | None,
+    packing: Packing | None,
+) -> None:
+    if query.ndim != 4 or query.shape != key.shape or query.shape[:3] != value.shape[:3]:
         raise ValueError(
             f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: "
             "(B, H, L) must be the same in all, and E in query and key"
         )
-    if valid_mask is not None and valid_mask.shape != (query.shape[0], query.shape[2]):
-        raise ValueError(f"valid_mask is {tuple(valid_mask.shape)}, expected {(query.shape[0], query.shape[2])}")
-    operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
-    return operation.apply(query, key, value, valid_mask, feature_map, *feature_map.parameters())
+    if 0 in query.shape or 0 in value.shape:
+        raise ValueError(f"query {tuple(query.shape)} and value {tuple(value.shape)} are empty; no size may be 0")
+    feature_map.check(query.shape[-1])
+    if valid_mask is not None and packing is not None:
+        raise ValueError("a packed row has no padding: give valid_mask or packing, not both")
+    check_valid_mask(valid_mask, query)
+    check_packing(packing, query)
 
 
-class _Piece(NamedTuple):
-    """Tokens `span` of the sequence, walked as `num_chunks` chunks of `chunk` tokens each."""
+def check_valid_mask(valid_mask: Tensor | None, query: Tensor) -> None:
+    """Refuse a mask that is not boolean (B, L) for queries (B, H, L, E).
 
-    span: slice
-    num_chunks: int
-    chunk: int
-
-
-def _causal_pieces(inputs: "_Inputs") -> list[_Piece]:
-    """Segments of whole chunks, then one shorter chunk for what is left."""
-    length, chunk = inputs.length, CHUNK
-    segment = max(inputs.segment // chunk, 1) * chunk
-    whole = length - length % chunk
-    pieces = []
-    for start in range(0, whole, segment):
-        stop = min(start + segment, whole)
-        pieces.append(_Piece(slice(start, stop), (stop - start) // chunk, chunk))
-    if whole < length:
-        pieces.append(_Piece(slice(whole, length), 1, length - whole))
-    return pieces
-
-
-class _Inputs:
-    """The tensors of one call, handed out piece by piece in the computing type."""
-
-    def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None, feature_map: FeatureMap
-    ) -> None:
-        self.tensors = query, key, value
-        self.valid_mask = valid_mask
-        self.feature_map = feature_map
-        self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.batch, self.heads, self.length, _ = query.shape
-        self.groups = self.batch * self.heads
-        self.segment = max(SEGMENT_FEATURES // (self.groups * feature_map.num_features), 1)
-        self.value_width = value.shape[-1]
-        self.state_width = self.value_width + ALIGNMENT
-
-    def state(self) -> Tensor:
-        """An empty state (B·H, M, E + alignment)."""
-        shape = self.groups, self.feature_map.num_features, self.state_width
-        return torch.zeros(shape, dtype=self.dtype, device=self.tensors[0].device)
-
-    def rows(self, which: int, piece: _Piece) -> Tensor:
-        """Query (0), key (1) or value (2) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
-        return self.tensors[which][:, :, piece.span].to(self.dtype).contiguous()
-
-    def masked(self, key_features: Tensor, piece: _Piece) -> Tensor:
-        """Key features with those of padding set to zero: padding enters neither numerator nor normalizer."""
-        if self.valid_mask is None:
-            return key_features
-        return key_features * self.valid_mask[:, None, piece.span, None]
-
-    def chunks(self, rows: Tensor, piece: _Piece) -> Tensor:
-        """(B, H, S, X) as (B·H·N, C, X)."""
-        return rows.reshape(self.groups * piece.num_chunks, piece.chunk, rows.shape[-1])
-
-    def extended_rows(self, chunks: Tensor) -> Tensor:
-        """Chunks (B·H·N, C, E + alignment) as (B, H, S, E + alignment)."""
-        return chunks.view(self.batch, self.heads, -1, self.state_width)
-
-    def values_and_ones(self, piece: _Piece) -> Tensor:
-        """[v, 1, 0…] as chunks (B·H·N, C, E + alignment)."""
-        rows = self.rows(2, piece)
-        extended = rows.new_zeros(*rows.shape[:3], self.state_width)
-        extended[..., : self.value_width] = rows
-        extended[..., self.value_width] = 1
-        return self.chunks(extended, piece)
-
-    def query_chunks(self, piece: _Piece) -> Tensor:
-        """φ(q) as chunks (B·H·N, C, M)."""
-        return self.chunks(self.feature_map.query_features(self.rows(0, piece)), piece)
-
-    def key_chunks(self, piece: _Piece) -> Tensor:
-        """φ(k) as chunks (B·H·N, C, M), zero for padding."""
-        return self.chunks(self.masked(self.feature_map.key_features(self.rows(1, piece)), piece), piece)
-
-
-class _FeatureGradients:
-    """Features of a piece with their graph, and the gradients that flow back through them."""
-
-    def __init__(self, inputs: _Inputs, needs: tuple[bool, bool], parameters: tuple[Tensor, ...]) -> None:
-        self.inputs = inputs
-        self.gradients = [torch.empty_like(t) if n else None for t, n in zip(inputs.tensors[:2], needs, strict=True)]
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.parameter_gradients = [torch.zeros_like(p) for p in self.parameters]
-
-    def features(self, which: int, piece: _Piece) -> tuple[Tensor, Tensor]:
-        """Rows of query (0) or key (1) as a leaf, and their features as chunks, with a graph if the map needs one."""
-        inputs = self.inputs
-        needs_graph = not inputs.feature_map.has_gradients
-        with torch.set_grad_enabled(needs_graph):
-            rows = inputs.rows(which, piece).detach().requires_grad_(needs_graph)
-            if which == 0:
-                features = inputs.feature_map.query_features(rows)
-            else:
-                features = inputs.masked(inputs.feature_map.key_features(rows), piece)
-            return rows, inputs.chunks(features, piece)
-
-    def add(self, which: int, piece: _Piece, rows: Tensor, features: Tensor, gradient: Tensor) -> None:
-        """Send `gradient` (like `features`) back to the rows and to the map's parameters."""
-        target = self.gradients[which]
-        if target is None and not self.parameters:
-            return
-        feature_map = self.inputs.feature_map
-        if feature_map.has_gradients:
-            assert target is not None and not self.parameters, (
-                "only maps without parameters have gradients of their own"
-            )
-            backward = feature_map.query_gradient if which == 0 else feature_map.key_gradient
-            shape = *rows.shape[:3], features.shape[-1]
-            target[:, :, piece.span] = backward(rows, features.view(shape), gradient.view(shape))
-            return
-        grad_rows, *grad_parameters = torch.autograd.grad(
-            features, [rows, *self.parameters], gradient, allow_unused=True, materialize_grads=True
+    Raises:
+        ValueError: another shape or type, or a row without any real token.
+    """
+    if valid_mask is None:
+        return
+    if valid_mask.shape != (query.shape[0], query.shape[2]) or valid_mask.dtype != torch.bool:
+        raise ValueError(
+            f"valid_mask is {valid_mask.dtype} {tuple(valid_mask.shape)}, expected boolean {(query.shape[0], query.shape[2])}"
         )
-        if target is not None:
-            target[:, :, piece.span] = grad_rows
-        for total, part in zip(self.parameter_gradients, grad_parameters, strict=True):
-            total.add_(part)
-
-    def of_parameters(self, parameters: tuple[Tensor, ...]) -> Iterator[Tensor | None]:
-        """Gradients in the order of `parameters`."""
-        remaining = iter(self.parameter_gradients)
-        return (next(remaining) if p.requires_grad else None for p in parameters)
+    if valid_mask.device.type == "cpu" and not valid_mask.any(1).all():  # on a GPU, looking would wait for it
+        row = int(torch.argmin(valid_mask.any(1).int()))
+        raise ValueError(f"row {row} of valid_mask has no real token; leave the row out")
 
 
-def _normalize(numerator: Tensor, inputs: _Inputs, piece: _Piece, output: Tensor, normalizer: Tensor) -> None:
-    """Write numerator / normalizer of a piece to `output`, and the normalizer (1 where no key is seen) for later."""
-    rows = inputs.extended_rows(numerator)
-    divisor = rows[..., inputs.value_width : inputs.value_width + 1]
-    divisor = torch.where(divisor == 0, 1, divisor)
-    normalizer[:, :, piece.span] = divisor
-    output[:, :, piece.span] = rows[..., : inputs.value_width] / divisor
+def check_packing(packing: Packing | None, query: Tensor) -> None:
+    """Refuse a packing that is not that of queries (1, H, L, E).
+
+    Raises:
+        ValueError: more than one row, or another length.
+    """
+    if packing is not None and (query.shape[0], query.shape[2]) != (1, packing.length):
+        raise ValueError(
+            f"the packing of {packing.length} tokens does not fit query {tuple(query.shape)}: packed sequences lie in one row"
+        )
 
 
-def _grad_of_numerator(grad: Tensor, output: Tensor, normalizer: Tensor, inputs: _Inputs, piece: _Piece) -> Tensor:
-    """Gradient of [numerator, normalizer, 0…] as chunks (B·H·N, C, E + alignment)."""
-    grad = grad[:, :, piece.span].to(inputs.dtype)
-    extended = grad.new_zeros(*grad.shape[:3], inputs.state_width)
-    scaled = torch.div(grad, normalizer[:, :, piece.span], out=extended[..., : inputs.value_width])
-    extended[..., inputs.value_width] = -(scaled * output[:, :, piece.span]).sum(-1)
-    return inputs.chunks(extended, piece)
+class CausalWalk(NamedTuple):
+    """What a causal pass gives."""
+
+    output: Tensor
+    """(B, H, L, width of value) in the type of the values."""
+    normalizer: Tensor
+    """(B, H, L, 1) in the computing type, 1 where no key is seen."""
+    saved_states: list[Tensor]
+    """State (G, 1, M·X) at the start of each piece."""
+    saved_weights: list[Tensor]
+    """Masked products φ(Q)φ(K)ᵀ (G·N, C, C) of each piece."""
+
+
+def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: bool) -> CausalWalk:
+    """Attend from left to right; `state` (G, 1, M·X) holds what came before, and in the end all that was seen."""
+    value = stream.tensors[2]
+    output = torch.empty_like(value, memory_format=torch.contiguous_format)
+    normalizer = output.new_empty(*output.shape[:3], 1, dtype=stream.dtype)
+    walk = CausalWalk(output, normalizer, [], [])
+    for piece in pieces:
+        if keep:
+            walk.saved_states.append(state.clone())
+        query_features, key_features = stream.query_chunks(piece), stream.key_chunks(piece)
+        queries, keys, values = (
+            stream.operand(query_features),
+            stream.operand(key_features),
+            stream.values_and_ones(piece),
+        )
+        contributions = _contributions(stream, key_features, keys, values)
+        states = _chunk_states(contributions, state, piece.flow)
+        weights = torch.bmm(queries, keys.mT).tril_()
+        if keep and _keeps_weights(stream):
+            walk.saved_weights.append(weights)
+        numerator = torch.bmm(queries, stream.operand(states)).baddbmm_(weights, values)
+        divisor = _divisor(stream, numerator, query_features, states)
+        if stream.product != stream.dtype:
+            divisor = divisor + torch.bmm(weights.to(stream.dtype), _ones_column(stream, values).to(stream.dtype))
+        _normalize(stream, piece, numerator, divisor, output, normalizer)
+    return walk
+
+
+def causal_plan(stream: Stream, packing: Packing | None) -> list[Piece]:
+    """The pieces of a causal pass."""
+    chunk = PACKED_CHUNK if packing is not None else CHUNK.get(stream.product, DEFAULT_CHUNK)
+    return causal_pieces(stream.length, chunk, _segment(stream), packing, stream.tensors[0].device)
+
+
+def _segment(stream: Stream) -> int:
+    return max(1, SEGMENT_BYTES // (stream.groups * stream.feature_map.num_features * stream.product.itemsize))
+
+
+def _keeps_weights(stream: Stream) -> bool:
+    return stream.product.itemsize > 2
+
+
+def _ones_column(stream: Stream, extended: Tensor) -> Tensor:
+    return extended[..., stream.value_width : stream.value_width + 1]
+
+
+def _contributions(stream: Stream, key_features: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """φ(k)ᵀ[v, 1] of each chunk (G·N, M, X) in the computing type; with the sums of keys exact where products are not."""
+    contributions = torch.bmm(keys.mT, values).to(stream.dtype)
+    if stream.product != stream.dtype:
+        ones = _ones_column(stream, values).to(stream.dtype)
+        _ones_column(stream, contributions).copy_(torch.bmm(key_features.mT, ones))
+    return contributions
+
+
+def _divisor(stream: Stream, numerator: Tensor, query_features: Tensor, states: Tensor) -> Tensor:
+    """Normalizer (G·N, C, 1) of queries against the states (G·N, M, X), or against all where products are exact."""
+    if stream.product == stream.dtype:
+        return _ones_column(stream, numerator)
+    return torch.bmm(query_features, _ones_column(stream, states).contiguous())
+
+
+def _normalize(
+    stream: Stream, piece: Piece, numerator: Tensor, divisor: Tensor, output: Tensor, normalizer: Tensor
+) -> None:
+    """Write numerator / divisor of a piece to `output`, and the divisor (1 where no key is seen) for later."""
+    divisor = stream.unchunk(torch.where(divisor == 0, 1, divisor))
+    stream.write(normalizer, piece, divisor)
+    stream.write(output, piece, stream.unchunk(numerator)[..., : stream.value_width] / divisor)
+
+
+def _grad_of_numerator(stream: Stream, piece: Piece, grad: Tensor, output: Tensor, normalizer: Tensor) -> Tensor:
+    """Gradient of [numerator, normalizer, 0…] as chunks (G·N, C, X) in the product type."""
+    rows = stream.place(grad, piece).to(stream.dtype)
+    extended = rows.new_zeros(*rows.shape[:3], stream.state_width)
+    scaled = torch.div(rows, stream.place(normalizer, piece), out=extended[..., : stream.value_width])
+    extended[..., stream.value_width] = -(scaled * stream.place(output, piece)).sum(-1)
+    if piece.filled is not None:
+        extended.mul_(piece.filled)
+    return stream.chunks(stream.operand(extended), piece)
+
+
+def _chunk_states(contributions: Tensor, state: Tensor, flow: Tensor | None, *, reverse: bool = False) -> Tensor:
+    """State (G·N, M, X) that each chunk starts from, out of chunk contributions (G·N, M, X); `state` runs on in place.
+
+    A running sum over N chunks is a product with a triangle of ones: one pass over memory instead of 2 N small ones.
+    In reverse it is the same flow the other way: the gradient of what a chunk gave comes from those who read it.
+    """
+    parts = contributions.view(state.shape[0], -1, state.shape[2])
+    num_chunks = parts.shape[1]
+    if flow is None:
+        ones = parts.new_ones(num_chunks, num_chunks)
+        before = (ones.triu(1) if reverse else ones.tril(-1)).expand(state.shape[0], -1, -1)
+        states = torch.baddbmm(state, before, parts)
+        end = 0 if reverse else num_chunks - 1
+        torch.add(states[:, end], parts[:, end], out=state[:, 0])
+    else:
+        moved = torch.matmul(
+            (flow.mT if reverse else flow).to(parts.dtype),
+            torch.cat((parts, state) if reverse else (state, parts), dim=1),
+        )
+        states, end_state = (moved[:, 1:], moved[:, :1]) if reverse else (moved[:, :-1], moved[:, -1:])
+        state.copy_(end_state)
+    return states.reshape(contributions.shape)
 
 
 class _CausalLinearAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query, key, value, valid_mask, feature_map, *parameters) -> Tensor:
-        inputs = _Inputs(query, key, value, valid_mask, feature_map)
-        pieces = _causal_pieces(inputs)
-        output = torch.empty_like(value, dtype=inputs.dtype, memory_format=torch.contiguous_format)
-        normalizer = output.new_empty(*output.shape[:3], 1)
-        state = inputs.state()
-        saved_states, saved_weights = [], []
-        keep = any(ctx.needs_input_grad)
-        with torch.autocast(query.device.type, enabled=False):
-            for piece in pieces:
-                if keep:
-                    saved_states.append(state.clone())
-                queries, keys = inputs.query_chunks(piece), inputs.key_chunks(piece)
-                values = inputs.values_and_ones(piece)
-                states = _chunk_states(keys, values, state, piece.num_chunks)
-                weights = torch.bmm(queries, keys.mT).tril_()
-                if keep:
-                    saved_weights.append(weights)
-                numerator = torch.bmm(queries, states).baddbmm_(weights, values)
-                _normalize(numerator, inputs, piece, output, normalizer)
-        common = query, key, value, valid_mask, output, normalizer
-        ctx.save_for_backward(*common, *saved_states, *saved_weights, *parameters)
-        ctx.feature_map, ctx.pieces = feature_map, pieces
-        return output.to(value.dtype)
+    def forward(ctx: Any, query, key, value, valid_mask, packing, feature_map, product, *parameters) -> Tensor:
+        stream = Stream(query, key, value, valid_mask, feature_map, product)
+        pieces = causal_plan(stream, packing)
+        walk = walk_causal(stream, pieces, stream.state(), keep=any(ctx.needs_input_grad))
+        common = query, key, value, valid_mask, walk.output, walk.normalizer
+        ctx.save_for_backward(*common, *walk.saved_states, *walk.saved_weights, *parameters)
+        ctx.feature_map, ctx.pieces, ctx.product = feature_map, pieces, product
+        return walk.output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         query, key, value, valid_mask, output, normalizer, *rest = ctx.saved_tensors
+        stream = Stream(query, key, value, valid_mask, ctx.feature_map, ctx.product)
         count = len(ctx.pieces)
-        saved_states, saved_weights, parameters = rest[:count], rest[count : 2 * count], tuple(rest[2 * count :])
-        inputs = _Inputs(query, key, value, valid_mask, ctx.feature_map)
-        through = _FeatureGradients(inputs, ctx.needs_input_grad[:2], parameters)
+        num_weights = count if _keeps_weights(stream) else 0
+        saved_states, saved_weights = rest[:count], rest[count : count + num_weights]
+        parameters = tuple(rest[count + num_weights :])
+        through = FeatureGradients(stream, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
-        grad_state = inputs.state()
-        with torch.autocast(query.device.type, enabled=False):
-            backwards = zip(reversed(ctx.pieces), reversed(saved_states), reversed(saved_weights), strict=True)
-            for piece, saved_state, weights in backwards:
-                query_rows, queries = through.features(0, piece)
-                key_rows, keys = through.features(1, piece)
-                q, k, values = queries.detach(), keys.detach(), inputs.values_and_ones(piece)
-                grad = _grad_of_numerator(grads[0], output, normalizer, inputs, piece)
-                states = _chunk_states(k, values, saved_state.clone(), piece.num_chunks)
-                grad_states = _chunk_states(q, grad, grad_state, piece.num_chunks, reverse=True)
-                grad_weights = torch.bmm(grad, values.mT).tril_()
-                grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
-                grad_value[:, :, piece.span] = inputs.extended_rows(grad_values)[..., : inputs.value_width]
-                through.add(0, piece, query_rows, queries, torch.bmm(grad, states.mT).baddbmm_(grad_weights, k))
-                through.add(1, piece, key_rows, keys, torch.bmm(values, grad_states.mT).baddbmm_(grad_weights.mT, q))
-        return *through.gradients, grad_value, None, None, *through.of_parameters(parameters)
-
-
-def _chunk_states(left: Tensor, right: Tensor, state: Tensor, num_chunks: int, *, reverse: bool = False) -> Tensor:
-    """State (G·N, M, X) that each chunk starts from, for chunk contributions leftᵀ·right; `state` (G, M, X) runs on in place.
-
-    A running sum over N chunks is a product with a triangle of ones: one pass over memory instead of 2 N small ones.
-    """
-    contributions = torch.bmm(left.mT, right).view(state.shape[0], num_chunks, -1)
-    ones = contributions.new_ones(num_chunks, num_chunks)
-    before = (ones.triu(1) if reverse else ones.tril(-1)).expand(state.shape[0], -1, -1)
-    states = torch.baddbmm(state.view(state.shape[0], 1, -1), before, contributions)
-    end = 0 if reverse else num_chunks - 1
-    torch.add(states[:, end], contributions[:, end], out=state.view(state.shape[0], -1))
-    return states.view(-1, *state.shape[1:])
+        grad_state = stream.state()
+        for number, piece in reversed(list(enumerate(ctx.pieces))):
+            query_rows, query_features = through.features(0, piece)
+            key_rows, key_features = through.features(1, piece)
+            q, k = (stream.operand(stream.chunks(f.detach(), piece)) for f in (query_features, key_features))
+            values = stream.values_and_ones(piece)
+            grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
+            weights = saved_weights[number] if saved_weights else torch.bmm(q, k.mT).tril_()
+            given, received = (torch.bmm(left.mT, right).to(stream.dtype) for left, right in ((k, values), (q, grad)))
+            states = stream.operand(_chunk_states(given, saved_states[number].clone(), piece.flow))
+            grad_states = stream.operand(_chunk_states(received, grad_state, piece.flow, reverse=True))
+            grad_weights = torch.bmm(grad, values.mT).tril_()
+            grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
+            stream.write_grad_values(grad_value, piece, grad_values)
+            grad_queries = torch.bmm(grad, states.mT).baddbmm_(grad_weights, k)
+            through.add(0, piece, query_rows, query_features, grad_queries)
+            grad_keys = torch.bmm(values, grad_states.mT).baddbmm_(grad_weights.mT, q)
+            through.add(1, piece, key_rows, key_features, grad_keys)
+        return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
 
 
 class _BidirectionalLinearAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query, key, value, valid_mask, feature_map, *parameters) -> Tensor:
-        inputs = _Inputs(query, key, value, valid_mask, feature_map)
-        pieces = _whole_pieces(inputs)
-        output = torch.empty_like(value, dtype=inputs.dtype, memory_format=torch.contiguous_format)
-        normalizer = output.new_empty(*output.shape[:3], 1)
-        state = inputs.state()
-        with torch.autocast(query.device.type, enabled=False):
-            for piece in pieces:
-                state.baddbmm_(inputs.key_chunks(piece).mT, inputs.values_and_ones(piece))
-            for piece in pieces:
-                _normalize(torch.bmm(inputs.query_chunks(piece), state), inputs, piece, output, normalizer)
-        ctx.save_for_backward(query, key, value, valid_mask, output, normalizer, state, *parameters)
-        ctx.feature_map = feature_map
-        return output.to(value.dtype)
+    def forward(ctx: Any, query, key, value, valid_mask, packing, feature_map, product, *parameters) -> Tensor:
+        stream = Stream(query, key, value, valid_mask, feature_map, product)
+        runs = bidirectional_runs(stream.length, PACKED_CHUNK, _segment(stream), packing, query.device)
+        output = torch.empty_like(value, memory_format=torch.contiguous_format)
+        normalizer = output.new_empty(*output.shape[:3], 1, dtype=stream.dtype)
+        saved_states = []
+        for run in runs:
+            state = _run_state(stream, run)
+            for piece in run.pieces:
+                query_features = stream.query_chunks(piece)
+                states = _of_owners(stream, state, piece)
+                numerator = torch.bmm(stream.operand(query_features), stream.operand(states))
+                divisor = _divisor(stream, numerator, query_features, states)
+                _normalize(stream, piece, numerator, divisor, output, normalizer)
+            if run.num_sequences == 1:
+                saved_states.append(state)
+        ctx.save_for_backward(query, key, value, valid_mask, output, normalizer, *saved_states, *parameters)
+        ctx.feature_map, ctx.runs, ctx.product = feature_map, runs, product
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
-        query, key, value, valid_mask, output, normalizer, state, *rest = ctx.saved_tensors
-        parameters = tuple(rest)
-        inputs = _Inputs(query, key, value, valid_mask, ctx.feature_map)
-        pieces = _whole_pieces(inputs)
-        through = _FeatureGradients(inputs, ctx.needs_input_grad[:2], parameters)
+        query, key, value, valid_mask, output, normalizer, *rest = ctx.saved_tensors
+        stream = Stream(query, key, value, valid_mask, ctx.feature_map, ctx.product)
+        count = sum(run.num_sequences == 1 for run in ctx.runs)
+        saved_states, parameters = iter(rest[:count]), tuple(rest[count:])
+        through = FeatureGradients(stream, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
-        grad_state = inputs.state()
-        with torch.autocast(query.device.type, enabled=False):
-            for piece in pieces:
-                rows, queries = through.features(0, piece)
-                grad = _grad_of_numerator(grads[0], output, normalizer, inputs, piece)
-                grad_state.baddbmm_(queries.detach().mT, grad)
-                through.add(0, piece, rows, queries, torch.bmm(grad, state.mT))
-            for piece in pieces:
-                rows, keys = through.features(1, piece)
-                grad_values = torch.bmm(keys.detach(), grad_state)
-                grad_value[:, :, piece.span] = inputs.extended_rows(grad_values)[..., : inputs.value_width]
-                through.add(1, piece, rows, keys, torch.bmm(inputs.values_and_ones(piece), grad_state.mT))
-        return *through.gradients, grad_value, None, None, *through.of_parameters(parameters)
+        for run in ctx.runs:
+            # States of many short sequences together would be larger than the inputs: they are formed again.
+            state = next(saved_states) if run.num_sequences == 1 else _run_state(stream, run)
+            grad_state = stream.state(run.num_sequences)
+            for piece in run.pieces:
+                rows, features = through.features(0, piece)
+                queries = stream.operand(stream.chunks(features.detach(), piece))
+                grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
+                _add_to_owners(grad_state, torch.bmm(queries.mT, grad).to(stream.dtype), piece)
+                states = stream.operand(_of_owners(stream, state, piece))
+                through.add(0, piece, rows, features, torch.bmm(grad, states.mT))
+            for piece in run.pieces:
+                rows, features = through.features(1, piece)
+                keys = stream.operand(stream.chunks(features.detach(), piece))
+                grad_states = stream.operand(_of_owners(stream, grad_state, piece))
+                stream.write_grad_values(grad_value, piece, torch.bmm(keys, grad_states))
+                through.add(1, piece, rows, features, torch.bmm(stream.values_and_ones(piece), grad_states.mT))
+        return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
 
 
-def _whole_pieces(inputs: _Inputs) -> list[_Piece]:
-    """Segments that are one chunk each: without causality there is nothing to mask inside."""
-    starts = range(0, inputs.length, inputs.segment)
-    stops = [min(start + inputs.segment, inputs.length) for start in starts]
-    return [_Piece(slice(a, b), 1, b - a) for a, b in zip(starts, stops, strict=True)]
+def _run_state(stream: Stream, run: Run) -> Tensor:
+    """States (G, sequences of the run, M·X) of all keys of a run."""
+    state = stream.state(run.num_sequences)
+    for piece in run.pieces:
+        features, values = stream.key_chunks(piece), stream.values_and_ones(piece)
+        _add_to_owners(state, _contributions(stream, features, stream.operand(features), values), piece)
+    return state
+
+
+def _add_to_owners(state: Tensor, contributions: Tensor, piece: Piece) -> None:
+    """Add what chunks give (G·N, M, X) to the states (G, sequences, M·X) of the sequences that they belong to."""
+    parts = contributions.view(state.shape[0], piece.num_chunks, -1)
+    if piece.owners is not None:
+        state += torch.matmul(piece.owners.to(parts.dtype), parts)
+    else:
+        state += parts if piece.num_chunks == 1 else parts.sum(1, keepdim=True)
+
+
+def _of_owners(stream: Stream, state: Tensor, piece: Piece) -> Tensor:
+    """State (G·N, M, X) that each chunk reads: that of its sequence, out of (G, sequences, M·X)."""
+    if piece.owners is not None:
+        states = torch.matmul(piece.owners.mT.to(state.dtype), state)
+    else:
+        states = state.expand(-1, piece.num_chunks, -1)
+    return states.reshape(stream.groups * piece.num_chunks, -1, stream.state_width)

@@ -33,7 +33,7 @@ def test_the_recipe_knows_every_kind() -> None:
 @pytest.mark.parametrize("segment_features", [10_000, 2**21])
 @pytest.mark.parametrize("padded", [False, True])
 def test_equals_its_textbook_twin(kind, causal, length, segment_features, padded, monkeypatch) -> None:
-    monkeypatch.setattr(linear, "SEGMENT_FEATURES", segment_features)
+    monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_features)
     operation = build(kind, causal, torch.float64)
     tensors = [tensor.requires_grad_() for tensor in draw(length, torch.float64)]
     query, key, value = tensors

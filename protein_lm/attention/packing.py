@@ -1,0 +1,70 @@
+"""Several sequences back to back in one row, with boundaries between them and no padding.
+
+No attention looks across a boundary, and positions begin anew at each.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Plan = TypeVar("Plan")
+
+
+class Packing:
+    """Where the N sequences of one packed row of L tokens begin and end."""
+
+    def __init__(self, boundaries: Sequence[int] | Tensor, length: int) -> None:
+        """Take `boundaries` (N + 1,): 0, the end of each sequence, of which the last is `length`.
+
+        Raises:
+            ValueError: they do not begin at 0, do not end at `length`, or a sequence has no token.
+        """
+        ends = np.asarray(boundaries.cpu() if isinstance(boundaries, Tensor) else boundaries, dtype=np.int64)
+        if ends.ndim != 1 or ends.size < 2:
+            raise ValueError(f"boundaries of shape {ends.shape} hold no sequence; give 0 and the end of each sequence")
+        if ends[0] != 0 or ends[-1] != length:
+            raise ValueError(
+                f"boundaries run from {ends[0]} to {ends[-1]}; they must run from 0 to the {length} tokens"
+            )
+        if (np.diff(ends) < 1).any():
+            place = int(np.argmax(np.diff(ends) < 1))
+            raise ValueError(f"boundaries must rise: {ends[place]} is followed by {ends[place + 1]}")
+        self.boundaries = ends
+        self._plans: dict[object, Any] = {}
+
+    @classmethod
+    def of_lengths(cls, lengths: Iterable[int]) -> "Packing":
+        """The packing of sequences of these lengths in tokens."""
+        ends = np.cumsum([0, *lengths])
+        return cls(ends.tolist(), int(ends[-1]))
+
+    @property
+    def length(self) -> int:
+        """L, tokens of the row."""
+        return int(self.boundaries[-1])
+
+    def plan(self, key: object, build: Callable[[], Plan]) -> Plan:
+        """How an operation cuts this row: built once for all layers and passes, remembered by `key`."""
+        if key not in self._plans:
+            self._plans[key] = build()
+        return self._plans[key]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each sequence."""
+        return np.diff(self.boundaries)
+
+    @cached_property
+    def sequences(self) -> Tensor:
+        """(L,) number of the sequence that each token belongs to."""
+        return torch.from_numpy(np.repeat(np.arange(self.lengths.size), self.lengths))
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(L,) position of each token in its sequence, from 0."""
+        return torch.from_numpy(np.arange(self.length) - np.repeat(self.boundaries[:-1], self.lengths))
