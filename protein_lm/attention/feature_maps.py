@@ -15,6 +15,9 @@ class FeatureMap(nn.Module):
     """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
 
     num_features: int
+    needs_exact_rows = True
+    """Whether queries and keys must be float32 or better even where products are bfloat16: an exponential magnifies what
+    rounding took. A map that is linear up to a threshold loses no more than its features do as operands of a product."""
     has_gradients = False
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
 
@@ -77,13 +80,14 @@ class ReLUFeatures(RandomFeatureMap):
     """
 
     epsilon = 1e-3
+    needs_exact_rows = False
     has_gradients = True
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
         projection = self._scaled_projection(query)
-        # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
-        shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
+        # relu(x) + epsilon = max(x + epsilon, epsilon), in place: a bias of the product would be written out first.
+        shifted = functional.linear(query, projection).add_(self.epsilon)
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
 
     def key_features(self, key: Tensor) -> Tensor:

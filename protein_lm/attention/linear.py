@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.pieces import Piece, Run, bidirectional_runs, causal_pieces
@@ -62,64 +63,14 @@ def linear_attention(
         (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
 
     Raises:
-        ValueError: shapes that do not fit each other, no token, or empty tensors.
+        ValueError: as `checks.check_inputs`, or a width that the map is not made for.
     """
-    _check(query, key, value, feature_map, valid_mask, packing)
+    check_inputs(query, key, value, valid_mask, packing)
+    feature_map.check(query.shape[-1])
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
     product = product_dtype(query)
     with torch.autocast(query.device.type, enabled=False):
         return operation.apply(query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters())
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    feature_map: FeatureMap,
-    valid_mask: Tensor | None,
-    packing: Packing | None,
-) -> None:
-    if query.ndim != 4 or query.shape != key.shape or query.shape[:3] != value.shape[:3]:
-        raise ValueError(
-            f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: "
-            "(B, H, L) must be the same in all, and E in query and key"
-        )
-    if 0 in query.shape or 0 in value.shape:
-        raise ValueError(f"query {tuple(query.shape)} and value {tuple(value.shape)} are empty; no size may be 0")
-    feature_map.check(query.shape[-1])
-    if valid_mask is not None and packing is not None:
-        raise ValueError("a packed row has no padding: give valid_mask or packing, not both")
-    check_valid_mask(valid_mask, query)
-    check_packing(packing, query)
-
-
-def check_valid_mask(valid_mask: Tensor | None, query: Tensor) -> None:
-    """Refuse a mask that is not boolean (B, L) for queries (B, H, L, E).
-
-    Raises:
-        ValueError: another shape or type, or a row without any real token.
-    """
-    if valid_mask is None:
-        return
-    if valid_mask.shape != (query.shape[0], query.shape[2]) or valid_mask.dtype != torch.bool:
-        raise ValueError(
-            f"valid_mask is {valid_mask.dtype} {tuple(valid_mask.shape)}, expected boolean {(query.shape[0], query.shape[2])}"
-        )
-    if valid_mask.device.type == "cpu" and not valid_mask.any(1).all():  # on a GPU, looking would wait for it
-        row = int(torch.argmin(valid_mask.any(1).int()))
-        raise ValueError(f"row {row} of valid_mask has no real token; leave the row out")
-
-
-def check_packing(packing: Packing | None, query: Tensor) -> None:
-    """Refuse a packing that is not that of queries (1, H, L, E).
-
-    Raises:
-        ValueError: more than one row, or another length.
-    """
-    if packing is not None and (query.shape[0], query.shape[2]) != (1, packing.length):
-        raise ValueError(
-            f"the packing of {packing.length} tokens does not fit query {tuple(query.shape)}: packed sequences lie in one row"
-        )
 
 
 class CausalWalk(NamedTuple):
@@ -158,7 +109,7 @@ def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: boo
         numerator = torch.bmm(queries, stream.operand(states)).baddbmm_(weights, values)
         divisor = _divisor(stream, numerator, query_features, states)
         if stream.product != stream.dtype:
-            divisor = divisor + torch.bmm(weights.to(stream.dtype), _ones_column(stream, values).to(stream.dtype))
+            divisor += _exact_sums(weights, _ones_column(stream, values).mT, stream.dtype)
         _normalize(stream, piece, numerator, divisor, output, normalizer)
     return walk
 
@@ -185,8 +136,8 @@ def _contributions(stream: Stream, key_features: Tensor, keys: Tensor, values: T
     """φ(k)ᵀ[v, 1] of each chunk (G·N, M, X) in the computing type; with the sums of keys exact where products are not."""
     contributions = torch.bmm(keys.mT, values).to(stream.dtype)
     if stream.product != stream.dtype:
-        ones = _ones_column(stream, values).to(stream.dtype)
-        _ones_column(stream, contributions).copy_(torch.bmm(key_features.mT, ones))
+        sums = _exact_sums(key_features.mT, _ones_column(stream, values).mT, stream.dtype)
+        _ones_column(stream, contributions).copy_(sums)
     return contributions
 
 
@@ -194,7 +145,12 @@ def _divisor(stream: Stream, numerator: Tensor, query_features: Tensor, states: 
     """Normalizer (G·N, C, 1) of queries against the states (G·N, M, X), or against all where products are exact."""
     if stream.product == stream.dtype:
         return _ones_column(stream, numerator)
-    return torch.bmm(query_features, _ones_column(stream, states).contiguous())
+    return _exact_sums(query_features, _ones_column(stream, states).mT, stream.dtype)
+
+
+def _exact_sums(rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Σ rows · weights over the last axis of (G·N, ·, ·) and (G·N, 1, ·), summed in `dtype`; keeps that axis."""
+    return (rows * weights.contiguous()).sum(-1, keepdim=True, dtype=dtype)
 
 
 def _normalize(

@@ -60,11 +60,22 @@ class Packing:
         return np.diff(self.boundaries)
 
     @cached_property
-    def sequences(self) -> Tensor:
+    def sequences(self) -> NDArray[np.int64]:
         """(L,) number of the sequence that each token belongs to."""
-        return torch.from_numpy(np.repeat(np.arange(self.lengths.size), self.lengths))
+        return np.repeat(np.arange(self.lengths.size), self.lengths)
 
     @cached_property
-    def positions(self) -> Tensor:
+    def positions(self) -> NDArray[np.int64]:
         """(L,) position of each token in its sequence, from 0."""
-        return torch.from_numpy(np.arange(self.length) - np.repeat(self.boundaries[:-1], self.lengths))
+        return np.arange(self.length) - np.repeat(self.boundaries[:-1], self.lengths)
+
+    def has_neighbour(self, offset: int, device: torch.device) -> Tensor:
+        """(L,) boolean: whether the token `offset` places on (before, if negative) belongs to the same sequence."""
+
+        def build() -> Tensor:
+            neighbours = np.arange(self.length) + offset
+            inside = (neighbours >= 0) & (neighbours < self.length)
+            same = self.sequences[np.clip(neighbours, 0, self.length - 1)] == self.sequences
+            return torch.from_numpy(inside & same).to(device)
+
+        return self.plan(("neighbour", offset, device), build)

@@ -46,6 +46,7 @@ class Stream:
         self.feature_map = feature_map
         self.product = product
         self.dtype = torch.promote_types(query.dtype, torch.float32)
+        self.row_dtype = self.dtype if feature_map.needs_exact_rows else product
         self.batch, self.heads, self.length, _ = query.shape
         self.groups = self.batch * self.heads
         self.value_width = value.shape[-1]
@@ -70,8 +71,8 @@ class Stream:
         target[:, :, piece.span] = rows if piece.places is None else rows.index_select(2, piece.places)
 
     def rows(self, which: int, piece: Piece) -> Tensor:
-        """Query (0), key (1) or value (2) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
-        return self.place(self.tensors[which], piece).to(self.dtype).contiguous()
+        """Query (0) or key (1) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
+        return self.place(self.tensors[which], piece).to(self.row_dtype).contiguous()
 
     def chunks(self, rows: Tensor, piece: Piece) -> Tensor:
         """(B, H, S, ·) as (G·N, C, ·)."""
@@ -82,11 +83,11 @@ class Stream:
         return chunks.view(self.batch, self.heads, -1, chunks.shape[-1])
 
     def query_chunks(self, piece: Piece) -> Tensor:
-        """φ(q) as chunks (G·N, C, M) in the computing type."""
+        """φ(q) as chunks (G·N, C, M)."""
         return self.chunks(self.feature_map.query_features(self.rows(0, piece)), piece)
 
     def key_chunks(self, piece: Piece) -> Tensor:
-        """φ(k) as chunks (G·N, C, M) in the computing type."""
+        """φ(k) as chunks (G·N, C, M)."""
         return self.chunks(self.feature_map.key_features(self.rows(1, piece)), piece)
 
     def values_and_ones(self, piece: Piece) -> Tensor:

@@ -1,11 +1,25 @@
 """A pre-norm transformer block: x += attention(norm(x)); x += feedforward(norm(x))."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm.attention.kinds import AttentionOperation
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.positions import rotate
+from protein_lm.model.rows import Rows
+
+
+@dataclass
+class LayerState:
+    """What a causal layer remembers of the tokens that it has seen."""
+
+    attention: Any
+    """State of the attention operation, see `AttentionOperation.new_state`."""
+    before: Tensor
+    """(B, taps - 1, D) last inputs of the convolution."""
 
 
 class AttentionLayer(nn.Module):
@@ -21,16 +35,34 @@ class AttentionLayer(nn.Module):
         self.operation = operation
         self.output_projection = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], valid_mask: Tensor | None) -> Tensor:
-        """Output (B, L, D) of hidden states (B, L, D); rotary tables (L, E); valid_mask (B, L) True for real tokens."""
+    def forward(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Rows, state: LayerState | None = None
+    ) -> Tensor:
+        """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E).
+
+        With a state, the tokens follow those that the state has seen, and it goes on to hold these too.
+        """
         batch, length, width = hidden.shape
         if self.convolution is not None:
-            hidden = self.convolution(hidden, valid_mask)
+            if state is None:
+                hidden = self.convolution(hidden, rows)
+            else:
+                hidden, state.before = self.convolution.extend(hidden, state.before)
         projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, *rotary), rotate(key, *rotary)
-        output = self.operation(query, key, value.to(query.dtype), valid_mask)
+        if state is None:
+            output = self.operation(query, key, value, *rows)
+        else:
+            output = self.operation.extend(query, key, value, state.attention)
         return self.output_projection(output.transpose(1, 2).reshape(batch, length, width))
+
+    def new_state(self, batch_size: int) -> LayerState:
+        """The state before the first token."""
+        like, width = self.output_projection.weight, self.output_projection.in_features
+        taps = self.convolution.weight.shape[0] if self.convolution is not None else 1
+        attention = self.operation.new_state(batch_size, self.num_heads, width // self.num_heads, like.device)
+        return LayerState(attention, like.new_zeros(batch_size, taps - 1, width))
 
 
 class FeedForward(nn.Module):
@@ -57,7 +89,9 @@ class Block(nn.Module):
         self.feedforward = feedforward
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], valid_mask: Tensor | None) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotary, valid_mask))
+    def forward(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Rows, state: LayerState | None = None
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D); see `AttentionLayer.forward`."""
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotary, rows, state))
         return hidden + self.dropout(self.feedforward(self.feedforward_norm(hidden)))

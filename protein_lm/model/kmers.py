@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from protein_lm import alphabet
+from protein_lm.attention.packing import Packing
 
 MULTIPLIER, PRIME = 2654435761, 4294967291
 """Knuth's multiplicative hash, and the largest prime below 2³²."""
@@ -27,16 +28,32 @@ class KmerEmbedding(nn.Module):
         self.buckets = buckets
         self.tables = nn.ModuleList(nn.Embedding(buckets, width) for _ in self.sizes)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Embeddings (B, L, D) of token ids (B, L)."""
-        rows = [table(self.bucket(tokens, size)) for size, table in zip(self.sizes, self.tables, strict=True)]
+    @property
+    def context(self) -> int:
+        """Tokens before the first new one that `forward` must be given to go on with a sequence."""
+        return max(self.sizes) - 1
+
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, before: Tensor | None = None) -> Tensor:
+        """Embeddings (B, L, D) of token ids (B, L), which follow `before` (B, context) if that is given."""
+        rows = [
+            table(self.bucket(tokens, size, packing=packing, before=before))
+            for size, table in zip(self.sizes, self.tables, strict=True)
+        ]
         return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
 
-    def bucket(self, tokens: Tensor, size: int) -> Tensor:
+    def bucket(
+        self, tokens: Tensor, size: int, *, packing: Packing | None = None, before: Tensor | None = None
+    ) -> Tensor:
         """Table row (B, L) of the k-mer that ends at each of the tokens (B, L)."""
         length = tokens.shape[1]
-        padded = nn.functional.pad(tokens, (size - 1, 0), value=alphabet.PAD)
+        if before is None:
+            padded = nn.functional.pad(tokens, (size - 1, 0), value=alphabet.PAD)
+        else:
+            padded = torch.cat((before[:, before.shape[1] - (size - 1) :], tokens), dim=1)
         code = torch.zeros_like(tokens)
-        for offset in range(size):
-            code = code * alphabet.VOCABULARY_SIZE + padded[:, offset : offset + length]
+        for place in range(size):
+            neighbours = padded[:, place : place + length]
+            if packing is not None and (offset := place - (size - 1)):
+                neighbours = neighbours.where(packing.has_neighbour(offset, tokens.device), alphabet.PAD)
+            code = code * alphabet.VOCABULARY_SIZE + neighbours
         return (code * MULTIPLIER % PRIME) % self.buckets

@@ -1,8 +1,10 @@
 """The protein language model: token (and k-mer) embedding, blocks, final norm, head tied to the embedding."""
 
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,11 +12,23 @@ from torch.nn import functional
 from protein_lm import alphabet
 from protein_lm.attention.feature_maps import RandomFeatureMap
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
+from protein_lm.attention.packing import Packing
 from protein_lm.config import ModelConfig, Objective
-from protein_lm.model.block import AttentionLayer, Block, FeedForward
+from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.positions import RotaryPositions
+from protein_lm.model.rows import Rows
+
+
+@dataclass
+class DecodingState:
+    """What a causal model remembers of the tokens that it has read."""
+
+    layers: list[LayerState]
+    before: Tensor
+    """(B, context) last tokens, for the k-mers."""
+    num_tokens: int = 0
 
 
 class ProteinLM(nn.Module):
@@ -77,33 +91,94 @@ class ProteinLM(nn.Module):
         """The attention operation of each layer, for analysis."""
         return [cast(Block, block).attention.operation for block in self.blocks]
 
-    def hidden_states(self, tokens: Tensor, *, valid_mask: Tensor | None = None) -> Tensor:
-        """Final hidden states (B, L, D) of token ids (B, L); valid_mask (B, L) True for real tokens.
+    def hidden_states(
+        self, tokens: Tensor, *, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """Final hidden states (B, L, D) of token ids (B, L).
+
+        Args:
+            tokens: (B, L) token ids.
+            valid_mask: (B, L) boolean, True for real tokens, of padded rows.
+            packing: the sequences of a packed row (B = 1).
 
         Raises:
-            ValueError: longer than the model's window.
+            ValueError: a sequence is longer than the model's window, or a mask or packing does not fit.
         """
-        length = tokens.shape[1]
-        if length > self.config.max_length:
-            raise ValueError(f"{length} tokens are over the model's window of {self.config.max_length}")
-        hidden = self.embedding(tokens)
-        if self.kmer_embedding is not None:
-            hidden = hidden + self.kmer_embedding(tokens)
-        hidden = self.dropout(hidden)
-        rotary = self.positions.tables(length)
+        length = tokens.shape[1] if packing is None else int(packing.lengths.max())
+        self._check_length(length)
+        hidden = self._embed(tokens, packing=packing)
+        positions = np.arange(tokens.shape[1]) if packing is None else packing.positions
+        rotary = self.positions.tables(torch.from_numpy(positions))
+        rows = Rows(valid_mask, packing)
         for block in self.blocks:
-            hidden = block(hidden, rotary, valid_mask)
+            hidden = block(hidden, rotary, rows)
         return self.final_norm(hidden)
 
-    def forward(self, tokens: Tensor, *, valid_mask: Tensor | None = None, selected: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+        selected: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, L, V), or (number of True, V) for the positions in the boolean `selected` (B, L), row by row.
 
         Raises:
-            ValueError: longer than the model's window.
+            ValueError: as `hidden_states`.
         """
-        hidden = self.hidden_states(tokens, valid_mask=valid_mask)
-        if selected is not None:
-            hidden = hidden[selected]
+        hidden = self.hidden_states(tokens, valid_mask=valid_mask, packing=packing)
+        return self._logits(hidden if selected is None else hidden[selected])
+
+    def new_state(self, batch_size: int = 1) -> DecodingState:
+        """What `extend` and `step` carry along, before the first token. Its size does not depend on what was read.
+
+        Raises:
+            ValueError: the model is not causal.
+        """
+        if not self.is_causal:
+            raise ValueError("a masked model reads both ways and cannot go on from a state; use a causal model")
+        layers = [cast(Block, block).attention.new_state(batch_size) for block in self.blocks]
+        context = self.kmer_embedding.context if self.kmer_embedding is not None else 0
+        before = torch.full((batch_size, context), alphabet.PAD, device=self.device)
+        return DecodingState(layers, before)
+
+    def extend(self, tokens: Tensor, state: DecodingState, *, selected: Tensor | None = None) -> Tensor:
+        """Read tokens (B, S) behind those that `state` has seen, in parallel; the state is updated in place.
+
+        Returns:
+            Logits as `forward`: equal to those of one pass over the whole sequence.
+
+        Raises:
+            ValueError: the sequence becomes longer than the model's window.
+        """
+        end = state.num_tokens + tokens.shape[1]
+        self._check_length(end)
+        hidden = self._embed(tokens, before=state.before)
+        rotary = self.positions.tables(torch.arange(state.num_tokens, end))
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            hidden = block(hidden, rotary, Rows(), layer)
+        state.num_tokens = end
+        if context := state.before.shape[1]:
+            state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
+        hidden = self.final_norm(hidden)
+        return self._logits(hidden if selected is None else hidden[selected])
+
+    def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
+        """Logits (B, V) of what follows one more token (B,) of each sequence; the state is updated in place."""
+        return self.extend(tokens[:, None], state)[:, 0]
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_length:
+            raise ValueError(f"{length:,} tokens are over the model's window of {self.config.max_length:,}")
+
+    def _embed(self, tokens: Tensor, **context: Any) -> Tensor:
+        hidden = self.embedding(tokens)
+        if self.kmer_embedding is not None:
+            hidden = hidden + self.kmer_embedding(tokens, **context)
+        return self.dropout(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         return functional.linear(hidden, self.embedding.weight, self.output_bias)
 
     def initialize(self, generator: torch.Generator) -> None:

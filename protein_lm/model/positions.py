@@ -18,10 +18,9 @@ class RotaryPositions(nn.Module):
         exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
 
-    def tables(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (L, E) in float32 for positions 0 to length - 1, shared by all layers of a pass."""
-        positions = torch.arange(length, dtype=torch.float32, device=self.inverse_frequencies.device)
-        angles = torch.outer(positions, self.inverse_frequencies).repeat(1, 2)
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (L, E) in float32 for positions (L,), shared by all layers of a pass."""
+        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies).repeat(1, 2)
         return angles.cos(), angles.sin()
 
 

@@ -5,6 +5,7 @@ import torch
 
 from protein_lm.attention import linear
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
+from protein_lm.attention.packing import Packing
 from protein_lm.config import AttentionKind
 
 HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
@@ -30,10 +31,10 @@ def test_the_recipe_knows_every_kind() -> None:
 @kinds
 @both_directions
 @pytest.mark.parametrize("length", [1, 63, 100, 257])
-@pytest.mark.parametrize("segment_features", [10_000, 2**21])
+@pytest.mark.parametrize("segment_bytes", [40_000, 2**21])
 @pytest.mark.parametrize("padded", [False, True])
-def test_equals_its_textbook_twin(kind, causal, length, segment_features, padded, monkeypatch) -> None:
-    monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_features)
+def test_equals_its_textbook_twin(kind, causal, length, segment_bytes, padded, monkeypatch) -> None:
+    monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
     operation = build(kind, causal, torch.float64)
     tensors = [tensor.requires_grad_() for tensor in draw(length, torch.float64)]
     query, key, value = tensors
@@ -84,6 +85,38 @@ def test_batch_changes_nothing(kind, causal) -> None:
         one = slice(row, row + 1)
         alone = operation(query[one], key[one], value[one], None)
         torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-6)
+
+
+LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1]
+
+
+@kinds
+@both_directions
+@pytest.mark.parametrize("segment_bytes", [5_000, 40_000, 2**21])
+def test_packed_equals_its_textbook_twin(kind, causal, segment_bytes, monkeypatch) -> None:
+    monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
+    operation = build(kind, causal, torch.float64)
+    packing = Packing.of_lengths(LENGTHS)
+    tensors = [tensor.requires_grad_() for tensor in draw(packing.length, torch.float64, batch=1)]
+    query, key, value = tensors
+    weight = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    fast = operation(query, key, value, None, packing)
+    slow = operation.matrix(query, key, None, packing) @ value
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+    fast_gradients = torch.autograd.grad((fast * weight).sum(), tensors)
+    slow_gradients = torch.autograd.grad((slow * weight).sum(), tensors)
+    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-9)
+
+
+@kinds
+@both_directions
+def test_packing_changes_nothing(kind, causal) -> None:
+    operation = build(kind, causal)
+    packing = Packing.of_lengths(LENGTHS)
+    tensors = draw(packing.length, batch=1)
+    packed = operation(*tensors, None, packing)
+    for part, *alone in zip(packed.split(LENGTHS, 2), *(tensor.split(LENGTHS, 2) for tensor in tensors), strict=True):
+        torch.testing.assert_close(part, operation(*alone, None), rtol=1e-5, atol=1e-6)
 
 
 @kinds

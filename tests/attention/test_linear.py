@@ -84,7 +84,7 @@ def test_unfit_shapes_are_refused() -> None:
     query = torch.randn(1, 2, 5, 4)
     with pytest.raises(ValueError, match=r"\(1, 2, 6, 4\).* do not fit"):
         linear_attention(query, torch.randn(1, 2, 6, 4), query, ReLUFeatures(4, 4), causal=True)
-    with pytest.raises(ValueError, match=r"valid_mask is \(1, 4\), expected \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"valid_mask is torch.bool \(1, 4\), expected boolean \(1, 5\)"):
         linear_attention(
             query, query, query, ReLUFeatures(4, 4), causal=True, valid_mask=torch.ones(1, 4, dtype=torch.bool)
         )
