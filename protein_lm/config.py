@@ -91,7 +91,7 @@ class DataConfig(_Section):
     """How sequences become training batches."""
 
     tokens_per_batch: int = Field(default=4096, ge=3)
-    """Tokens of one forward and backward pass per process, padding and special tokens included."""
+    """Tokens of one forward and backward pass per process, special tokens included."""
     long_sequences: LongPolicy = LongPolicy.CROP
     """Sequences that are longer than the model's window."""
     mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.kinds import AttentionOperation
-from protein_lm.data.batches import pad
+from protein_lm.attention.packing import Packing
+from protein_lm.data.batches import pack
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError
 from protein_lm.inference.score import check_length
@@ -29,6 +30,7 @@ class LayerCall(NamedTuple):
     value: Tensor
     """(B, H, L, E)."""
     valid_mask: Tensor | None
+    packing: Packing | None
     output: Tensor
     """(B, H, L, E)."""
 
@@ -39,8 +41,7 @@ def recorded_calls(model: ProteinLM) -> Iterator[list[LayerCall]]:
     calls: list[LayerCall] = []
 
     def record(operation: Any, inputs: Any, output: Tensor) -> None:
-        query, key, value, valid_mask = inputs
-        calls.append(LayerCall(operation, query, key, value, valid_mask, output))
+        calls.append(LayerCall(operation, *inputs, output))
 
     handles = [operation.register_forward_hook(record) for operation in model.operations()]
     try:
@@ -76,14 +77,14 @@ def attention_matrices(
     check_length(record, model)
     chosen_layers = _choose(layers, model.config.num_layers, "layer")
     chosen_heads = _choose(heads, model.config.num_heads, "head")
-    tokens, valid_mask = pad([record.tokens])
+    tokens, _ = pack([record.tokens])
     with recorded_calls(model) as calls:
-        model.hidden_states(tokens.to(model.device), valid_mask=valid_mask.to(model.device))
+        model.hidden_states(tokens.to(model.device))
     matrices = []
     for layer in chosen_layers:
         call = calls[layer]
         query, key = call.query[:, chosen_heads], call.key[:, chosen_heads]
-        matrices.append(call.operation.matrix(query, key, call.valid_mask)[0].float().cpu().numpy())
+        matrices.append(call.operation.matrix(query, key)[0].float().cpu().numpy())
     return np.stack(matrices)
 
 

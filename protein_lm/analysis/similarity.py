@@ -23,7 +23,7 @@ from torch import Tensor
 
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import LayerCall, recorded_calls
-from protein_lm.data.batches import group_by_length, pad
+from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.fasta import read_records
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import InputError
@@ -88,12 +88,12 @@ def pair_attention(
     if not proteins:
         raise InputError("no sequence fits the model's window: nothing to compute a similarity from")
     sums = np.zeros((model.config.num_layers, model.config.num_heads, len(AMINO_ACIDS), len(AMINO_ACIDS)))
-    lengths = np.array([residues.size + alphabet.NUM_SPECIAL_TOKENS for residues in proteins], dtype=np.int64)
-    for group in group_by_length(lengths, tokens_per_batch):
-        tokens, valid_mask = (tensor.to(model.device) for tensor in pad([proteins[i] for i in group]))
+    for group in fill(tokens_of(proteins), tokens_per_batch):
+        tokens, packing = pack([proteins[i] for i in group])
+        tokens = tokens.to(model.device)
         kinds = amino_acid_indicators(tokens)
         with recorded_calls(model) as calls:
-            model.hidden_states(tokens, valid_mask=valid_mask)
+            model.hidden_states(tokens, packing=packing)
         for layer, call in enumerate(calls):
             sums[layer] += _sum_pairs(call, kinds)
     return PairAttention(sums, len(proteins), int(sum(residues.size for residues in proteins)))
@@ -108,7 +108,7 @@ def amino_acid_indicators(tokens: Tensor) -> Tensor:
 def _sum_pairs(call: LayerCall, kinds: Tensor) -> NDArray[np.float64]:
     """(H, 20, 20) attention of one layer per pair of amino acids, summed over the batch."""
     value = kinds[:, None].expand(-1, call.query.shape[1], -1, -1)
-    received = call.operation.forward(call.query, call.key, value, call.valid_mask)
+    received = call.operation.forward(call.query, call.key, value, call.valid_mask, call.packing)
     return torch.einsum("bla,bhlc->hac", kinds, received).double().cpu().numpy()
 
 

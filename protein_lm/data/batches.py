@@ -1,4 +1,4 @@
-"""Sequences -> padded batches of token ids, grouped by length under a budget of tokens.
+"""Sequences -> packed batches of token ids under a budget of tokens, without padding.
 
 The order of training is a pure function of (seed, epoch): a run goes on exactly where it stopped. What happens to one
 sequence (crop, mask) is a pure function of (seed, epoch, its index in the store), whatever batch it is in.
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm import alphabet
+from protein_lm.attention.packing import Packing
 from protein_lm.choices import LongPolicy
 from protein_lm.config import DataConfig, Objective
 from protein_lm.data.masking import choose_positions, corrupt
@@ -22,56 +23,59 @@ from protein_lm.errors import ConfigError, InputError
 
 IGNORED = -100
 """Target of positions that are not predicted."""
-POOL_BATCHES = 50
-"""Shuffled sequences are sorted by length within pools of about this many batches: little padding, still random."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded sequences with their special tokens."""
+    """Sequences with their special tokens, back to back in one row."""
 
     tokens: Tensor
-    """(B, L) int64, <cls> before and <eos> after each sequence, then <pad>."""
-    valid_mask: Tensor
-    """(B, L) boolean, True for real tokens, special ones included."""
+    """(1, L) int64, <cls> before and <eos> after each sequence."""
+    packing: Packing
+    """Where each sequence begins and ends."""
     targets: Tensor
-    """(B, L) int64, the token to predict at each position, IGNORED where none is."""
+    """(1, L) int64, the token to predict at each position, IGNORED where none is."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`."""
-        return Batch(self.tokens.to(device), self.valid_mask.to(device), self.targets.to(device))
+        return Batch(self.tokens.to(device), self.packing, self.targets.to(device))
 
 
-def pad(sequences: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-    """Tokens (B, L) and valid_mask (B, L) of residue arrays, with <cls> and <eos> around each."""
-    shape = len(sequences), max(len(sequence) for sequence in sequences) + alphabet.NUM_SPECIAL_TOKENS
-    tokens, valid = np.full(shape, alphabet.PAD, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for row, sequence in enumerate(sequences):
-        end = len(sequence) + 1
-        tokens[row, 0], tokens[row, 1:end], tokens[row, end] = alphabet.CLS, sequence, alphabet.EOS
-        valid[row, : end + 1] = True
-    return torch.from_numpy(tokens), torch.from_numpy(valid)
+def pack(sequences: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Packing]:
+    """Tokens (1, L) of residue arrays, with <cls> and <eos> around each, and their packing."""
+    packing = Packing.of_lengths(len(sequence) + alphabet.NUM_SPECIAL_TOKENS for sequence in sequences)
+    tokens = np.empty(packing.length, dtype=np.int64)
+    for start, sequence in zip(packing.boundaries, sequences, strict=False):
+        end = start + 1 + len(sequence)
+        tokens[start], tokens[start + 1 : end], tokens[end] = alphabet.CLS, sequence, alphabet.EOS
+    return torch.from_numpy(tokens)[None], packing
 
 
-def causal_targets(tokens: Tensor, valid_mask: Tensor) -> Tensor:
-    """Targets (B, L) of a causal model: the next token, <eos> included, IGNORED behind it."""
-    targets = torch.full_like(tokens, IGNORED)
-    targets[:, :-1] = torch.where(valid_mask[:, 1:], tokens[:, 1:], IGNORED)
+def causal_targets(tokens: Tensor, packing: Packing) -> Tensor:
+    """Targets (1, L) of a causal model: the next token of the same sequence, <eos> included, IGNORED behind it."""
+    targets = torch.cat((tokens[:, 1:], tokens.new_full((1, 1), IGNORED)), dim=1)
+    targets[0, packing.boundaries[1:] - 1] = IGNORED
     return targets
 
 
-def group_by_length(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[NDArray[np.int64]]:
-    """Indices into `lengths`, sorted by length, cut so that rows × longest row stays within `tokens_per_batch`.
+def fill(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[NDArray[np.int64]]:
+    """Indices into `lengths`, in order, cut so that the sum of each part stays within `tokens_per_batch`.
 
     A sequence that alone is over the budget makes a batch of its own.
     """
-    order = np.argsort(lengths, kind="stable")[::-1]
+    ends = np.cumsum(lengths)
     groups, start = [], 0
-    while start < order.size:
-        rows = max(1, tokens_per_batch // int(lengths[order[start]]))
-        groups.append(order[start : start + rows])
-        start += rows
+    while start < lengths.size:
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + tokens_per_batch, side="right")))
+        groups.append(np.arange(start, stop))
+        start = stop
     return groups
+
+
+def tokens_of(sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """(N,) tokens of residue arrays, special ones included."""
+    return np.array([len(sequence) + alphabet.NUM_SPECIAL_TOKENS for sequence in sequences], dtype=np.int64)
 
 
 class TrainingBatches:
@@ -113,15 +117,10 @@ class TrainingBatches:
         """The batches of an epoch in order, each an array of positions in `indices`."""
         generator = np.random.default_rng((self.seed, epoch))
         order = generator.permutation(self.indices.size)
-        pool_size = max(1, POOL_BATCHES * self.config.tokens_per_batch // max(1, int(self.lengths.mean())))
-        batches = []
-        for start in range(0, order.size, pool_size):
-            pool = order[start : start + pool_size]
-            batches.extend(pool[group] for group in group_by_length(self.lengths[pool], self.config.tokens_per_batch))
-        return [batches[position] for position in generator.permutation(len(batches))]
+        return [order[group] for group in fill(self.lengths[order], self.config.tokens_per_batch)]
 
     def batch(self, epoch: int, members: NDArray[np.int64]) -> Batch:
-        """Crop, mask and pad the sequences of one batch."""
+        """Crop, mask and pack the sequences of one batch."""
         shown, originals, chosen = [], [], []
         for index in self.indices[members]:
             generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, epoch, int(index)]))
@@ -132,13 +131,13 @@ class TrainingBatches:
                 chosen.append(positions)
                 shown.append(corrupt(residues, positions, generator))
         if self.objective is Objective.CAUSAL:
-            tokens, valid_mask = pad(originals)
-            return Batch(tokens, valid_mask, causal_targets(tokens, valid_mask))
-        tokens, valid_mask = pad(shown)
+            tokens, packing = pack(originals)
+            return Batch(tokens, packing, causal_targets(tokens, packing))
+        tokens, packing = pack(shown)
         targets = torch.full_like(tokens, IGNORED)
-        for row, (residues, positions) in enumerate(zip(originals, chosen, strict=True)):
-            targets[row, positions + 1] = torch.from_numpy(residues[positions].astype(np.int64))
-        return Batch(tokens, valid_mask, targets)
+        for start, residues, positions in zip(packing.boundaries, originals, chosen, strict=False):
+            targets[0, start + 1 + positions] = torch.from_numpy(residues[positions].astype(np.int64))
+        return Batch(tokens, packing, targets)
 
     def _crop(self, residues: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
         if residues.size <= self.max_residues:

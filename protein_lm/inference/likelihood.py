@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm import alphabet
-from protein_lm.data.batches import group_by_length, pad
+from protein_lm.attention.packing import Packing
+from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.masking import choose_positions, hide
 from protein_lm.model.language_model import ProteinLM
 
@@ -34,20 +34,27 @@ class ResidueLogProbabilities(NamedTuple):
 def causal_log_probabilities(
     model: ProteinLM, sequences: Sequence[Residues], *, tokens_per_batch: int
 ) -> list[ResidueLogProbabilities]:
-    """Every residue from those before it, for each of `sequences`, in their order."""
-    results: list[ResidueLogProbabilities | None] = [None] * len(sequences)
-    for members in _groups(sequences, tokens_per_batch):
-        tokens, valid_mask = pad([sequences[i] for i in members])
+    """Every residue from those before it, for each of `sequences`, in their order.
+
+    A sequence of more than `tokens_per_batch` tokens is read part by part, in memory that does not grow with its length
+    where attention is linear.
+    """
+    results = []
+    for members in fill(tokens_of(sequences), tokens_per_batch):
+        batch = [sequences[i] for i in members]
+        tokens, packing = pack(batch)
+        if tokens.shape[1] > tokens_per_batch:  # one long sequence
+            results.extend(_split(*_stream(model, tokens, tokens_per_batch), [len(batch[0])]))
+            continue
         # <eos> is neither an input that predicts a residue nor a residue: leave it out on both sides.
-        selected = valid_mask.clone()
-        lengths = valid_mask.sum(1)
-        selected[torch.arange(len(members)), lengths - 1] = False
-        selected[torch.arange(len(members)), lengths - 2] = False
-        targets = torch.cat([tokens[row, 1 : n - 1] for row, n in enumerate(lengths)])
-        log_probabilities, correct = _score(model, tokens, valid_mask, selected, targets)
-        for member, part in zip(members, _split(log_probabilities, correct, lengths - 2), strict=True):
-            results[member] = part
-    return [result for result in results if result is not None]
+        selected = torch.ones_like(tokens, dtype=torch.bool)
+        selected[0, packing.boundaries[1:] - 1] = False
+        selected[0, packing.boundaries[1:] - 2] = False
+        targets = torch.from_numpy(np.concatenate(batch).astype(np.int64))
+        results.extend(
+            _split(*_score(model, tokens, packing, selected, targets), [len(residues) for residues in batch])
+        )
+    return results
 
 
 def masked_log_probabilities(
@@ -57,19 +64,17 @@ def masked_log_probabilities(
     *,
     tokens_per_batch: int,
 ) -> list[ResidueLogProbabilities]:
-    """The residues at `positions` (0-based) of each sequence, all of them hidden by <mask> at once."""
-    results: list[ResidueLogProbabilities | None] = [None] * len(sequences)
-    for members in _groups(sequences, tokens_per_batch):
-        tokens, valid_mask = pad([hide(sequences[i], positions[i]) for i in members])
-        selected = torch.zeros_like(valid_mask)
-        for row, i in enumerate(members):
-            selected[row, positions[i] + 1] = True
+    """The residues at `positions` (0-based, ascending) of each sequence, all of them hidden by <mask> at once."""
+    results = []
+    for members in fill(tokens_of(sequences), tokens_per_batch):
+        tokens, packing = pack([hide(sequences[i], positions[i]) for i in members])
+        selected = torch.zeros_like(tokens, dtype=torch.bool)
+        for start, i in zip(packing.boundaries, members, strict=False):
+            selected[0, start + 1 + positions[i]] = True
         targets = np.concatenate([sequences[i][positions[i]] for i in members]).astype(np.int64)
-        counts = torch.tensor([positions[i].size for i in members])
-        log_probabilities, correct = _score(model, tokens, valid_mask, selected, torch.from_numpy(targets))
-        for member, part in zip(members, _split(log_probabilities, correct, counts), strict=True):
-            results[member] = part
-    return [result for result in results if result is not None]
+        scored = _score(model, tokens, packing, selected, torch.from_numpy(targets))
+        results.extend(_split(*scored, [positions[i].size for i in members]))
+    return results
 
 
 def evaluation_positions(residues: Residues) -> NDArray[np.int64]:
@@ -90,24 +95,31 @@ def evaluation_log_probabilities(
     return masked_log_probabilities(model, sequences, positions, tokens_per_batch=tokens_per_batch)
 
 
-def _groups(sequences: Sequence[Residues], tokens_per_batch: int) -> list[NDArray[np.int64]]:
-    lengths = np.array([residues.size + alphabet.NUM_SPECIAL_TOKENS for residues in sequences], dtype=np.int64)
-    return group_by_length(lengths, tokens_per_batch)
-
-
 @torch.inference_mode()
 def _score(
-    model: ProteinLM, tokens: Tensor, valid_mask: Tensor, selected: Tensor, targets: Tensor
+    model: ProteinLM, tokens: Tensor, packing: Packing, selected: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (k,) in float64 and correctness (k,) of `targets` at the True positions of `selected`."""
     device = model.device
-    logits = model(tokens.to(device), valid_mask=valid_mask.to(device), selected=selected.to(device)).cpu()
-    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
-    chosen = log_probabilities.gather(1, targets[:, None]).squeeze(1)
-    return chosen, logits.argmax(-1) == targets
+    return _compare(model(tokens.to(device), packing=packing, selected=selected.to(device)), targets)
 
 
-def _split(log_probabilities: Tensor, correct: Tensor, counts: Tensor) -> Iterator[ResidueLogProbabilities]:
-    sizes = counts.tolist()
-    for part, hits in zip(log_probabilities.split(sizes), correct.split(sizes), strict=True):
+@torch.inference_mode()
+def _stream(model: ProteinLM, tokens: Tensor, tokens_at_once: int) -> tuple[Tensor, Tensor]:
+    """As `_score`, for all residues of one sequence (1, L) of a causal model, in memory that does not grow with L."""
+    state, parts = model.new_state(), []
+    inputs, targets = tokens[:, :-2], tokens[0, 1:-1]
+    for part, wanted in zip(inputs.split(tokens_at_once, 1), targets.split(tokens_at_once), strict=True):
+        parts.append(_compare(model.extend(part.to(model.device), state)[0], wanted))
+    log_probabilities, correct = zip(*parts, strict=True)
+    return torch.cat(log_probabilities), torch.cat(correct)
+
+
+def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    log_probabilities = torch.log_softmax(logits.cpu().double(), dim=-1)
+    return log_probabilities.gather(1, targets[:, None]).squeeze(1), log_probabilities.argmax(-1) == targets
+
+
+def _split(log_probabilities: Tensor, correct: Tensor, counts: list[int]) -> Iterator[ResidueLogProbabilities]:
+    for part, hits in zip(log_probabilities.split(counts), correct.split(counts), strict=True):
         yield ResidueLogProbabilities(part.numpy(), hits.numpy())

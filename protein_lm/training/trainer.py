@@ -45,7 +45,7 @@ class Progress:
     position: int = 0
     """Batch within the epoch that comes next, counted over all processes."""
     num_tokens: int = 0
-    """Tokens seen, special tokens and padding not counted."""
+    """Tokens seen, special tokens included."""
     best_loss_nats: float = math.inf
     """Lowest validation loss so far."""
 
@@ -144,12 +144,14 @@ class Trainer:
         for batch in (batch.to(device) for batch in batches):
             selected = batch.targets != IGNORED
             targets = batch.targets[selected]
-            logits = self.model(batch.tokens, valid_mask=batch.valid_mask, selected=selected)
+            logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
             loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
             # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
             self.accelerator.backward(loss * (self.accelerator.num_processes / all_predicted))
             correct = (logits.detach().argmax(-1) == targets).sum()
-            sums += torch.stack([loss.detach(), correct, selected.sum(), batch.valid_mask.sum()]).double().cpu()
+            sums += (
+                torch.stack([loss.detach(), correct, selected.sum(), torch.tensor(batch.tokens.numel())]).double().cpu()
+            )
         self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()

@@ -6,7 +6,7 @@ import torch
 
 from protein_lm.analysis.attention_maps import attention_matrices, head_statistics, recorded_calls
 from protein_lm.attention.kinds import ATTENTION_KINDS
-from protein_lm.data.batches import pad
+from protein_lm.data.batches import pack
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import fresh_model
 from tests.inference.toys import records
@@ -25,9 +25,9 @@ def test_matrix_times_values_is_the_output_of_the_layer(attention, objective) ->
     torch.testing.assert_close(matrices.sum(-1), torch.ones(matrices.shape[:-1]), rtol=1e-5, atol=1e-5)
     if objective == "causal":
         assert (matrices.triu(1) == 0).all()
-    tokens, valid_mask = pad([PROTEIN.tokens])
+    tokens, packing = pack([PROTEIN.tokens])
     with recorded_calls(model) as calls, torch.no_grad():
-        model(tokens, valid_mask=valid_mask)
+        model(tokens, packing=packing)
     for layer, call in enumerate(calls):
         torch.testing.assert_close(matrices[layer] @ call.value[0], call.output[0], rtol=1e-4, atol=1e-5)
 

@@ -18,7 +18,7 @@ from protein_lm.analysis.similarity import (
     pair_attention,
 )
 from protein_lm.attention.kinds import ATTENTION_KINDS
-from protein_lm.data.batches import pad
+from protein_lm.data.batches import pack
 from protein_lm.errors import InputError
 from tests.conftest import fresh_model, grammar, write_fasta
 from tests.inference.toys import records
@@ -43,9 +43,9 @@ def test_equals_the_product_of_two_sums_over_features() -> None:
     """For a bidirectional linear kernel the pair sums are (20 × M)·(20 × M)ᵀ; no residue pair is ever looked at."""
     model = fresh_model(objective="masked")
     residues = PROTEINS[0].tokens
-    tokens, valid_mask = pad([residues])
+    tokens, packing = pack([residues])
     with recorded_calls(model) as calls, torch.no_grad():
-        model(tokens, valid_mask=valid_mask)
+        model(tokens, packing=packing)
         call = calls[1]
         feature_map = call.operation.feature_map
         queries, keys = feature_map.query_features(call.query)[0], feature_map.key_features(call.key)[0]

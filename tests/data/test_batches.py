@@ -1,5 +1,7 @@
 """Batches: budget, order, crops and masks are pure functions of seed, epoch and sequence."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.config import DataConfig, Objective
-from protein_lm.data.batches import IGNORED, TrainingBatches, causal_targets, group_by_length, pad
+from protein_lm.data.batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.data.masking import choose_positions, corrupt, hide
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, InputError
@@ -18,19 +20,21 @@ def batches(corpus, *, objective=Objective.CAUSAL, max_length=64, seed=0, **conf
     return TrainingBatches(corpus, data, objective=objective, max_length=max_length, seed=seed)
 
 
-def test_pad_by_hand() -> None:
-    tokens, valid_mask = pad([alphabet.encode("MK"), alphabet.encode("A")])
-    assert tokens.tolist() == [[0, 20, 15, 2], [0, 5, 2, 1]]
-    assert valid_mask.tolist() == [[True] * 4, [True] * 3 + [False]]
-    assert causal_targets(tokens, valid_mask).tolist() == [[20, 15, 2, IGNORED], [5, 2, IGNORED, IGNORED]]
+def test_pack_by_hand() -> None:
+    tokens, packing = pack([alphabet.encode("MK"), alphabet.encode("A")])
+    assert tokens.tolist() == [[0, 20, 15, 2, 0, 5, 2]]
+    assert packing.boundaries.tolist() == [0, 4, 7]
+    assert causal_targets(tokens, packing).tolist() == [[20, 15, 2, IGNORED, 5, 2, IGNORED]]
 
 
-def test_groups_hold_everything_once_within_the_budget() -> None:
+def test_batches_hold_everything_in_order_and_are_full() -> None:
     lengths = np.random.default_rng(0).integers(3, 90, size=300)
-    groups = group_by_length(lengths, 100)
-    assert sorted(np.concatenate(groups).tolist()) == list(range(300))
-    assert all(len(group) * lengths[group].max() <= 100 for group in groups)
-    assert [len(group) for group in group_by_length(np.array([500, 2]), 100)] == [1, 1]
+    groups = fill(lengths, 100)
+    assert np.concatenate(groups).tolist() == list(range(300))
+    sums = [lengths[group].sum() for group in groups]
+    assert max(sums) <= 100
+    assert all(total + lengths[following[0]] > 100 for total, following in zip(sums, groups[1:], strict=False))
+    assert [group.tolist() for group in fill(np.array([500, 2, 98, 1]), 100)] == [[0], [1, 2], [3]]
 
 
 def test_an_epoch_sees_every_training_sequence_once(corpus) -> None:
@@ -49,11 +53,10 @@ def test_an_epoch_sees_every_training_sequence_once(corpus) -> None:
 def test_a_sequence_is_treated_alike_in_any_batch(corpus, objective) -> None:
     training = batches(corpus, objective=objective, max_length=20)
     together = training.batch(2, np.arange(5))
-    for row in range(5):
+    for row, (start, end) in enumerate(pairwise(together.packing.boundaries)):
         alone = training.batch(2, np.array([row]))
-        length = alone.tokens.shape[1]
-        assert torch.equal(together.tokens[row, :length], alone.tokens[0])
-        assert torch.equal(together.targets[row, :length], alone.targets[0])
+        assert torch.equal(together.tokens[:, start:end], alone.tokens)
+        assert torch.equal(together.targets[:, start:end], alone.targets)
     other_epoch = training.batch(3, np.arange(5))
     assert not torch.equal(together.tokens, other_epoch.tokens)
 
@@ -64,11 +67,13 @@ def test_masked_targets_are_the_hidden_residues(corpus) -> None:
     batch = training.batch(0, members)
     for row, index in enumerate(training.indices[members].tolist()):
         residues = corpus.residues(index)
-        scored = np.flatnonzero(batch.targets[row].numpy() != IGNORED)
+        span = slice(*batch.packing.boundaries[row : row + 2])
+        tokens, targets = batch.tokens[0, span], batch.targets[0, span]
+        scored = np.flatnonzero(targets.numpy() != IGNORED)
         assert scored.size == max(1, round(0.15 * residues.size))
-        assert batch.targets[row, scored].tolist() == residues[scored - 1].tolist()
+        assert targets[scored].tolist() == residues[scored - 1].tolist()
         unscored = np.setdiff1d(np.arange(residues.size), scored - 1)
-        assert batch.tokens[row, unscored + 1].tolist() == residues[unscored].tolist()
+        assert tokens[unscored + 1].tolist() == residues[unscored].tolist()
 
 
 def test_corruption_is_80_10_10() -> None:

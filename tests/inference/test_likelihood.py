@@ -30,13 +30,13 @@ def test_a_masked_residue_is_predicted_where_it_stands() -> None:
     (result,) = masked_log_probabilities(model, [alphabet.encode("ACD")], [np.array([0, 2])], tokens_per_batch=100)
     # Both hidden residues show <mask>, so the copy is <mask> and the residues get 1/64 each.
     assert np.exp(result.log_probabilities) == pytest.approx([1 / 64, 1 / 64])
-    assert model.seen[-1].tolist() == [[alphabet.CLS, alphabet.MASK, C, alphabet.MASK, alphabet.EOS]]
+    assert model.seen[-1].tolist() == [alphabet.CLS, alphabet.MASK, C, alphabet.MASK, alphabet.EOS]
 
 
 def test_pseudo_log_likelihood_hides_every_residue_once_the_last_two_included() -> None:
     model = CopyModel(causal=False)
     table = score(model, records("ACDE"), tokens_per_batch=6)
-    hidden = [[int(p) for p in np.flatnonzero(row == alphabet.MASK)] for batch in model.seen for row in batch.numpy()]
+    hidden = [[int(p) for p in np.flatnonzero(row == alphabet.MASK)] for row in model.seen]
     assert sorted(hidden) == [[1], [2], [3], [4]]
     assert table["pseudo_log_likelihood"].tolist() == pytest.approx([4 * np.log(1 / 64)])
     assert table["pseudo_perplexity"].tolist() == pytest.approx([64.0])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from protein_lm import alphabet
+from protein_lm.attention.packing import Packing
 from protein_lm.config import ModelConfig
 from protein_lm.data.records import SequenceRecord
 from tests.conftest import small_recipe
@@ -19,9 +20,10 @@ class CopyModel:
         self.is_causal = causal
         self.device = torch.device("cpu")
         self.seen: list[Tensor] = []
+        """The sequences that it was shown."""
 
-    def __call__(self, tokens: Tensor, *, valid_mask: Tensor, selected: Tensor) -> Tensor:
-        self.seen.append(tokens)
+    def __call__(self, tokens: Tensor, *, packing: Packing, selected: Tensor) -> Tensor:
+        self.seen.extend(tokens[0].split(packing.lengths.tolist()))
         probabilities = torch.full((*tokens.shape, alphabet.VOCABULARY_SIZE), 1 / 64)
         probabilities.scatter_(-1, tokens.unsqueeze(-1), 0.5)
         return probabilities.log()[selected]

@@ -98,7 +98,7 @@ def test_redraw_changes_only_the_projections() -> None:
 def test_rotation_keeps_norms_and_sees_only_distances() -> None:
     torch.manual_seed(0)
     positions = RotaryPositions(8)
-    cosines, sines = positions.tables(20)
+    cosines, sines = positions.tables(torch.arange(20))
     query, key = torch.randn(8).expand(1, 1, 20, 8), torch.randn(8).expand(1, 1, 20, 8)
     turned_query, turned_key = rotate(query, cosines, sines), rotate(key, cosines, sines)
     torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1))
@@ -115,7 +115,7 @@ def test_rotation_equals_that_of_esm2() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(1, 15, 8), torch.randn(1, 15, 8)
     theirs, _ = RotaryEmbedding(8)(query, key)
-    ours = rotate(query[None], *RotaryPositions(8).tables(15))[0]
+    ours = rotate(query[None], *RotaryPositions(8).tables(torch.arange(15)))[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
