@@ -41,7 +41,8 @@ def recorded_calls(model: ProteinLM) -> Iterator[list[LayerCall]]:
     calls: list[LayerCall] = []
 
     def record(operation: Any, inputs: Any, output: Tensor) -> None:
-        calls.append(LayerCall(operation, *inputs, output))
+        query, key, value, valid_mask, packing = inputs
+        calls.append(LayerCall(operation, query, key, value, valid_mask, packing, output))
 
     handles = [operation.register_forward_hook(record) for operation in model.operations()]
     try:

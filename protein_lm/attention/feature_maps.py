@@ -86,8 +86,8 @@ class ReLUFeatures(RandomFeatureMap):
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
         projection = self._scaled_projection(query)
-        # relu(x) + epsilon = max(x + epsilon, epsilon), in place: a bias of the product would be written out first.
-        shifted = functional.linear(query, projection).add_(self.epsilon)
+        # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
+        shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
 
     def key_features(self, key: Tensor) -> Tensor:
