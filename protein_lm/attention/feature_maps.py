@@ -127,30 +127,35 @@ class SoftmaxFeatures(RandomFeatureMap):
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
-        projection = self._projection(query)
-        exponent = (query * self.projection.shape[1] ** -0.25) @ projection.T + projection.square().sum(-1) / 2
-        return torch.exp(exponent - exponent.detach().amax(-1, keepdim=True))
+        projection, half_norms = self._projection(query)
+        exponent = functional.linear(query, projection, half_norms)
+        return exponent.sub_(exponent.detach().amax(-1, keepdim=True)).exp_()
 
     def key_features(self, key: Tensor) -> Tensor:
         """See `FeatureMap`."""
-        projection = self._projection(key)
-        key = key * self.projection.shape[1] ** -0.25
-        half_norms = (key.square().sum(-1, keepdim=True) + projection.square().sum(-1)) / 2
-        return torch.exp((key @ projection.T - half_norms + self.headroom).clamp_min(self.floor))
+        projection, half_norms = self._projection(key)
+        exponent = functional.linear(key, projection, self.headroom - half_norms)
+        return exponent.sub_(key.square().sum(-1, keepdim=True) * (self._scale**2 / 2)).clamp_min_(self.floor).exp_()
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`; the maximum counts as a constant, since it cancels."""
-        return (features * gradient) @ self._projection(query) * self.projection.shape[1] ** -0.25
+        return (gradient * features.to(gradient.dtype)) @ self._projection(gradient)[0]
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
-        """See `FeatureMap`."""
-        scale = self.projection.shape[1] ** -0.25
+        """See `FeatureMap`. Σ weighted (w - y) cancels in part, so its two sums are exact even if gradients are not."""
+        weighted = (gradient * features.to(gradient.dtype)).to(key.dtype)
         at_floor = math.exp(self.floor) * (1 + 1e-5)
-        weighted = torch.ops.aten.threshold_backward(features * gradient, features, at_floor)
-        return (weighted @ self._projection(key) - scale * key * weighted.sum(-1, keepdim=True)) * scale
+        weighted = torch.ops.aten.threshold_backward.grad_input(weighted, features, at_floor, grad_input=weighted)
+        return weighted @ self._projection(key)[0] - key * (weighted.sum(-1, keepdim=True) * self._scale**2)
 
-    def _projection(self, like: Tensor) -> Tensor:
-        return self.projection.to(like.dtype)
+    @property
+    def _scale(self) -> float:
+        return self.projection.shape[1] ** -0.25
+
+    def _projection(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection of unscaled rows (M, E), and |w|²/2 (M,), in the type of `like`."""
+        half_norms = self.projection.square().sum(-1) / 2
+        return (self.projection * self._scale).to(like.dtype), half_norms.to(like.dtype)
 
 
 def orthogonal_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
