@@ -31,6 +31,15 @@ class AttentionKind(str, Enum):
     PERFORMER_SOFTMAX = "performer-softmax"
 
 
+class ProjectionKind(str, Enum):
+    """Random projections of the Performer kinds by name; see `protein_lm.attention.projections`."""
+
+    ORTHOGONAL = "orthogonal"
+    IID = "iid"
+    REGULARIZED = "regularized"
+    HYPERBOLIC = "hyperbolic"
+
+
 class Precision(str, Enum):
     """Type of matrix products in training; weights, features and running states stay float32."""
 
@@ -66,6 +75,10 @@ class ModelConfig(_Section):
     """Inner width of the feed-forward layers."""
     num_random_features: int = Field(default=256, ge=1)
     """M, random features per head of the Performer kinds."""
+    projection: ProjectionKind = ProjectionKind.ORTHOGONAL
+    """How the random features of the Performer kinds are drawn."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalized per head, which keeps them where softmax features estimate well."""
     max_length: int = Field(default=1024, ge=3)
     """The model's window in tokens, special tokens included."""
     kmer_sizes: tuple[Annotated[int, Field(ge=2, le=12)], ...] = ()
@@ -83,6 +96,15 @@ class ModelConfig(_Section):
             raise ValueError(
                 f"width {self.width} over num_heads {self.num_heads} must give an even whole number (rotary positions "
                 "turn pairs); change either"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_come_in_pairs(self) -> "ModelConfig":
+        if self.projection is ProjectionKind.HYPERBOLIC and self.num_random_features % 2:
+            raise ValueError(
+                f"num_random_features {self.num_random_features} must be even for the hyperbolic projection, whose rows come "
+                "in pairs"
             )
         return self
 

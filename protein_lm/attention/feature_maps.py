@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from protein_lm.attention.projections import PROJECTIONS
+
 
 class FeatureMap(nn.Module):
     """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
@@ -48,15 +50,16 @@ class FeatureMap(nn.Module):
 
 
 class RandomFeatureMap(FeatureMap):
-    """A map with a random projection (M, E), shared by the heads of a layer."""
+    """A map with a random projection (M, E), shared by the heads of a layer; `projection` names one of `PROJECTIONS`."""
 
     projection: Tensor
 
-    def __init__(self, head_width: int, num_features: int) -> None:
+    def __init__(self, head_width: int, num_features: int, projection: str = "orthogonal") -> None:
         super().__init__()
         if head_width < 1 or num_features < 1:
             raise ValueError(f"head width {head_width} and number of features {num_features} must both be at least 1")
         self.num_features = num_features
+        self._draw = PROJECTIONS[projection]
         self.register_buffer("projection", torch.empty(num_features, head_width))
         self.redraw(torch.Generator().manual_seed(0))
 
@@ -70,7 +73,7 @@ class RandomFeatureMap(FeatureMap):
     def redraw(self, generator: torch.Generator) -> None:
         """Draw a new projection in place from `generator` (on the CPU, so that every device gets the same draw)."""
         num_features, head_width = self.projection.shape
-        self.projection.copy_(orthogonal_projection(num_features, head_width, generator))
+        self.projection.copy_(self._draw(num_features, head_width, generator))
 
 
 class ReLUFeatures(RandomFeatureMap):
@@ -156,18 +159,3 @@ class SoftmaxFeatures(RandomFeatureMap):
         """The projection of unscaled rows (M, E), and |w|²/2 (M,), in the type of `like`."""
         half_norms = self.projection.square().sum(-1) / 2
         return (self.projection * self._scale).to(like.dtype), half_norms.to(like.dtype)
-
-
-def orthogonal_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
-    """Gaussian rows (M, E), orthogonal within blocks of E, with independent chi(E) norms.
-
-    Each row alone is a standard normal vector, so estimates stay unbiased; orthogonality lowers their variance
-    (Choromanski et al. 2021, section 2.4).
-    """
-    num_blocks = math.ceil(num_features / head_width)
-    blocks = torch.randn(num_blocks, head_width, head_width, generator=generator, dtype=torch.float64)
-    directions, triangle = torch.linalg.qr(blocks)
-    signs = torch.sign(torch.diagonal(triangle, dim1=-2, dim2=-1))
-    directions = (directions * signs.unsqueeze(-2)).transpose(-2, -1).reshape(-1, head_width)[:num_features]
-    norms = torch.randn(num_features, head_width, generator=generator, dtype=torch.float64).norm(dim=-1, keepdim=True)
-    return (directions * norms).to(torch.float32)

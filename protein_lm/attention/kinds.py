@@ -120,14 +120,14 @@ class LinearOperation(AttentionOperation):
         return extend_linear_attention(query, key, value, self.feature_map, state)
 
 
-def _exact(head_width: int, num_features: int, *, causal: bool) -> AttentionOperation:
+def _exact(head_width: int, num_features: int, projection: str, *, causal: bool) -> AttentionOperation:
     return ExactOperation(causal=causal)
 
 
 def _random_features(
-    map_class: type[RandomFeatureMap], head_width: int, num_features: int, *, causal: bool
+    map_class: type[RandomFeatureMap], head_width: int, num_features: int, projection: str, *, causal: bool
 ) -> AttentionOperation:
-    return LinearOperation(map_class(head_width, num_features), causal=causal)
+    return LinearOperation(map_class(head_width, num_features, projection), causal=causal)
 
 
 ATTENTION_KINDS: dict[str, Callable[..., AttentionOperation]] = {
@@ -135,4 +135,4 @@ ATTENTION_KINDS: dict[str, Callable[..., AttentionOperation]] = {
     "performer-relu": partial(_random_features, ReLUFeatures),
     "performer-softmax": partial(_random_features, SoftmaxFeatures),
 }
-"""Name -> builder `(head_width, num_features, *, causal)`; kinds without features ignore their number."""
+"""Name -> builder `(head_width, num_features, projection, *, causal)`; kinds without features ignore these."""

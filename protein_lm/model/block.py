@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,16 +23,40 @@ class LayerState:
     """(B, taps - 1, D) last inputs of the convolution."""
 
 
+class HeadNorm(nn.Module):
+    """Root-mean-square norm of queries or keys per head, with a gain per channel that is learned.
+
+    The gain begins at E^(-1/4). The norm of what softmax features see, x = q E^(-1/4), is then 1, where their estimate is
+    good; training may raise it. Source: Henry et al. 2020 (arXiv 2010.04245); the initial gain is ours.
+    """
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((head_width,), head_width**-0.25))
+
+    def forward(self, heads: Tensor) -> Tensor:
+        """(B, H, L, E) -> (B, H, L, E) in float32 or better."""
+        heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
+        return functional.rms_norm(heads, self.gain.shape, self.gain.to(heads.dtype), eps=1e-6)
+
+
 class AttentionLayer(nn.Module):
     """Projects to queries, keys and values, applies positions, calls one operation, projects back."""
 
     def __init__(
-        self, width: int, num_heads: int, operation: AttentionOperation, convolution: ShortConvolution | None = None
+        self,
+        width: int,
+        num_heads: int,
+        operation: AttentionOperation,
+        convolution: ShortConvolution | None = None,
+        *,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.convolution = convolution
         self.input_projection = nn.Linear(width, 3 * width)
+        self.query_norm, self.key_norm = (HeadNorm(width // num_heads) if qk_norm else None for _ in range(2))
         self.operation = operation
         self.output_projection = nn.Linear(width, width)
 
@@ -50,6 +75,8 @@ class AttentionLayer(nn.Module):
                 hidden, state.before = self.convolution.extend(hidden, state.before)
         projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotary), rotate(key, *rotary)
         if state is None:
             output = self.operation(query, key, value, *rows)

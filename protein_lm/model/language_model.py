@@ -54,14 +54,19 @@ class ProteinLM(nn.Module):
     def _block(self) -> Block:
         config = self.config
         build_operation = ATTENTION_KINDS[config.attention.value]
-        operation = build_operation(config.width // config.num_heads, config.num_random_features, causal=self.is_causal)
+        operation = build_operation(
+            config.width // config.num_heads,
+            config.num_random_features,
+            config.projection.value,
+            causal=self.is_causal,
+        )
         convolution = (
             ShortConvolution(config.width, config.convolution_taps, causal=self.is_causal)
             if config.convolution_taps
             else None
         )
         return Block(
-            AttentionLayer(config.width, config.num_heads, operation, convolution),
+            AttentionLayer(config.width, config.num_heads, operation, convolution, qk_norm=config.qk_norm),
             FeedForward(config.width, config.feedforward_width),
             width=config.width,
             dropout=config.dropout,

@@ -6,7 +6,8 @@ import torch
 from protein_lm.attention import linear
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
 from protein_lm.attention.packing import Packing
-from protein_lm.config import AttentionKind
+from protein_lm.attention.projections import PROJECTIONS
+from protein_lm.config import AttentionKind, ProjectionKind
 
 HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
 kinds = pytest.mark.parametrize("kind", ATTENTION_KINDS)
@@ -15,7 +16,7 @@ both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal"
 
 def build(kind: str, causal: bool, dtype: torch.dtype = torch.float32) -> AttentionOperation:
     torch.manual_seed(0)
-    return ATTENTION_KINDS[kind](HEAD_WIDTH, NUM_FEATURES, causal=causal).to(dtype)
+    return ATTENTION_KINDS[kind](HEAD_WIDTH, NUM_FEATURES, "orthogonal", causal=causal).to(dtype)
 
 
 def draw(length: int, dtype: torch.dtype = torch.float32, scale: float = 1.0, batch: int = BATCH) -> list[torch.Tensor]:
@@ -26,6 +27,7 @@ def draw(length: int, dtype: torch.dtype = torch.float32, scale: float = 1.0, ba
 
 def test_the_recipe_knows_every_kind() -> None:
     assert {kind.value for kind in AttentionKind} == set(ATTENTION_KINDS)
+    assert {kind.value for kind in ProjectionKind} == set(PROJECTIONS)
 
 
 @kinds
@@ -164,3 +166,56 @@ def test_bfloat16_stays_near_float32(kind, causal) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = operation(*(tensor.bfloat16() for tensor in tensors), None)
     assert (rough.float() - exact).norm() / exact.norm() < 0.02
+
+
+@kinds
+@pytest.mark.parametrize("parts", [[257], [1] * 70, [100, 1, 1, 155], [64, 64, 129]])
+def test_going_on_from_a_state_equals_one_pass(kind, parts) -> None:
+    operation = build(kind, causal=True)
+    tensors = draw(sum(parts))
+    state = operation.new_state(BATCH, HEADS, HEAD_WIDTH, torch.device("cpu"))
+    pieces = zip(*(tensor.split(parts, 2) for tensor in tensors), strict=True)
+    output = torch.cat([operation.extend(*piece, state) for piece in pieces], dim=2)
+    torch.testing.assert_close(output, operation(*tensors, None), rtol=1e-5, atol=1e-6)
+
+
+@kinds
+@both_directions
+def test_bad_inputs_are_refused(kind, causal) -> None:
+    operation = build(kind, causal)
+    query, key, value = draw(10)
+    with pytest.raises(ValueError, match=r"\(2, 3, 9, 16\).* do not fit: \(B, H, L\) must be the same"):
+        operation(query, key[:, :, :9], value)
+    with pytest.raises(ValueError, match=r"\(2, 3, 0, 16\) .* are empty; no size may be 0"):
+        operation(*(tensor[:, :, :0] for tensor in (query, key, value)))
+    mask = torch.ones(BATCH, 10, dtype=torch.bool)
+    mask[1] = False
+    with pytest.raises(ValueError, match="row 1 of valid_mask has no real token; leave the row out"):
+        operation(query, key, value, mask)
+    with pytest.raises(ValueError, match=r"valid_mask is torch.float32 \(2, 10\), expected boolean \(2, 10\)"):
+        operation(query, key, value, mask.float())
+    with pytest.raises(ValueError, match=r"the packing of 10 tokens does not fit .*: packed sequences lie in one row"):
+        operation(query, key, value, None, Packing.of_lengths([4, 6]))
+    with pytest.raises(ValueError, match="give valid_mask or packing, not both"):
+        operation(query[:1], key[:1], value[:1], mask[:1], Packing.of_lengths([4, 6]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ATTENTION_KINDS if kind.startswith("performer")])
+def test_a_projection_of_another_width_is_refused(kind) -> None:
+    tensors = [tensor[..., :8] for tensor in draw(10)]
+    with pytest.raises(ValueError, match="queries and keys are 8 wide; this projection is for 16"):
+        build(kind, causal=True)(*tensors)
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "fault"),
+    [
+        ([0, 4, 9], "boundaries run from 0 to 9; they must run from 0 to the 10 tokens"),
+        ([1, 4, 10], "boundaries run from 1 to 10"),
+        ([0, 4, 4, 10], "boundaries must rise: 4 is followed by 4"),
+        ([0], "hold no sequence"),
+    ],
+)
+def test_boundaries_that_do_not_add_up_are_refused(boundaries, fault) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Packing(boundaries, 10)
