@@ -106,7 +106,10 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
         raise ModelError(str(error)) from error
     model = ProteinLM(config)
     load_weights(model, path)
-    return model.to(choose_device(device)).eval()
+    model = model.to(choose_device(device)).eval()
+    if model.is_causal and model.device.type == "cpu":
+        model.arrange_for_decoding()
+    return model
 
 
 def choose_device(name: str) -> torch.device:

@@ -23,3 +23,7 @@ class StoreError(ProteinLMError):
 
 class OutputError(ProteinLMError):
     """An output that exists already or cannot be written."""
+
+
+class NumericalError(ProteinLMError):
+    """A computation whose numbers became NaN or infinite."""

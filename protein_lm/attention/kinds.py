@@ -14,7 +14,7 @@ from protein_lm.attention.exact import KeyValueCache, exact_attention, extend_ex
 from protein_lm.attention.feature_maps import FeatureMap, RandomFeatureMap, ReLUFeatures, SoftmaxFeatures
 from protein_lm.attention.linear import linear_attention
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.recurrence import extend_linear_attention, new_linear_state
+from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
 
 
@@ -111,11 +111,11 @@ class LinearOperation(AttentionOperation):
             query, key, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
         )
 
-    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Tensor:
-        """See `AttentionOperation`: Σ φ(k)ᵀ[v, 1] of every head, whatever the length."""
-        return new_linear_state(batch_size * num_heads, self.feature_map, head_width, device)
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LinearState:
+        """See `AttentionOperation`; its size does not depend on the length."""
+        return LinearState(batch_size * num_heads, self.feature_map, head_width, device)
 
-    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Tensor) -> Tensor:
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: LinearState) -> Tensor:
         """See `AttentionOperation`."""
         return extend_linear_attention(query, key, value, self.feature_map, state)
 

@@ -24,7 +24,7 @@ from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.pieces import Piece, Run, bidirectional_runs, causal_pieces
-from protein_lm.attention.stream import FeatureGradients, Stream, product_dtype
+from protein_lm.attention.stream import FeatureGradients, Stream, product_dtype, without_autocast
 
 CHUNK = {torch.bfloat16: 128}
 """Tokens whose attention inside is formed as a masked matrix; near M·E / (M + E), and fast in matrix products."""
@@ -69,7 +69,7 @@ def linear_attention(
     feature_map.check(query.shape[-1])
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
     product = product_dtype(query)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         return operation.apply(query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters())
 
 

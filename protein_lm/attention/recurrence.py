@@ -1,29 +1,63 @@
 """Linear attention as a recurrent network: a state of fixed size goes from token to token.
 
-Source: Katharopoulos et al. 2020 (arXiv 2006.16236), section 3.3. The state (G, M, X) holds Σ φ(k)ᵀ[v, 1, 0…] of all keys
-seen so far, in float32, G = B·H groups.
+Source: Katharopoulos et al. 2020 (arXiv 2006.16236), section 3.3.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
-from protein_lm.attention.linear import causal_plan, walk_causal
-from protein_lm.attention.stream import DEFAULT_ALIGNMENT, Stream
+from protein_lm.attention.linear import DEFAULT_CHUNK, causal_plan, walk_causal
+from protein_lm.attention.stream import DEFAULT_ALIGNMENT, Stream, without_autocast
 
 
-def new_linear_state(num_groups: int, feature_map: FeatureMap, value_width: int, device: torch.device) -> Tensor:
-    """The state before the first key."""
-    return torch.zeros(num_groups, feature_map.num_features, value_width + DEFAULT_ALIGNMENT, device=device)
+class LinearState:
+    """Σ φ(k)ᵀ[v, 1, 0…] of all keys seen so far, for G = B·H groups, in float32.
+
+    The last keys wait until they are a chunk: thousands of small terms added one by one would lose digits to rounding, and
+    adding to the sums at each step would take twice the time.
+    """
+
+    def __init__(self, num_groups: int, feature_map: FeatureMap, value_width: int, device: torch.device) -> None:
+        """The state before the first key."""
+        width = value_width + DEFAULT_ALIGNMENT
+        self.value_width = value_width
+        self.sums = torch.zeros(num_groups, feature_map.num_features, width, device=device)
+        """(G, M, X) over all keys but the waiting ones."""
+        self._keys = torch.zeros(num_groups, DEFAULT_CHUNK, feature_map.num_features, device=device)
+        self._values = torch.zeros(num_groups, DEFAULT_CHUNK, width, device=device)
+        self._values[..., value_width] = 1
+        self._num_waiting = 0
+
+    def settle(self) -> None:
+        """Add the waiting keys to the sums."""
+        if self._num_waiting:
+            keys, values = self._waiting()
+            self.sums.baddbmm_(keys.mT, values)
+            self._num_waiting = 0
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Output (G, 1, width of value) for one more token: its features (G, 1, M) and value (G, 1, width of value)."""
+        if self._num_waiting == DEFAULT_CHUNK:
+            self.settle()
+        place = self._num_waiting
+        self._keys[:, place : place + 1] = key
+        self._values[:, place : place + 1, : self.value_width] = value
+        self._num_waiting += 1
+        keys, values = self._waiting()
+        numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
+        return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
+
+    def _waiting(self) -> tuple[Tensor, Tensor]:
+        return self._keys[:, : self._num_waiting], self._values[:, : self._num_waiting]
 
 
 @torch.no_grad()
 def extend_linear_attention(
-    query: Tensor, key: Tensor, value: Tensor, feature_map: FeatureMap, state: Tensor
+    query: Tensor, key: Tensor, value: Tensor, feature_map: FeatureMap, state: LinearState
 ) -> Tensor:
-    """Causal attention of S tokens (B, H, S, E) that follow those in `state` (B·H, M, X), which is updated in place.
+    """Causal attention of S tokens (B, H, S, E) that follow those in `state`, which is updated in place.
 
     Equals the rows of `linear_attention` over the whole sequence. Everything is float32; there are no gradients.
 
@@ -35,26 +69,19 @@ def extend_linear_attention(
     """
     check_inputs(query, key, value, None, None)
     feature_map.check(query.shape[-1])
-    groups = query.shape[0] * query.shape[1]
+    groups, sums = query.shape[0] * query.shape[1], state.sums
     expected = groups, feature_map.num_features, value.shape[-1] + DEFAULT_ALIGNMENT
-    if state.shape != expected:
-        raise ValueError(
-            f"the state is {tuple(state.shape)}, expected {expected}: it belongs to another batch or model"
-        )
-    with torch.autocast(query.device.type, enabled=False):
+    if sums.shape != expected:
+        raise ValueError(f"the state is {tuple(sums.shape)}, expected {expected}: it belongs to another batch or model")
+    with without_autocast(query.device):
         if query.shape[2] == 1:
-            return _step(query, key, value, feature_map, state)
-        stream = Stream(query, key, value.to(state.dtype), None, feature_map, state.dtype)
-        walk = walk_causal(stream, causal_plan(stream, None), state.view(groups, 1, -1), keep=False)
+            queries, keys = (
+                feature_map.query_features(query.to(sums.dtype)),
+                feature_map.key_features(key.to(sums.dtype)),
+            )
+            output = state.step(queries.flatten(0, 1), keys.flatten(0, 1), value.to(sums.dtype).flatten(0, 1))
+            return output.view(value.shape).to(value.dtype)
+        state.settle()
+        stream = Stream(query, key, value.to(sums.dtype), None, feature_map, sums.dtype)
+        walk = walk_causal(stream, causal_plan(stream, None), sums.view(groups, 1, -1), keep=False)
         return walk.output.to(value.dtype)
-
-
-def _step(query: Tensor, key: Tensor, value: Tensor, feature_map: FeatureMap, state: Tensor) -> Tensor:
-    width = value.shape[-1]
-    queries = feature_map.query_features(query.to(state.dtype)).view(len(state), 1, -1)
-    keys = feature_map.key_features(key.to(state.dtype)).view(len(state), -1, 1)
-    extended = functional.pad(value.to(state.dtype).reshape(len(state), 1, width), (0, 1), value=1.0)
-    extended = functional.pad(extended, (0, DEFAULT_ALIGNMENT - 1))
-    state.baddbmm_(keys, extended)
-    numerator = torch.bmm(queries, state)
-    return (numerator[..., :width] / numerator[..., width : width + 1]).view(value.shape).to(value.dtype)

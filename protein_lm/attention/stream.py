@@ -7,6 +7,8 @@ Everything is float32 or better, except that the operands of the large products 
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +26,15 @@ def product_dtype(query: Tensor) -> torch.dtype:
     if query.dtype == torch.float64:
         return torch.float64
     dtype, device = query.dtype, query.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32  # float16 has too short a range for features
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which autocast changes no type."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 class Stream:

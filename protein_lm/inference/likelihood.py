@@ -16,6 +16,8 @@ from torch import Tensor
 from protein_lm.attention.packing import Packing
 from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.masking import choose_positions, hide
+from protein_lm.errors import NumericalError
+from protein_lm.model.diagnosis import first_non_finite
 from protein_lm.model.language_model import ProteinLM
 
 Residues = NDArray[np.uint8]
@@ -100,8 +102,8 @@ def _score(
     model: ProteinLM, tokens: Tensor, packing: Packing, selected: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (k,) in float64 and correctness (k,) of `targets` at the True positions of `selected`."""
-    device = model.device
-    return _compare(model(tokens.to(device), packing=packing, selected=selected.to(device)), targets)
+    logits = model(tokens.to(model.device), packing=packing, selected=selected.to(model.device))
+    return _compare(model, logits, targets, tokens, packing)
 
 
 @torch.inference_mode()
@@ -110,13 +112,23 @@ def _stream(model: ProteinLM, tokens: Tensor, tokens_at_once: int) -> tuple[Tens
     state, parts = model.new_state(), []
     inputs, targets = tokens[:, :-2], tokens[0, 1:-1]
     for part, wanted in zip(inputs.split(tokens_at_once, 1), targets.split(tokens_at_once), strict=True):
-        parts.append(_compare(model.extend(part.to(model.device), state)[0], wanted))
+        logits = model.extend(part.to(model.device), state)[0]
+        parts.append(_compare(model, logits, wanted, part, None))
     log_probabilities, correct = zip(*parts, strict=True)
     return torch.cat(log_probabilities), torch.cat(correct)
 
 
-def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _compare(
+    model: ProteinLM, logits: Tensor, targets: Tensor, tokens: Tensor, packing: Packing | None
+) -> tuple[Tensor, Tensor]:
+    """What logits (k, V) of a pass over `tokens` say of targets (k,): see `_score`."""
     log_probabilities = torch.log_softmax(logits.cpu().double(), dim=-1)
+    if not log_probabilities.isfinite().all():
+        place = first_non_finite(model, tokens.to(model.device), packing=packing)
+        raise NumericalError(
+            f"the model gives no number: {place} is NaN or infinite; its weights come from a run that diverged: use an "
+            "earlier checkpoint"
+        )
     return log_probabilities.gather(1, targets[:, None]).squeeze(1), log_probabilities.argmax(-1) == targets
 
 

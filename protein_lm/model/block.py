@@ -74,10 +74,11 @@ class AttentionLayer(nn.Module):
             else:
                 hidden, state.before = self.convolution.extend(hidden, state.before)
         projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
-        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        heads = projected.permute(2, 0, 3, 1, 4)
+        queries_and_keys, value = heads[:2], heads[2]
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = rotate(query, *rotary), rotate(key, *rotary)
+            queries_and_keys = torch.stack((self.query_norm(heads[0]), self.key_norm(heads[1])))
+        query, key = rotate(queries_and_keys, *rotary).unbind(0)
         if state is None:
             output = self.operation(query, key, value, *rows)
         else:

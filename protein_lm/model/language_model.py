@@ -173,6 +173,15 @@ class ProteinLM(nn.Module):
         """Logits (B, V) of what follows one more token (B,) of each sequence; the state is updated in place."""
         return self.extend(tokens[:, None], state)[:, 0]
 
+    def arrange_for_decoding(self) -> None:
+        """Lay weight matrices out by columns, which products with one row read twice as fast on a CPU; no value changes.
+
+        For models that are used, not trained: optimizers expect weights laid out by rows.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.T.contiguous().T
+
     def _check_length(self, length: int) -> None:
         if length > self.config.max_length:
             raise ValueError(f"{length:,} tokens are over the model's window of {self.config.max_length:,}")

@@ -25,7 +25,7 @@ class RotaryPositions(nn.Module):
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Queries or keys (B, H, L, E) turned by their positions, in float32 or better."""
+    """Queries or keys (..., L, E) turned by their positions, in float32 or better."""
     heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
     first, second = heads.chunk(2, dim=-1)
     return heads * cosines + torch.cat((-second, first), dim=-1) * sines

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import yaml
@@ -22,8 +22,9 @@ from protein_lm.config import Precision, Recipe
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
-from protein_lm.errors import ConfigError, OutputError
+from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.inference.likelihood import evaluation_log_probabilities
+from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
@@ -149,16 +150,30 @@ class Trainer:
             # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
             self.accelerator.backward(loss * (self.accelerator.num_processes / all_predicted))
             correct = (logits.detach().argmax(-1) == targets).sum()
-            sums += (
-                torch.stack([loss.detach(), correct, selected.sum(), torch.tensor(batch.tokens.numel())]).double().cpu()
-            )
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+            sums[:3] += torch.stack([loss.detach(), correct, selected.sum()]).double().cpu()
+            sums[3] += batch.tokens.numel()
+        total = self._sum_over_processes(sums)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        if not (total[0].isfinite() and torch.as_tensor(norm).isfinite()):
+            self._refuse_to_go_on(batches)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        total = self._sum_over_processes(sums)
         self.progress.num_tokens += int(total[3])
         return total
+
+    def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
+        """Say where the numbers of this step stopped being finite; the weights are still those before it."""
+        places = set()
+        for batch in batches:
+            tokens = batch.tokens.to(self.accelerator.device)
+            with self.accelerator.autocast():
+                places.add(first_non_finite(self.plain_model, tokens, packing=batch.packing))
+        place = min(places - {ALL_FINITE}, default="the gradient")
+        raise NumericalError(
+            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite; the last checkpoint is whole: lower "
+            "training.learning_rate or training.gradient_clip, or set model.qk_norm=true, and start a new run"
+        )
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from protein_lm import alphabet
+from protein_lm.errors import NumericalError
 from protein_lm.inference.likelihood import (
     causal_log_probabilities,
     evaluation_positions,
@@ -82,3 +83,28 @@ def test_evaluation_hides_the_same_15_percent_for_everyone() -> None:
     assert positions.tolist() == evaluation_positions(residues.copy()).tolist()
     # Golden: a change here would make figures of different versions incomparable.
     assert positions.tolist() == [3, 22, 24, 27, 34, 47, 52, 61, 65, 69]
+
+
+@pytest.mark.parametrize("attention", ["exact", "performer-relu", "performer-softmax"])
+def test_a_long_sequence_is_streamed_with_the_same_result(attention) -> None:
+    model = fresh_model(objective="causal", attention=attention)
+    sequence = alphabet.encode("MKTAYIAKQRGGWCDEFHL" * 3)
+    (whole,) = causal_log_probabilities(model, [sequence], tokens_per_batch=4096)
+    for tokens_per_batch in (1, 7, 58, 59):
+        (streamed,) = causal_log_probabilities(model, [sequence], tokens_per_batch=tokens_per_batch)
+        np.testing.assert_allclose(streamed.log_probabilities, whole.log_probabilities, rtol=1e-5)
+        assert (streamed.correct == whole.correct).all()
+
+
+def test_numbers_that_are_not_finite_are_reported_once_with_their_place() -> None:
+    model = fresh_model(objective="causal")
+    block = model.blocks[1]
+    with torch.no_grad():
+        block.attention.input_projection.bias[0] = 3e38
+        block.attention.input_projection.weight[0] = 3e38
+    with pytest.raises(NumericalError, match="the query of attention layer 2 of 2 is NaN or infinite"):
+        score(model, records("MKTAYIAKQR"))
+    with torch.no_grad():
+        block.feedforward.output_projection.weight[3, 3] = float("nan")
+    with pytest.raises(NumericalError, match=r"the weights blocks\.1\.feedforward\.output_projection\.weight is NaN"):
+        score(model, records("MKTAYIAKQR"))

@@ -7,6 +7,7 @@ import torch
 
 from protein_lm import alphabet
 from protein_lm.attention.kinds import ATTENTION_KINDS
+from protein_lm.attention.packing import Packing
 from protein_lm.model.positions import RotaryPositions, rotate
 from tests.conftest import fresh_model
 
@@ -122,3 +123,70 @@ def test_rotation_equals_that_of_esm2() -> None:
 def test_meaningless_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="width 33 over num_heads 2 must give an even whole number"):
         fresh_model(width=33)
+
+
+REFINED = {"kmer_sizes": [3, 4], "kmer_buckets": 256, "convolution_taps": 4, "qk_norm": True}
+refined_or_plain = pytest.mark.parametrize("extras", [{}, REFINED], ids=["plain", "refined"])
+
+
+@every_model
+@refined_or_plain
+def test_packing_changes_nothing(attention, objective, extras) -> None:
+    model = fresh_model(attention=attention, objective=objective, **extras)
+    lengths = [5, 30, 1, 2, 22]
+    tokens = random_tokens(1, sum(lengths))
+    with torch.no_grad():
+        packed = model(tokens, packing=Packing.of_lengths(lengths)).split(lengths, 1)
+        for part, alone in zip(packed, tokens.split(lengths, 1), strict=True):
+            torch.testing.assert_close(part, model(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTION_KINDS)
+@refined_or_plain
+def test_step_by_step_equals_one_pass(attention, extras) -> None:
+    model = fresh_model(attention=attention, objective="causal", **extras)
+    tokens = random_tokens(3, 50)
+    with torch.no_grad():
+        expected = model(tokens)
+        state = model.new_state(3)
+        parts = [model.extend(tokens[:, :20], state), model.extend(tokens[:, 20:23], state)]
+        parts += [model.step(tokens[:, place], state)[:, None] for place in range(23, 50)]
+        output = torch.cat(parts, dim=1)
+    assert state.num_tokens == 50
+    assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["performer-relu", "performer-softmax"])
+def test_8192_steps_equal_one_pass_in_a_state_of_constant_size(attention) -> None:
+    model = fresh_model(attention=attention, objective="causal", max_length=8192)
+    tokens = random_tokens(1, 8192)
+    with torch.no_grad():
+        expected = model(tokens)[0]
+        state = model.new_state()
+        sizes = [layer.attention.sums.numel() for layer in state.layers]
+        output = torch.cat([model.step(tokens[:, place], state) for place in range(8192)])
+    assert [layer.attention.sums.numel() for layer in state.layers] == sizes
+    assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_decoding_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="a masked model reads both ways and cannot go on from a state"):
+        fresh_model(objective="masked").new_state()
+    model = fresh_model(objective="causal")
+    state = model.new_state()
+    with torch.no_grad():
+        model.extend(random_tokens(1, 60), state)
+        with pytest.raises(ValueError, match="66 tokens are over the model's window of 64"):
+            model.extend(random_tokens(1, 6), state)
+        with pytest.raises(ValueError, match="it belongs to another batch or model"):
+            model.extend(random_tokens(2, 3), model.new_state(1))
+
+
+def test_weights_laid_out_for_decoding_give_the_same() -> None:
+    model = fresh_model(objective="causal")
+    tokens = random_tokens(2, 30)
+    with torch.no_grad():
+        before = model(tokens)
+        model.arrange_for_decoding()
+        torch.testing.assert_close(model(tokens), before, rtol=1e-5, atol=1e-6)

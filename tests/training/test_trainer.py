@@ -9,7 +9,7 @@ from protein_lm.analysis.evaluation import evaluate
 from protein_lm.attention.kinds import ATTENTION_KINDS
 from protein_lm.checkpoint import load_model, read_training_state
 from protein_lm.data.split import Split
-from protein_lm.errors import ConfigError, ModelError, OutputError
+from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import small_recipe
@@ -128,3 +128,16 @@ def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="the split valid has no sequence of 62 residues or less"):
         Trainer(small_recipe(), TokenStore.open(tmp_path / "store"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_stops_and_names_the_place(corpus, tmp_path) -> None:
+    trainer = Trainer(small_recipe(num_steps=5, warmup_steps=0), corpus, tmp_path / "run")
+    with torch.no_grad():
+        trainer.plain_model.blocks[1].attention.input_projection.weight[0] = 3e38
+        trainer.plain_model.blocks[1].attention.input_projection.bias[0] = 3e38
+    before = trainer.plain_model.blocks[0].feedforward.input_projection.weight.clone()
+    with pytest.raises(
+        NumericalError, match=r"run, step 1: the query of attention layer 2 of 2 became NaN or infinite; the last"
+    ):
+        trainer.fit()
+    assert torch.equal(trainer.plain_model.blocks[0].feedforward.input_projection.weight, before)

@@ -1,0 +1,43 @@
+"""Where numbers stopped being finite: asked for once, after a result turned out to be NaN or infinite."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protein_lm.model.language_model import ProteinLM
+
+ALL_FINITE = "nothing"
+"""The answer when all is finite."""
+
+
+class _Found(Exception):
+    pass
+
+
+@torch.no_grad()
+def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
+    """Name the first place of a forward pass over `tokens` (B, L) that holds NaN or infinity.
+
+    Looks at the weights, then at the query, key and value of each layer, from the first on. Slow: for a pass that failed.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weights {name}"
+    handles = []
+    try:
+        for number, operation in enumerate(model.operations(), 1):
+
+            def look(_: Any, inputs: tuple[Any, ...], number: int = number) -> None:
+                for what, tensor in zip(("query", "key", "value"), inputs, strict=False):
+                    if not tensor.isfinite().all():
+                        raise _Found(f"the {what} of attention layer {number} of {model.config.num_layers}")
+
+            handles.append(operation.register_forward_pre_hook(look))
+        logits = model(tokens, **rows)
+    except _Found as found:
+        return str(found)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ALL_FINITE if logits.isfinite().all() else "the output of the last layer"
