@@ -63,7 +63,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Rows, state: LayerState | None = None
     ) -> Tensor:
-        """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E).
+        """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E / 2).
 
         With a state, the tokens follow those that the state has seen, and it goes on to hold these too.
         """

@@ -4,6 +4,8 @@ The rotation keeps norms, so the kernel of the rotated queries and keys is what 
 Source: Su et al. 2021 (arXiv 2104.09864); half-split layout and base 10000 as in ESM-2; <cls> is position 0.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,13 +21,39 @@ class RotaryPositions(nn.Module):
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (L, E) in float32 for positions (L,), shared by all layers of a pass."""
-        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies).repeat(1, 2)
+        """Cosines and sines (L, E / 2) in float32 for positions (L,), shared by all layers of a pass."""
+        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies)
         return angles.cos(), angles.sin()
 
 
+ROTATED_AT_ONCE = 512
+"""Tokens turned at a time, so that what is between input and output stays in the cache."""
+
+
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Queries or keys (..., L, E) turned by their positions, in float32 or better."""
-    heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cosines + torch.cat((-second, first), dim=-1) * sines
+    """Queries or keys (..., L, E) turned by their positions; computed in float32 or better, in the type of `heads`."""
+    return _Rotation.apply(heads, cosines, sines)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        return _turn(heads, cosines, sines)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        cosines, sines = ctx.saved_tensors
+        return _turn(gradients[0], cosines, -sines), None, None
+
+
+def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
+    half = heads.shape[-1] // 2
+    for start in range(0, heads.shape[-2], ROTATED_AT_ONCE):
+        span = slice(start, start + ROTATED_AT_ONCE)
+        rows = heads[..., span, :].to(torch.promote_types(heads.dtype, cosines.dtype))
+        first, second = rows[..., :half], rows[..., half:]
+        turned[..., span, :half] = (first * cosines[span]).addcmul_(second, sines[span], value=-1)
+        turned[..., span, half:] = (second * cosines[span]).addcmul_(first, sines[span])
+    return turned
