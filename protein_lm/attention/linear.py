@@ -29,8 +29,8 @@ from protein_lm.attention.stream import FeatureGradients, Stream, product_dtype,
 CHUNK = {torch.bfloat16: 128}
 """Tokens whose attention inside is formed as a masked matrix; near M·E / (M + E), and fast in matrix products."""
 DEFAULT_CHUNK = 64
-PACKED_CHUNK = 32
-"""Chunks of packed rows are shorter: on average half a chunk stays empty at the end of each sequence."""
+PACKED_CHUNK = 64
+"""Of packed rows, whatever the type: on average half a chunk stays empty at the end of each sequence."""
 SEGMENT_BYTES = 2**21
 """Features of one piece (batch × heads × tokens × M) in the product type, so that they stay in the cache."""
 
@@ -249,11 +249,11 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
         saved_states = []
         for run in runs:
             state = _run_state(stream, run)
+            operand = stream.operand(state)
             for piece in run.pieces:
                 query_features = stream.query_chunks(piece)
-                states = _of_owners(stream, state, piece)
-                numerator = torch.bmm(stream.operand(query_features), stream.operand(states))
-                divisor = _divisor(stream, numerator, query_features, states)
+                numerator = torch.bmm(stream.operand(query_features), _of_owners(stream, operand, piece))
+                divisor = _divisor(stream, numerator, query_features, _of_owners(stream, state, piece))
                 _normalize(stream, piece, numerator, divisor, output, normalizer)
             if run.num_sequences == 1:
                 saved_states.append(state)
@@ -272,18 +272,19 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
         for run in ctx.runs:
             # States of many short sequences together would be larger than the inputs: they are formed again.
             state = next(saved_states) if run.num_sequences == 1 else _run_state(stream, run)
-            grad_state = stream.state(run.num_sequences)
+            operand, grad_state = stream.operand(state), stream.state(run.num_sequences)
             for piece in run.pieces:
                 rows, features = through.features(0, piece)
                 queries = stream.operand(stream.chunks(features.detach(), piece))
                 grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
                 _add_to_owners(grad_state, torch.bmm(queries.mT, grad).to(stream.dtype), piece)
-                states = stream.operand(_of_owners(stream, state, piece))
+                states = _of_owners(stream, operand, piece)
                 through.add(0, piece, rows, features, torch.bmm(grad, states.mT))
+            operand = stream.operand(grad_state)
             for piece in run.pieces:
                 rows, features = through.features(1, piece)
                 keys = stream.operand(stream.chunks(features.detach(), piece))
-                grad_states = stream.operand(_of_owners(stream, grad_state, piece))
+                grad_states = _of_owners(stream, operand, piece)
                 stream.write_grad_values(grad_value, piece, torch.bmm(keys, grad_states))
                 through.add(1, piece, rows, features, torch.bmm(stream.values_and_ones(piece), grad_states.mT))
         return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
@@ -302,15 +303,12 @@ def _add_to_owners(state: Tensor, contributions: Tensor, piece: Piece) -> None:
     """Add what chunks give (G·N, M, X) to the states (G, sequences, M·X) of the sequences that they belong to."""
     parts = contributions.view(state.shape[0], piece.num_chunks, -1)
     if piece.owners is not None:
-        state += torch.matmul(piece.owners.to(parts.dtype), parts)
+        state.index_add_(1, piece.owners, parts)
     else:
         state += parts if piece.num_chunks == 1 else parts.sum(1, keepdim=True)
 
 
 def _of_owners(stream: Stream, state: Tensor, piece: Piece) -> Tensor:
     """State (G·N, M, X) that each chunk reads: that of its sequence, out of (G, sequences, M·X)."""
-    if piece.owners is not None:
-        states = torch.matmul(piece.owners.mT.to(state.dtype), state)
-    else:
-        states = state.expand(-1, piece.num_chunks, -1)
+    states = state.index_select(1, piece.owners) if piece.owners is not None else state.expand(-1, piece.num_chunks, -1)
     return states.reshape(stream.groups * piece.num_chunks, -1, stream.state_width)

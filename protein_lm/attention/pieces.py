@@ -32,7 +32,7 @@ class Piece:
     """Causal: (num_chunks + 1, num_chunks + 1) boolean. Row c: which of [the state that comes in, the contributions of the
     chunks] make the state that chunk c starts from; last row: the state that goes out. None: all that came before."""
     owners: Tensor | None = None
-    """Bidirectional: (sequences of the run, num_chunks) boolean, which sequence owns which chunk. None: there is one."""
+    """Bidirectional: (num_chunks,) the sequence of the run that each chunk belongs to. None: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,8 @@ class _Chunks:
             whole = sequence_ends[(sequence_starts >= first) & (sequence_ends <= first + step)]
             if whole.size:  # as many whole sequences as fit a piece
                 last = int(whole[-1])
-                owned = self.sequences[first:last] - self.sequences[first]
-                owners = owned == np.arange(owned[-1] + 1)[:, None]
-                runs.append(Run([self._piece(first, last, device, owners=_to(owners, device))], owners.shape[0]))
+                owners = self.sequences[first:last] - self.sequences[first]
+                runs.append(Run([self._piece(first, last, device, owners=_to(owners, device))], int(owners[-1]) + 1))
             else:  # one long sequence
                 last = int(sequence_ends[sequence_ends > first][0])
                 cuts = [*range(first, last, step), last]
