@@ -34,6 +34,9 @@ PACKED_CHUNK = 64
 SEGMENT_BYTES = 2**21
 """Features of one piece (batch × heads × tokens × M) in the product type, so that they stay in the cache."""
 
+FEWEST_TOKENS = 512
+"""A piece of fewer tokens spends its time on states: as many rows of a batch go together as leave room for so many."""
+
 
 def linear_attention(
     query: Tensor,
@@ -69,8 +72,17 @@ def linear_attention(
     feature_map.check(query.shape[-1])
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
     product = product_dtype(query)
+    size = query.shape[1] * feature_map.num_features * product.itemsize * min(query.shape[2], FEWEST_TOKENS)
+    num_rows = max(1, SEGMENT_BYTES // size)
+    masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
     with without_autocast(query.device):
-        return operation.apply(query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters())
+        outputs = [
+            operation.apply(*tensors, mask, packing, feature_map, product, *feature_map.parameters())
+            for *tensors, mask in zip(
+                query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False
+            )
+        ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class CausalWalk(NamedTuple):
@@ -101,7 +113,7 @@ def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: boo
             stream.operand(key_features),
             stream.values_and_ones(piece),
         )
-        contributions = _contributions(stream, key_features, keys, values)
+        contributions = _contributions(stream, piece, key_features, keys, values)
         states = _chunk_states(contributions, state, piece.flow)
         weights = torch.bmm(queries, keys.mT).tril_()
         if keep and _keeps_weights(stream):
@@ -109,7 +121,7 @@ def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: boo
         numerator = torch.bmm(queries, stream.operand(states)).baddbmm_(weights, values)
         divisor = _divisor(stream, numerator, query_features, states)
         if stream.product != stream.dtype:
-            divisor += _exact_sums(weights, _ones_column(stream, values).mT, stream.dtype)
+            divisor += _exact_sums(stream, weights, _real_ones(stream, values, piece))
         _normalize(stream, piece, numerator, divisor, output, normalizer)
     return walk
 
@@ -132,12 +144,18 @@ def _ones_column(stream: Stream, extended: Tensor) -> Tensor:
     return extended[..., stream.value_width : stream.value_width + 1]
 
 
-def _contributions(stream: Stream, key_features: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _sums(stream: Stream, left: Tensor, right: Tensor) -> Tensor:
+    """Σ leftᵀ·right over the places of each chunk (G·N, M, X), in the computing type."""
+    return torch.bmm(left.mT, right).to(stream.dtype)
+
+
+def _contributions(stream: Stream, piece: Piece, key_features: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """φ(k)ᵀ[v, 1] of each chunk (G·N, M, X) in the computing type; with the sums of keys exact where products are not."""
-    contributions = torch.bmm(keys.mT, values).to(stream.dtype)
+    contributions = _sums(stream, keys, values)
     if stream.product != stream.dtype:
-        sums = _exact_sums(key_features.mT, _ones_column(stream, values).mT, stream.dtype)
-        _ones_column(stream, contributions).copy_(sums)
+        _ones_column(stream, contributions).copy_(
+            _exact_sums(stream, key_features.mT, _real_ones(stream, values, piece))
+        )
     return contributions
 
 
@@ -145,12 +163,20 @@ def _divisor(stream: Stream, numerator: Tensor, query_features: Tensor, states: 
     """Normalizer (G·N, C, 1) of queries against the states (G·N, M, X), or against all where products are exact."""
     if stream.product == stream.dtype:
         return _ones_column(stream, numerator)
-    return _exact_sums(query_features, _ones_column(stream, states).mT, stream.dtype)
+    return _exact_sums(stream, query_features, _ones_column(stream, states).mT)
 
 
-def _exact_sums(rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Σ rows · weights over the last axis of (G·N, ·, ·) and (G·N, 1, ·), summed in `dtype`; keeps that axis."""
-    return (rows * weights.contiguous()).sum(-1, keepdim=True, dtype=dtype)
+def _real_ones(stream: Stream, values: Tensor, piece: Piece) -> Tensor | None:
+    """(G·N, 1, C) 1 for real tokens and 0 for padding and empty places; None if all are real."""
+    if stream.valid_mask is None and piece.filled is None:
+        return None
+    return _ones_column(stream, values).mT
+
+
+def _exact_sums(stream: Stream, rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Σ rows · weights over the last axis of (G·N, ·, ·) and (G·N, 1, ·), in the computing type; keeps that axis."""
+    weighted = rows if weights is None else rows * weights.contiguous()
+    return weighted.sum(-1, keepdim=True, dtype=stream.dtype)
 
 
 def _normalize(
@@ -226,16 +252,19 @@ class _CausalLinearAttention(torch.autograd.Function):
             values = stream.values_and_ones(piece)
             grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
             weights = saved_weights[number] if saved_weights else torch.bmm(q, k.mT).tril_()
-            given, received = (torch.bmm(left.mT, right).to(stream.dtype) for left, right in ((k, values), (q, grad)))
-            states = stream.operand(_chunk_states(given, saved_states[number].clone(), piece.flow))
-            grad_states = stream.operand(_chunk_states(received, grad_state, piece.flow, reverse=True))
             grad_weights = torch.bmm(grad, values.mT).tril_()
-            grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
-            stream.write_grad_values(grad_value, piece, grad_values)
+            states = _chunk_states(_sums(stream, k, values), saved_states[number].clone(), piece.flow)
+            states = stream.operand(states)
             grad_queries = torch.bmm(grad, states.mT).baddbmm_(grad_weights, k)
             through.add(0, piece, query_rows, query_features, grad_queries)
+            del states, grad_queries  # as large as all inputs of the piece: the next ones take their place
+            grad_states = _chunk_states(_sums(stream, q, grad), grad_state, piece.flow, reverse=True)
+            grad_states = stream.operand(grad_states)
+            grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
+            stream.write_grad_values(grad_value, piece, grad_values)
             grad_keys = torch.bmm(values, grad_states.mT).baddbmm_(grad_weights.mT, q)
             through.add(1, piece, key_rows, key_features, grad_keys)
+            del grad_states, grad_keys
         return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
 
 
@@ -277,7 +306,7 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
                 rows, features = through.features(0, piece)
                 queries = stream.operand(stream.chunks(features.detach(), piece))
                 grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
-                _add_to_owners(grad_state, torch.bmm(queries.mT, grad).to(stream.dtype), piece)
+                _add_to_owners(grad_state, _sums(stream, queries, grad), piece)
                 states = _of_owners(stream, operand, piece)
                 through.add(0, piece, rows, features, torch.bmm(grad, states.mT))
             operand = stream.operand(grad_state)
@@ -295,7 +324,7 @@ def _run_state(stream: Stream, run: Run) -> Tensor:
     state = stream.state(run.num_sequences)
     for piece in run.pieces:
         features, values = stream.key_chunks(piece), stream.values_and_ones(piece)
-        _add_to_owners(state, _contributions(stream, features, stream.operand(features), values), piece)
+        _add_to_owners(state, _contributions(stream, piece, features, stream.operand(features), values), piece)
     return state
 
 
