@@ -74,10 +74,12 @@ class AttentionLayer(nn.Module):
             else:
                 hidden, state.before = self.convolution.extend(hidden, state.before)
         projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
-        heads = projected.permute(2, 0, 3, 1, 4)
-        queries_and_keys, value = heads[:2], heads[2]
+        # Split, not indexed: the gradient of an index is written into a tensor of zeros of the size of the whole.
+        queries_and_keys, value = projected.permute(2, 0, 3, 1, 4).split((2, 1))
+        value = value.squeeze(0)
         if self.query_norm is not None and self.key_norm is not None:
-            queries_and_keys = torch.stack((self.query_norm(heads[0]), self.key_norm(heads[1])))
+            query, key = queries_and_keys.unbind(0)
+            queries_and_keys = torch.stack((self.query_norm(query), self.key_norm(key)))
         query, key = rotate(queries_and_keys, *rotary).unbind(0)
         if state is None:
             output = self.operation(query, key, value, *rows)
