@@ -51,11 +51,11 @@ def ours(attention: str) -> Callable[[Spec], Callable[[], Step]]:
     def build(spec: Spec) -> Callable[[], Step]:
         model = models.ours(objective="causal", attention=attention, max_length=spec.length + 1)
         model.to(DTYPES[spec.dtype]).eval()
-        decoder: Any = model
+        model.arrange_for_decoding()  # as `load_model` does
 
         def begin() -> Step:
-            state = decoder.new_state(batch_size=spec.batch)
-            return lambda tokens: decoder.step(tokens, state)
+            state = model.new_state(batch_size=spec.batch)
+            return lambda tokens: model.step(tokens, state)
 
         return begin
 
