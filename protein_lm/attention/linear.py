@@ -50,8 +50,8 @@ def linear_attention(
 ) -> Tensor:
     """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
 
-    Features, normalizers and states are float32 (float64 for float64 input). Products have bfloat16 operands where the
-    input is bfloat16 or autocast asks for it.
+    Normalizers and states are float32 (float64 for float64 input). Products have bfloat16 operands where the input is
+    bfloat16 or autocast asks for it; `FeatureMap.needs_exact_rows` tells whether features are then still formed in float32.
 
     Args:
         query: (B, H, L, E).

@@ -3,7 +3,8 @@
 G = B·H groups, N chunks of C places in a piece, S = N·C places, X = width of values + alignment.
 
 Everything is float32 or better, except that the operands of the large products are rounded to the product type
-(bfloat16 for bfloat16 input or under autocast): features, normalizers and running states are formed and kept in float32.
+(bfloat16 for bfloat16 input or under autocast). Normalizers and running states are summed in float32. Features are formed in
+float32 by maps that need exact rows; the others give them rounded, straight from a product that accumulates in float32.
 """
 
 from collections.abc import Iterator

@@ -136,7 +136,7 @@ class ProteinLM(nn.Module):
         return self._logits(hidden if selected is None else hidden[selected])
 
     def new_state(self, batch_size: int = 1) -> DecodingState:
-        """What `extend` and `step` carry along, before the first token. Its size does not depend on what was read.
+        """What `extend` and `step` carry along, before the first token. With linear attention its size never changes.
 
         Raises:
             ValueError: the model is not causal.
@@ -148,11 +148,11 @@ class ProteinLM(nn.Module):
         before = torch.full((batch_size, context), alphabet.PAD, device=self.device)
         return DecodingState(layers, before)
 
-    def extend(self, tokens: Tensor, state: DecodingState, *, selected: Tensor | None = None) -> Tensor:
+    def extend(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """Read tokens (B, S) behind those that `state` has seen, in parallel; the state is updated in place.
 
         Returns:
-            Logits as `forward`: equal to those of one pass over the whole sequence.
+            Logits (B, S, V), equal to those of one pass over the whole sequence.
 
         Raises:
             ValueError: the sequence becomes longer than the model's window.
@@ -166,8 +166,7 @@ class ProteinLM(nn.Module):
         state.num_tokens = end
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
-        hidden = self.final_norm(hidden)
-        return self._logits(hidden if selected is None else hidden[selected])
+        return self._logits(self.final_norm(hidden))
 
     def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """Logits (B, V) of what follows one more token (B,) of each sequence; the state is updated in place."""

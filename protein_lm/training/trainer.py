@@ -171,7 +171,7 @@ class Trainer:
                 places.add(first_non_finite(self.plain_model, tokens, packing=batch.packing))
         place = min(places - {ALL_FINITE}, default="the gradient")
         raise NumericalError(
-            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite; the last checkpoint is whole: lower "
+            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite, so the step was not taken: lower "
             "training.learning_rate or training.gradient_clip, or set model.qk_norm=true, and start a new run"
         )
 
