@@ -17,9 +17,6 @@ class FeatureMap(nn.Module):
     """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
 
     num_features: int
-    needs_exact_rows = True
-    """Whether queries and keys must be float32 or better even where products are bfloat16: an exponential magnifies what
-    rounding took. A map that is linear up to a threshold loses no more than its features do as operands of a product."""
     has_gradients = False
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
 
@@ -83,7 +80,6 @@ class ReLUFeatures(RandomFeatureMap):
     """
 
     epsilon = 1e-3
-    needs_exact_rows = False
     has_gradients = True
 
     def query_features(self, query: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def linear_attention(
 ) -> Tensor:
     """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
 
-    Normalizers and states are float32 (float64 for float64 input). Products have bfloat16 operands where the input is
-    bfloat16 or autocast asks for it; `FeatureMap.needs_exact_rows` tells whether features are then still formed in float32.
+    Features, normalizers and states are float32 (float64 for float64 input). The large products have bfloat16 operands where
+    the input is bfloat16 or autocast asks for it.
 
     Args:
         query: (B, H, L, E).
@@ -74,15 +74,19 @@ def linear_attention(
     product = product_dtype(query)
     size = query.shape[1] * feature_map.num_features * product.itemsize * min(query.shape[2], FEWEST_TOKENS)
     num_rows = max(1, SEGMENT_BYTES // size)
-    masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
     with without_autocast(query.device):
+        if query.shape[0] <= num_rows:  # no split: its gradient would copy
+            return operation.apply(
+                query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters()
+            )
+        masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
         outputs = [
             operation.apply(*tensors, mask, packing, feature_map, product, *feature_map.parameters())
             for *tensors, mask in zip(
                 query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False
             )
         ]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return torch.cat(outputs)
 
 
 class CausalWalk(NamedTuple):

@@ -3,8 +3,7 @@
 G = B·H groups, N chunks of C places in a piece, S = N·C places, X = width of values + alignment.
 
 Everything is float32 or better, except that the operands of the large products are rounded to the product type
-(bfloat16 for bfloat16 input or under autocast). Normalizers and running states are summed in float32. Features are formed in
-float32 by maps that need exact rows; the others give them rounded, straight from a product that accumulates in float32.
+(bfloat16 for bfloat16 input or under autocast). Features are formed, and normalizers and running states summed, in float32.
 """
 
 from collections.abc import Iterator
@@ -55,7 +54,6 @@ class Stream:
         self.feature_map = feature_map
         self.product = product
         self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.row_dtype = self.dtype if feature_map.needs_exact_rows else product
         self.batch, self.heads, self.length, _ = query.shape
         self.groups = self.batch * self.heads
         self.value_width = value.shape[-1]
@@ -81,7 +79,7 @@ class Stream:
 
     def rows(self, which: int, piece: Piece) -> Tensor:
         """Query (0) or key (1) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
-        return self.place(self.tensors[which], piece).to(self.row_dtype).contiguous()
+        return self.place(self.tensors[which], piece).to(self.dtype).contiguous()
 
     def chunks(self, rows: Tensor, piece: Piece) -> Tensor:
         """(B, H, S, ·) as (G·N, C, ·)."""
