@@ -186,7 +186,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 def _card(model: ProteinLM, facts: dict[str, Any]) -> str:
     config = model.config
     lines = [
-        f"# A {config.objective.value} protein language model with {config.attention.value} attention",
+        f"# A {config.objective.value} protein language model with {config.attention_name} attention",
         "",
         f"- {config.num_layers} layers, width {config.width}, {config.num_heads} heads, {model.num_parameters:,} weights",
         f"- window: {config.max_length} tokens, <cls> and <eos> included",

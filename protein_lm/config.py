@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protein_lm.choices import LongPolicy
 from protein_lm.errors import ConfigError
@@ -27,8 +27,59 @@ class AttentionKind(str, Enum):
     """Attention by name; see `protein_lm.attention.kinds`."""
 
     EXACT = "exact"
+    """Softmax attention, O(L²)."""
     PERFORMER_RELU = "performer-relu"
     PERFORMER_SOFTMAX = "performer-softmax"
+    PERFORMER_OPTIMAL = "performer-optimal"
+    PERFORMER_SADERF = "performer-saderf"
+    PERFORMER_EXP = "performer-exp"
+    PERFORMER_SIGMOID = "performer-sigmoid"
+    PERFORMER_ABS = "performer-abs"
+    PERFORMER_GELU = "performer-gelu"
+    PERFORMER_COS = "performer-cos"
+    PERFORMER_TANH = "performer-tanh"
+    PERFORMER_IDENTITY = "performer-identity"
+    ELU = "elu"
+    COSFORMER = "cosformer"
+    SOFTPLUS = "softplus"
+    ORTHOGONAL_SOFTPLUS = "orthogonal-softplus"
+    GLU = "glu"
+    GLU_2 = "glu-2"
+    GLU_3 = "glu-3"
+    OGLU = "oglu"
+    OGLU_2 = "oglu-2"
+    AOGLU_3 = "aoglu-3"
+    HEDGEHOG = "hedgehog"
+    LOCAL = "local"
+    LOCAL_GLOBAL = "local-global"
+    STRIDED = "strided"
+    BIGBIRD = "bigbird"
+    LSH = "lsh"
+    LINFORMER = "linformer"
+    NYSTROM = "nystrom"
+
+
+BIDIRECTIONAL_ONLY = frozenset({AttentionKind.LINFORMER, AttentionKind.NYSTROM})
+"""Kinds without a causal form."""
+KEPT_ORTHOGONAL = frozenset(
+    {AttentionKind.ORTHOGONAL_SOFTPLUS, AttentionKind.OGLU, AttentionKind.OGLU_2, AttentionKind.AOGLU_3}
+)
+"""Kinds with weights that training.orthogonality keeps orthogonal."""
+
+
+class PositionKind(str, Enum):
+    """How a model knows where a token stands."""
+
+    ROTARY = "rotary"
+    """Queries and keys turned by their positions."""
+    SINUSOIDAL = "sinusoidal"
+    """A fixed vector of sines and cosines added to each embedding."""
+    LEARNED = "learned"
+    """A learned vector per position added to each embedding."""
+    AXIAL = "axial"
+    """As learned, put together of two small tables: a position's row and its column."""
+    NONE = "none"
+    """Not at all."""
 
 
 class ProjectionKind(str, Enum):
@@ -38,6 +89,9 @@ class ProjectionKind(str, Enum):
     IID = "iid"
     REGULARIZED = "regularized"
     HYPERBOLIC = "hyperbolic"
+    SIMPLEX = "simplex"
+    NONE = "none"
+    """Features are a function of each channel of query and key; their number is the head width."""
 
 
 class Precision(str, Enum):
@@ -63,8 +117,8 @@ class ModelConfig(_Section):
 
     objective: Objective
     """causal or masked."""
-    attention: AttentionKind
-    """Kind of attention, the same in all layers."""
+    attention: AttentionKind | tuple[AttentionKind, ...]
+    """Kind of attention: one for all layers, or a list with one for each, the lowest first."""
     num_layers: int = Field(ge=1)
     """Number of blocks."""
     width: int = Field(ge=2)
@@ -77,6 +131,27 @@ class ModelConfig(_Section):
     """M, random features per head of the Performer kinds."""
     projection: ProjectionKind = ProjectionKind.ORTHOGONAL
     """How the random features of the Performer kinds are drawn."""
+    window: int = Field(default=256, ge=1)
+    """Tokens in sight of local, local-global, strided and bigbird attention (on both sides together, or before a token in
+    causal models); of lsh, within a bucket."""
+    num_global_tokens: int = Field(default=1, ge=1)
+    """First tokens of a sequence, which local-global and bigbird attention lets see and be seen by all."""
+    stride: int = Field(default=4, ge=1)
+    """Blocks of 64 tokens from one to the next that strided attention sees beside its window."""
+    num_strides: int = Field(default=4, ge=1)
+    """How many of these blocks on each side."""
+    num_random_blocks: int = Field(default=3, ge=1)
+    """Blocks of 64 tokens that bigbird attention draws for each block."""
+    num_buckets: int = Field(default=32, ge=2)
+    """Buckets of lsh attention, an even number."""
+    num_hash_rounds: int = Field(default=2, ge=1)
+    """Rounds of hashing of lsh attention."""
+    num_landmarks: int = Field(default=64, ge=1)
+    """Rank of linformer attention, landmarks of nystrom attention."""
+    positions: PositionKind = PositionKind.ROTARY
+    """How the model knows where a token stands."""
+    axial_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (64, 128)
+    """Rows and columns of axial positions; their product is the longest length."""
     qk_norm: bool = False
     """Whether queries and keys are normalized per head, which keeps them where softmax features estimate well."""
     max_length: int = Field(default=1024, ge=3)
@@ -97,6 +172,76 @@ class ModelConfig(_Section):
                 f"width {self.width} over num_heads {self.num_heads} must give an even whole number (rotary positions "
                 "turn pairs); change either"
             )
+        return self
+
+    @property
+    def attention_kinds(self) -> tuple[AttentionKind, ...]:
+        """The kind of each layer, the lowest first."""
+        if isinstance(self.attention, AttentionKind):
+            return (self.attention,) * self.num_layers
+        return self.attention
+
+    @property
+    def attention_name(self) -> str:
+        """The kinds in words, such as `local, local, performer-relu`, or one name if all are the same."""
+        names = [kind.value for kind in self.attention_kinds]
+        return names[0] if len(set(names)) == 1 else ", ".join(names)
+
+    @field_validator("attention", mode="wrap")
+    @classmethod
+    def _known_kinds(cls, value: Any, handler: Any) -> Any:
+        """Check names first: pydantic's own message for one name or a list of names would speak of neither."""
+        names = value if isinstance(value, list | tuple) else [value]
+        known = [kind.value for kind in AttentionKind]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is no kind of attention; known ones: {', '.join(known)}")
+        return handler(value)
+
+    @model_validator(mode="after")
+    def _a_kind_for_each_layer(self) -> "ModelConfig":
+        if len(self.attention_kinds) != self.num_layers:
+            raise ValueError(
+                f"attention lists {len(self.attention_kinds)} kinds for num_layers {self.num_layers}; give one for each "
+                "layer, or a single one for all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_have_a_causal_form(self) -> "ModelConfig":
+        without = sorted({kind.value for kind in self.attention_kinds if kind in BIDIRECTIONAL_ONLY})
+        if self.objective is Objective.CAUSAL and without:
+            raise ValueError(
+                f"{without[0]} attention has no causal form; choose objective masked, or another kind of attention"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_come_in_pairs(self) -> "ModelConfig":
+        if self.num_buckets % 2:
+            raise ValueError(f"num_buckets {self.num_buckets} must be even: a rotation makes two buckets of each axis")
+        return self
+
+    @model_validator(mode="after")
+    def _axial_shape_holds_the_window(self) -> "ModelConfig":
+        rows, columns = self.axial_shape
+        if self.positions is PositionKind.AXIAL and rows * columns < self.max_length:
+            raise ValueError(
+                f"axial_shape {rows} x {columns} holds {rows * columns:,} positions, max_length is {self.max_length:,}; "
+                "make the shape larger or the window smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _softmax_features_are_random(self) -> "ModelConfig":
+        estimators = {
+            AttentionKind.PERFORMER_SOFTMAX,
+            AttentionKind.PERFORMER_OPTIMAL,
+            AttentionKind.PERFORMER_SADERF,
+        } & set(self.attention_kinds)
+        if self.projection is ProjectionKind.NONE and estimators:
+            name = min(kind.value for kind in estimators)
+            raise ValueError(f"{name} estimates with random features; projection cannot be none")
         return self
 
     @model_validator(mode="after")
@@ -147,6 +292,8 @@ class TrainingConfig(_Section):
     """Learning rate at the end, as a fraction of the peak."""
     precision: Precision = Precision.BFLOAT16
     """float32, or bfloat16 matrix products by autocast."""
+    orthogonality: float = Field(default=0.0, ge=0.0)
+    """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
     redraw_every: int = Field(default=0, ge=0)
     """Steps between new draws of the random features; 0 keeps the first draw."""
     validate_every: int = Field(default=500, ge=1)
@@ -171,6 +318,16 @@ class Recipe(_Section):
     model: ModelConfig
     data: DataConfig = DataConfig()
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _orthogonality_has_weights(self) -> "Recipe":
+        if self.training.orthogonality and not KEPT_ORTHOGONAL & set(self.model.attention_kinds):
+            names = ", ".join(sorted(kind.value for kind in KEPT_ORTHOGONAL))
+            raise ValueError(
+                f"training.orthogonality {self.training.orthogonality} acts on weights that {self.model.attention_name} "
+                f"attention does not have; set it to 0, or choose one of {names}"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

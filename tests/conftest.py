@@ -13,6 +13,21 @@ from protein_lm.data.prepare import prepare
 from protein_lm.data.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
 
+KINDS = [
+    "exact",
+    "performer-relu",
+    "performer-softmax",
+    "performer-saderf",
+    "cosformer",
+    "aoglu-3",
+    "local-global",
+    "bigbird",
+    "lsh",
+]
+"""One kind of each build; tests of operations run all kinds, tests of whole models these."""
+EVERY_FORM = [(kind, objective) for kind in KINDS for objective in ("causal", "masked")]
+EVERY_FORM += [("linformer", "masked"), ("nystrom", "masked")]
+
 # Property tests may take their time on a busy machine.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")

@@ -1,10 +1,11 @@
 """Recipes: what is wrong is said in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from protein_lm.config import Recipe, load_recipe
+from protein_lm.config import ModelConfig, Recipe, load_recipe, parse
 from protein_lm.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts/recipes").glob("*.yaml"))
@@ -33,11 +34,24 @@ def test_the_papers_recipe_has_the_papers_figures() -> None:
     [
         (
             "model.attention=performer",
-            "model.attention: input should be 'exact', 'performer-relu' or 'performer-softmax'",
+            "model.attention: 'performer' is no kind of attention; known ones: exact, performer-relu, performer-softmax",
         ),
         ("model.width=-3", "model.width: input should be greater than or equal to 2 (got -3)"),
         ("model.width=9", "width 9 over num_heads 2 must give an even whole number"),
-        ("model.heads=3", "model.heads: unknown key; known ones here: attention, convolution_taps, dropout"),
+        (
+            "model.attention=[exact, local]",
+            "model: attention lists 2 kinds for num_layers 1; give one for each layer, or a single one for all",
+        ),
+        ("model.num_buckets=7", "model: num_buckets 7 must be even: a rotation makes two buckets of each axis"),
+        (
+            "training.orthogonality=0.1",
+            "training.orthogonality 0.1 acts on weights that exact attention does not have; set it to 0, or choose "
+            "one of aoglu-3, oglu, oglu-2, orthogonal-softplus",
+        ),
+        (
+            "model.heads=3",
+            "model.heads: unknown key; known ones here: attention, axial_shape, convolution_taps, dropout",
+        ),
         ("mode.width=8", "mode: unknown key; known ones here: data, model, training"),
         ("training.num_steps=many", "training.num_steps: input should be a valid integer"),
         ("training.num_steps=50", "warmup_steps 100 must be below num_steps 50"),
@@ -81,3 +95,47 @@ def test_configuration_is_frozen(tmp_path) -> None:
     assert recipe.training.seed == 7
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.seed = 8  # type: ignore[misc]
+
+
+def model_config(**changes: object) -> ModelConfig:
+    return parse(ModelConfig, {**MODEL, **changes}, "recipe")
+
+
+MODEL = {
+    "objective": "masked",
+    "attention": "exact",
+    "num_layers": 3,
+    "width": 32,
+    "num_heads": 2,
+    "feedforward_width": 64,
+    "max_length": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objective": "causal", "attention": ["exact", "nystrom", "exact"]},
+            "nystrom attention has no causal form; choose objective masked, or another kind of attention",
+        ),
+        (
+            {"positions": "axial", "axial_shape": [9, 11]},
+            "axial_shape 9 x 11 holds 99 positions, max_length is 100; make the shape larger or the window smaller",
+        ),
+        (
+            {"attention": "performer-optimal", "projection": "none"},
+            "performer-optimal estimates with random features; projection cannot be none",
+        ),
+    ],
+)
+def test_models_that_cannot_be(changes, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        model_config(**changes)
+
+
+def test_a_kind_for_each_layer() -> None:
+    config = model_config(attention=["local", "local", "performer-relu"], window=1_000_000)
+    assert config.attention_name == "local, local, performer-relu"
+    assert [kind.value for kind in config.attention_kinds] == ["local", "local", "performer-relu"]
+    assert model_config(attention=["exact"] * 3).attention_name == "exact"

@@ -60,7 +60,9 @@ def attention_matrices(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
-    """Attention of one protein, (layers, heads, L + 2, L + 2), rows sum to 1; <cls> is the first token, <eos> the last.
+    """Attention of one protein, (layers, heads, L + 2, L + 2); <cls> is the first token, <eos> the last.
+
+    Rows sum to 1, except with the kinds whose weights may be negative (see the table of kinds in the README).
 
     For a linear kind this is the matrix φ(q)·φ(k) / normalizer that the layer applies without ever forming it.
     Memory grows with the square of the length.
@@ -84,8 +86,10 @@ def attention_matrices(
     matrices = []
     for layer in chosen_layers:
         call = calls[layer]
-        query, key = call.query[:, chosen_heads], call.key[:, chosen_heads]
-        matrices.append(call.operation.matrix(query, key)[0].float().cpu().numpy())
+        matrix = call.operation.matrix(call.query, call.key)[
+            0, chosen_heads
+        ]  # a head's kernel may have weights of its own
+        matrices.append(matrix.float().cpu().numpy())
     return np.stack(matrices)
 
 

@@ -17,6 +17,8 @@ class FeatureMap(nn.Module):
     """Turns queries and keys (B, H, L, E) into non-negative features (B, H, L, M)."""
 
     num_features: int
+    is_positive = True
+    """Whether no feature is ever negative, so that attention is a weighted mean."""
     has_gradients = False
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
 
@@ -47,7 +49,10 @@ class FeatureMap(nn.Module):
 
 
 class RandomFeatureMap(FeatureMap):
-    """A map with a random projection (M, E), shared by the heads of a layer; `projection` names one of `PROJECTIONS`."""
+    """A map with a random projection (M, E), shared by the heads of a layer; `projection` names one of `PROJECTIONS`.
+
+    With the projection "none", M is E and `num_features` has no meaning.
+    """
 
     projection: Tensor
 
@@ -55,10 +60,15 @@ class RandomFeatureMap(FeatureMap):
         super().__init__()
         if head_width < 1 or num_features < 1:
             raise ValueError(f"head width {head_width} and number of features {num_features} must both be at least 1")
+        self.is_unprojected = projection == "none"
+        if self.is_unprojected:
+            num_features = head_width
         self.num_features = num_features
         self._draw = PROJECTIONS[projection]
         self.register_buffer("projection", torch.empty(num_features, head_width))
         self.redraw(torch.Generator().manual_seed(0))
+
+    is_unprojected: bool
 
     def check(self, head_width: int) -> None:
         """See `FeatureMap`."""
@@ -119,6 +129,12 @@ class SoftmaxFeatures(RandomFeatureMap):
     """
 
     has_gradients = True
+
+    def __init__(self, head_width: int, num_features: int, projection: str = "orthogonal") -> None:
+        super().__init__(head_width, num_features, projection)
+        if self.is_unprojected:
+            raise ValueError("softmax features need a random projection; choose any but none")
+
     headroom = 60.0
     """Bound of a key's exponent. e^60 leaves room in float32 both for sums over long sequences and for small features."""
     floor = -69.0

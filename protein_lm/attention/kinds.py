@@ -4,22 +4,76 @@ A new kind is one file with its operation, one entry in `ATTENTION_KINDS`, and o
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from protein_lm.attention.checks import check_inputs
+from protein_lm.attention.cosformer import WeightedRows, weighted_by_position
 from protein_lm.attention.exact import KeyValueCache, exact_attention, extend_exact_attention
-from protein_lm.attention.feature_maps import FeatureMap, RandomFeatureMap, ReLUFeatures, SoftmaxFeatures
+from protein_lm.attention.feature_maps import FeatureMap, ReLUFeatures, SoftmaxFeatures
+from protein_lm.attention.generalized import (
+    FUNCTIONS,
+    EluFeatures,
+    ExponentialFeatures,
+    GeneralizedFeatures,
+)
 from protein_lm.attention.linear import linear_attention
+from protein_lm.attention.low_rank import LengthProjections, linformer_attention, matrix_of, nystrom_attention
+from protein_lm.attention.lsh import Hash, LshCache, extend_lsh_attention, lsh_attention, lsh_attention_matrix
+from protein_lm.attention.optimal import OptimalFeatures, SaderfFeatures
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.patterns import Pattern
 from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
+from protein_lm.attention.sparse import extend_sparse_attention, sparse_attention, sparse_attention_matrix
+from protein_lm.attention.trainable import FeedForwardFeatures, HedgehogFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """What operations are built from; each kind takes what it needs."""
+
+    num_heads: int
+    head_width: int
+    longest: int = 8192
+    """Tokens of the longest sequence."""
+    num_features: int = 256
+    """M of random features."""
+    projection: str = "orthogonal"
+    """How these are drawn, see `projections.PROJECTIONS`."""
+    window: int = 256
+    """Tokens in sight of the sparse kinds; of LSH, within a bucket."""
+    num_global_tokens: int = 1
+    """First tokens of a sequence that see and are seen by all: local-global, bigbird."""
+    stride: int = 4
+    """Blocks (of 64 tokens) between those that a block sees: strided."""
+    num_strides: int = 4
+    """How many of these on each side: strided."""
+    num_random_blocks: int = 3
+    """Blocks drawn for each block: bigbird."""
+    num_buckets: int = 32
+    """Of lsh."""
+    num_hash_rounds: int = 2
+    """Of lsh."""
+    num_landmarks: int = 64
+    """Rank of linformer and nystrom."""
+    layer: int = 0
+    """Number of the layer: each draws random blocks of its own."""
 
 
 class AttentionOperation(nn.Module):
-    """What an attention layer calls between its projections; owns nothing but a feature map, if it has one."""
+    """What an attention layer calls between its projections; owns what belongs to the kernel alone."""
+
+    shares_query_and_key = False
+    """Whether the key is the query and is not looked at."""
+    heads_per_output = 1
+    """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
+    weights_are_positive = True
+    """Whether rows of the matrix are non-negative weights that sum to 1."""
 
     def __init__(self, *, causal: bool) -> None:
         super().__init__()
@@ -42,7 +96,7 @@ class AttentionOperation(nn.Module):
     def matrix(
         self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
     ) -> Tensor:
-        """The attention matrix (B, H, L, L), rows sum to 1; `matrix(q, k) @ v` equals the output. O(L²) memory."""
+        """The attention matrix (B, H, L, L): `matrix(q, k) @ v` equals the output. O(L²) memory."""
         raise NotImplementedError
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
@@ -54,7 +108,15 @@ class AttentionOperation(nn.Module):
         raise NotImplementedError
 
 
-class ExactOperation(AttentionOperation):
+class _CachedOperation(AttentionOperation):
+    """An operation that decodes from a cache of keys and values, which grows with the length."""
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> KeyValueCache:
+        """See `AttentionOperation`."""
+        return KeyValueCache(batch_size, num_heads, head_width, device)
+
+
+class ExactOperation(_CachedOperation):
     """Softmax attention."""
 
     def forward(
@@ -74,10 +136,6 @@ class ExactOperation(AttentionOperation):
         """See `AttentionOperation`."""
         return exact_attention_matrix(query, key, causal=self.causal, valid_mask=valid_mask, packing=packing)
 
-    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> KeyValueCache:
-        """See `AttentionOperation`; the cache grows with the length."""
-        return KeyValueCache(batch_size, num_heads, head_width, device)
-
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
         """See `AttentionOperation`."""
         return extend_exact_attention(query, key, value, state)
@@ -89,6 +147,7 @@ class LinearOperation(AttentionOperation):
     def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
         super().__init__(causal=causal)
         self.feature_map = feature_map
+        self.weights_are_positive = feature_map.is_positive
 
     def forward(
         self,
@@ -111,28 +170,330 @@ class LinearOperation(AttentionOperation):
             query, key, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
         )
 
-    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LinearState:
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
         return LinearState(batch_size * num_heads, self.feature_map, head_width, device)
 
-    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: LinearState) -> Tensor:
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
         """See `AttentionOperation`."""
         return extend_linear_attention(query, key, value, self.feature_map, state)
 
 
-def _exact(head_width: int, num_features: int, projection: str, *, causal: bool) -> AttentionOperation:
-    return ExactOperation(causal=causal)
+@dataclass
+class _CosformerState:
+    linear: LinearState
+    num_tokens: int = 0
+
+
+class CosformerOperation(LinearOperation):
+    """Linear attention with features weighted by position."""
+
+    def __init__(self, head_width: int, longest: int, *, causal: bool) -> None:
+        super().__init__(WeightedRows(head_width), causal=causal)
+        self.longest = longest
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        check_inputs(query, key, value, valid_mask, packing)
+        return super().forward(*self._weighted(query, key, packing), value, valid_mask, packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return super().matrix(*self._weighted(query, key, packing), valid_mask, packing)
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
+        """See `LinearOperation`."""
+        return _CosformerState(super().new_state(batch_size, num_heads, head_width, device))
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: _CosformerState) -> Tensor:
+        """See `AttentionOperation`."""
+        end = state.num_tokens + query.shape[2]
+        positions = torch.arange(state.num_tokens, end)
+        rows = (weighted_by_position(tensor, positions, self.longest) for tensor in (query, key))
+        output = super().extend(*rows, value, state.linear)
+        state.num_tokens = end
+        return output
+
+    def _weighted(self, query: Tensor, key: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(query.shape[2]) if packing is None else torch.from_numpy(packing.positions)
+        return (
+            weighted_by_position(query, positions, self.longest),
+            weighted_by_position(key, positions, self.longest),
+        )
+
+
+class SparseOperation(_CachedOperation):
+    """Softmax attention to the keys of a pattern."""
+
+    def __init__(self, pattern: Pattern, *, causal: bool, own_global_projections: bool = False) -> None:
+        super().__init__(causal=causal)
+        self.pattern = pattern
+        # Only in the bidirectional form do global tokens see more than others do.
+        self.heads_per_output = 2 if own_global_projections and not causal else 1
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        (query, key, value), of_globals = self._halves(query, key, value)
+        return sparse_attention(
+            query,
+            key,
+            value,
+            self.pattern,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+            global_inputs=of_globals,
+        )
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`; rows of global tokens weigh the second half of the values."""
+        (query, key), of_globals = self._halves(query, key)
+        return sparse_attention_matrix(
+            query,
+            key,
+            self.pattern,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+            global_inputs=of_globals,
+        )
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_sparse_attention(query, key, value, self.pattern, state)
+
+    def _halves(self, *tensors: Tensor) -> tuple[Any, Any]:
+        if self.heads_per_output == 1:
+            return tensors, None
+        first, second = zip(*(tensor.chunk(2, dim=1) for tensor in tensors), strict=True)
+        return first, second
+
+
+class LshOperation(AttentionOperation):
+    """Softmax attention within buckets of a hash."""
+
+    shares_query_and_key = True
+
+    def __init__(self, hashing: Hash, window: int, *, causal: bool) -> None:
+        super().__init__(causal=causal)
+        self.hashing = hashing
+        self.window = window
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return lsh_attention(
+            query,
+            value,
+            self.hashing(query),
+            window=self.window,
+            block=Pattern.block,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+        )
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return lsh_attention_matrix(
+            query,
+            self.hashing(query),
+            window=self.window,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+        )
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LshCache:
+        """See `AttentionOperation`; it grows with the length."""
+        return LshCache(batch_size, num_heads, head_width, device)
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: LshCache) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_lsh_attention(query, value, self.hashing, self.window, state)
+
+
+class LinformerOperation(AttentionOperation):
+    """Softmax attention to learned mixtures of keys."""
+
+    weights_are_positive = False
+
+    def __init__(self, projections: LengthProjections) -> None:
+        super().__init__(causal=False)
+        self.projections = projections
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return linformer_attention(query, key, value, self.projections, valid_mask=valid_mask, packing=packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
+
+
+class NystromOperation(AttentionOperation):
+    """Softmax attention through landmarks."""
+
+    weights_are_positive = False
+
+    def __init__(self, num_landmarks: int) -> None:
+        super().__init__(causal=False)
+        self.num_landmarks = num_landmarks
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return nystrom_attention(query, key, value, self.num_landmarks, valid_mask=valid_mask, packing=packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
+
+
+Builder = Callable[..., AttentionOperation]
 
 
 def _random_features(
-    map_class: type[RandomFeatureMap], head_width: int, num_features: int, projection: str, *, causal: bool
-) -> AttentionOperation:
-    return LinearOperation(map_class(head_width, num_features, projection), causal=causal)
+    map_class: Callable[..., FeatureMap], options: AttentionOptions, *, causal: bool
+) -> LinearOperation:
+    return LinearOperation(map_class(options.head_width, options.num_features, options.projection), causal=causal)
 
 
-ATTENTION_KINDS: dict[str, Callable[..., AttentionOperation]] = {
-    "exact": _exact,
+def _feed_forward(
+    options: AttentionOptions,
+    *,
+    causal: bool,
+    num_layers: int = 1,
+    gated: bool = False,
+    orthogonal: bool = False,
+    low_rank_gates: bool = False,
+) -> LinearOperation:
+    feature_map = FeedForwardFeatures(
+        options.num_heads,
+        options.head_width,
+        num_layers=num_layers,
+        gated=gated,
+        orthogonal=orthogonal,
+        gate_rank=max(1, options.head_width // 4) if low_rank_gates else None,
+    )
+    return LinearOperation(feature_map, causal=causal)
+
+
+def _lsh(options: AttentionOptions, *, causal: bool) -> LshOperation:
+    hashing = Hash(
+        options.num_heads, options.head_width, num_buckets=options.num_buckets, num_rounds=options.num_hash_rounds
+    )
+    return LshOperation(hashing, options.window, causal=causal)
+
+
+def _local(options: AttentionOptions, *, causal: bool) -> SparseOperation:
+    return SparseOperation(Pattern(window=options.window), causal=causal)
+
+
+def _local_global(options: AttentionOptions, *, causal: bool) -> SparseOperation:
+    pattern = Pattern(window=options.window, num_global_tokens=options.num_global_tokens)
+    return SparseOperation(pattern, causal=causal, own_global_projections=True)
+
+
+def _strided(options: AttentionOptions, *, causal: bool) -> SparseOperation:
+    pattern = Pattern(window=options.window, stride=options.stride, num_strides=options.num_strides)
+    return SparseOperation(pattern, causal=causal)
+
+
+def _bigbird(options: AttentionOptions, *, causal: bool) -> SparseOperation:
+    pattern = Pattern(
+        window=options.window,
+        num_global_tokens=options.num_global_tokens,
+        num_random_blocks=options.num_random_blocks,
+        seed=options.layer,
+    )
+    return SparseOperation(pattern, causal=causal)
+
+
+def _bidirectional_only(name: str, build: Callable[[AttentionOptions], AttentionOperation]) -> Builder:
+    def builder(options: AttentionOptions, *, causal: bool) -> AttentionOperation:
+        if causal:
+            raise ValueError(f"{name} attention mixes the whole sequence and has no causal form; choose another kind")
+        return build(options)
+
+    return builder
+
+
+ATTENTION_KINDS: dict[str, Builder] = {
+    "exact": lambda options, *, causal: ExactOperation(causal=causal),
     "performer-relu": partial(_random_features, ReLUFeatures),
     "performer-softmax": partial(_random_features, SoftmaxFeatures),
+    "performer-optimal": partial(_random_features, OptimalFeatures),
+    "performer-saderf": partial(_random_features, SaderfFeatures),
+    "performer-exp": partial(_random_features, ExponentialFeatures),
+    **{
+        f"performer-{name}": partial(_random_features, partial(GeneralizedFeatures, function=name))
+        for name in FUNCTIONS
+    },
+    "elu": lambda options, *, causal: LinearOperation(EluFeatures(options.head_width), causal=causal),
+    "cosformer": lambda options, *, causal: CosformerOperation(options.head_width, options.longest, causal=causal),
+    "softplus": _feed_forward,
+    "orthogonal-softplus": partial(_feed_forward, orthogonal=True),
+    "glu": partial(_feed_forward, gated=True),
+    "glu-2": partial(_feed_forward, gated=True, num_layers=2),
+    "glu-3": partial(_feed_forward, gated=True, num_layers=3),
+    "oglu": partial(_feed_forward, gated=True, orthogonal=True),
+    "oglu-2": partial(_feed_forward, gated=True, orthogonal=True, num_layers=2),
+    "aoglu-3": partial(_feed_forward, gated=True, orthogonal=True, num_layers=3, low_rank_gates=True),
+    "hedgehog": lambda options, *, causal: LinearOperation(
+        HedgehogFeatures(options.num_heads, options.head_width), causal=causal
+    ),
+    "local": _local,
+    "local-global": _local_global,
+    "strided": _strided,
+    "bigbird": _bigbird,
+    "lsh": _lsh,
+    "linformer": _bidirectional_only(
+        "linformer", lambda options: LinformerOperation(LengthProjections(options.num_landmarks, options.longest))
+    ),
+    "nystrom": _bidirectional_only("nystrom", lambda options: NystromOperation(options.num_landmarks)),
 }
-"""Name -> builder `(head_width, num_features, projection, *, causal)`; kinds without features ignore these."""
+"""Name -> builder `(options, *, causal)`."""

@@ -47,9 +47,9 @@ def causal_pieces(length: int, chunk: int, segment: int, packing: Packing | None
     """Pieces of about `segment` tokens in chunks of about `chunk`, in order."""
     if packing is None:
         chunk = even_part(length, chunk)
-        return _Chunks(np.array([0, length]), chunk).pieces(segment, device)
+        return Chunks(np.array([0, length]), chunk).pieces(segment, device)
     key = "causal", chunk, segment, device
-    return packing.plan(key, lambda: _Chunks(packing.boundaries, chunk).pieces(segment, device, with_flow=True))
+    return packing.plan(key, lambda: Chunks(packing.boundaries, chunk).pieces(segment, device, with_flow=True))
 
 
 def bidirectional_runs(
@@ -61,7 +61,7 @@ def bidirectional_runs(
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         return [Run([Piece(span, 1, span.stop - span.start) for span in spans], 1)]
     key = "bidirectional", chunk, segment, device
-    return packing.plan(key, lambda: _Chunks(packing.boundaries, chunk).runs(segment, device))
+    return packing.plan(key, lambda: Chunks(packing.boundaries, chunk).runs(segment, device))
 
 
 def even_part(length: int, size: int) -> int:
@@ -69,7 +69,7 @@ def even_part(length: int, size: int) -> int:
     return -(-length // max(1, round(length / size)))
 
 
-class _Chunks:
+class Chunks:
     """All chunks of a row, in order: first token, number of tokens and sequence of each."""
 
     def __init__(self, boundaries: NDArray[np.int64], chunk: int) -> None:
@@ -87,7 +87,7 @@ class _Chunks:
         for first in range(0, self.starts.size, step):
             last = min(first + step, self.starts.size)
             flow = _to(self._flow(first, last), device) if with_flow else None
-            pieces.append(self._piece(first, last, device, flow=flow))
+            pieces.append(self.piece(first, last, device, flow=flow))
         return pieces
 
     def runs(self, segment: int, device: torch.device) -> list[Run]:
@@ -100,11 +100,11 @@ class _Chunks:
             if whole.size:  # as many whole sequences as fit a piece
                 last = int(whole[-1])
                 owners = self.sequences[first:last] - self.sequences[first]
-                runs.append(Run([self._piece(first, last, device, owners=_to(owners, device))], int(owners[-1]) + 1))
+                runs.append(Run([self.piece(first, last, device, owners=_to(owners, device))], int(owners[-1]) + 1))
             else:  # one long sequence
                 last = int(sequence_ends[sequence_ends > first][0])
                 cuts = [*range(first, last, step), last]
-                runs.append(Run([self._piece(a, b, device) for a, b in itertools.pairwise(cuts)], 1))
+                runs.append(Run([self.piece(a, b, device) for a, b in itertools.pairwise(cuts)], 1))
             first = last
         return runs
 
@@ -115,7 +115,7 @@ class _Chunks:
         reads, gives = np.append(own, own[-1]), np.insert(own, 0, come_in)
         return np.tril(reads[:, None] == gives)
 
-    def _piece(
+    def piece(
         self, first: int, last: int, device: torch.device, *, flow: Tensor | None = None, owners: Tensor | None = None
     ) -> Piece:
         starts, ends = self.starts[first:last], self.ends[first:last]

@@ -49,6 +49,37 @@ def hyperbolic_projection(num_features: int, head_width: int, generator: torch.G
     return torch.cat((half, -half))
 
 
+def simplex_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
+    """Rows (M, E) that point to the corners of a randomly turned simplex in each block of E, with chi(E) norms.
+
+    The angles between rows are as wide as they can be, so of all couplings that do not look at the norms this one has the
+    least error. Unbiased. Source: Reid et al. 2023 (arXiv 2301.13856), section 3.
+
+    Raises:
+        ValueError: heads of width 1, where a simplex has no direction.
+    """
+    if head_width < 2:
+        raise ValueError("a simplex needs heads of width 2 or more; choose the orthogonal projection")
+    corners = torch.eye(head_width, dtype=torch.float64) - 1 / head_width
+    corners *= (head_width / (head_width - 1)) ** 0.5
+    num_blocks = math.ceil(num_features / head_width)
+    turns = _directions(num_blocks * head_width, head_width, generator).view(num_blocks, head_width, head_width)
+    directions = (corners @ turns).reshape(-1, head_width)[:num_features]
+    norms = _normal(num_features, head_width, generator).norm(dim=-1, keepdim=True)
+    return (directions * norms).to(torch.float32)
+
+
+def no_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
+    """√E times the identity (E, E): features are then a function of each channel; nothing is drawn.
+
+    Raises:
+        ValueError: a number of features that is not the width of the heads.
+    """
+    if num_features != head_width:
+        raise ValueError(f"without projection there are as many features as channels, {head_width}, not {num_features}")
+    return torch.eye(head_width) * head_width**0.5
+
+
 def _normal(num_rows: int, width: int, generator: torch.Generator) -> Tensor:
     return torch.randn(num_rows, width, generator=generator, dtype=torch.float64)
 
@@ -67,5 +98,7 @@ PROJECTIONS: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
     "iid": iid_projection,
     "regularized": regularized_projection,
     "hyperbolic": hyperbolic_projection,
+    "simplex": simplex_projection,
+    "none": no_projection,
 }
 """Name -> drawing function `(num_features, head_width, generator)`."""

@@ -55,15 +55,18 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.convolution = convolution
-        self.input_projection = nn.Linear(width, 3 * width)
-        self.query_norm, self.key_norm = (HeadNorm(width // num_heads) if qk_norm else None for _ in range(2))
+        self._parts = (1 if operation.shares_query_and_key else 2, 1)
+        """Projections that positions apply to, and others."""
+        self.input_projection = nn.Linear(width, sum(self._parts) * operation.heads_per_output * width)
+        self.query_norm = HeadNorm(width // num_heads) if qk_norm else None
+        self.key_norm = HeadNorm(width // num_heads) if qk_norm and not operation.shares_query_and_key else None
         self.operation = operation
         self.output_projection = nn.Linear(width, width)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Rows, state: LayerState | None = None
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, rows: Rows, state: LayerState | None = None
     ) -> Tensor:
-        """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E / 2).
+        """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E / 2), if any.
 
         With a state, the tokens follow those that the state has seen, and it goes on to hold these too.
         """
@@ -73,14 +76,19 @@ class AttentionLayer(nn.Module):
                 hidden = self.convolution(hidden, rows)
             else:
                 hidden, state.before = self.convolution.extend(hidden, state.before)
-        projected = self.input_projection(hidden).view(batch, length, 3, self.num_heads, -1)
+        heads = self.num_heads * self.operation.heads_per_output
+        projected = self.input_projection(hidden).view(batch, length, sum(self._parts), heads, -1)
         # Split, not indexed: the gradient of an index is written into a tensor of zeros of the size of the whole.
-        queries_and_keys, value = projected.permute(2, 0, 3, 1, 4).split((2, 1))
+        queries_and_keys, value = projected.permute(2, 0, 3, 1, 4).split(self._parts)
         value = value.squeeze(0)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = queries_and_keys.unbind(0)
-            queries_and_keys = torch.stack((self.query_norm(query), self.key_norm(key)))
-        query, key = rotate(queries_and_keys, *rotary).unbind(0)
+        norms = [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
+        if norms:
+            pairs = zip(norms, queries_and_keys.unbind(0), strict=True)
+            queries_and_keys = torch.stack([norm(part) for norm, part in pairs])
+        if rotary is not None:
+            queries_and_keys = rotate(queries_and_keys, *rotary)
+        parts = queries_and_keys.unbind(0)
+        query, key = parts[0], parts[-1]
         if state is None:
             output = self.operation(query, key, value, *rows)
         else:
@@ -120,7 +128,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], rows: Rows, state: LayerState | None = None
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, rows: Rows, state: LayerState | None = None
     ) -> Tensor:
         """(B, L, D) -> (B, L, D); see `AttentionLayer.forward`."""
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotary, rows, state))

@@ -1,6 +1,5 @@
 """The protein language model: token (and k-mer) embedding, blocks, final norm, head tied to the embedding."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,13 +10,16 @@ from torch.nn import functional
 
 from protein_lm import alphabet
 from protein_lm.attention.feature_maps import RandomFeatureMap
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation, AttentionOptions
+from protein_lm.attention.low_rank import LengthProjections
+from protein_lm.attention.lsh import Hash
 from protein_lm.attention.packing import Packing
-from protein_lm.config import ModelConfig, Objective
+from protein_lm.attention.trainable import TrainableFeatures
+from protein_lm.config import ModelConfig, Objective, PositionKind
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
-from protein_lm.model.positions import RotaryPositions
+from protein_lm.model.positions import RotaryPositions, build_position_embedding
 from protein_lm.model.rows import Rows
 
 
@@ -46,20 +48,32 @@ class ProteinLM(nn.Module):
             KmerEmbedding(config.kmer_sizes, config.kmer_buckets, config.width) if config.kmer_sizes else None
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.positions = RotaryPositions(config.width // config.num_heads)
-        self.blocks = nn.ModuleList(self._block() for _ in range(config.num_layers))
+        is_rotary = config.positions is PositionKind.ROTARY
+        self.rotary = RotaryPositions(config.width // config.num_heads) if is_rotary else None
+        self.position_embedding = build_position_embedding(config)
+        self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
 
-    def _block(self) -> Block:
+    def _block(self, layer: int) -> Block:
         config = self.config
-        build_operation = ATTENTION_KINDS[config.attention.value]
-        operation = build_operation(
-            config.width // config.num_heads,
-            config.num_random_features,
-            config.projection.value,
-            causal=self.is_causal,
+        options = AttentionOptions(
+            num_heads=config.num_heads,
+            head_width=config.width // config.num_heads,
+            longest=config.max_length,
+            num_features=config.num_random_features,
+            projection=config.projection.value,
+            window=config.window,
+            num_global_tokens=config.num_global_tokens,
+            stride=config.stride,
+            num_strides=config.num_strides,
+            num_random_blocks=config.num_random_blocks,
+            num_buckets=config.num_buckets,
+            num_hash_rounds=config.num_hash_rounds,
+            num_landmarks=config.num_landmarks,
+            layer=layer,
         )
+        operation = ATTENTION_KINDS[config.attention_kinds[layer].value](options, causal=self.is_causal)
         convolution = (
             ShortConvolution(config.width, config.convolution_taps, causal=self.is_causal)
             if config.convolution_taps
@@ -92,6 +106,11 @@ class ProteinLM(nn.Module):
         """Trained weights; the tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def num_kernel_parameters(self) -> int:
+        """Trained weights of the attention kernels themselves."""
+        return sum(p.numel() for operation in self.operations() for p in operation.parameters())
+
     def operations(self) -> list[AttentionOperation]:
         """The attention operation of each layer, for analysis."""
         return [cast(Block, block).attention.operation for block in self.blocks]
@@ -111,9 +130,9 @@ class ProteinLM(nn.Module):
         """
         length = tokens.shape[1] if packing is None else int(packing.lengths.max())
         self._check_length(length)
-        hidden = self._embed(tokens, packing=packing)
-        positions = np.arange(tokens.shape[1]) if packing is None else packing.positions
-        rotary = self.positions.tables(torch.from_numpy(positions))
+        positions = torch.from_numpy(np.arange(tokens.shape[1]) if packing is None else packing.positions)
+        hidden = self._embed(tokens, positions, packing=packing)
+        rotary = self.rotary.tables(positions) if self.rotary is not None else None
         rows = Rows(valid_mask, packing)
         for block in self.blocks:
             hidden = block(hidden, rotary, rows)
@@ -159,8 +178,9 @@ class ProteinLM(nn.Module):
         """
         end = state.num_tokens + tokens.shape[1]
         self._check_length(end)
-        hidden = self._embed(tokens, before=state.before)
-        rotary = self.positions.tables(torch.arange(state.num_tokens, end))
+        positions = torch.arange(state.num_tokens, end)
+        hidden = self._embed(tokens, positions, before=state.before)
+        rotary = self.rotary.tables(positions) if self.rotary is not None else None
         for block, layer in zip(self.blocks, state.layers, strict=True):
             hidden = block(hidden, rotary, Rows(), layer)
         state.num_tokens = end
@@ -185,8 +205,10 @@ class ProteinLM(nn.Module):
         if length > self.config.max_length:
             raise ValueError(f"{length:,} tokens are over the model's window of {self.config.max_length:,}")
 
-    def _embed(self, tokens: Tensor, **context: Any) -> Tensor:
+    def _embed(self, tokens: Tensor, positions: Tensor, **context: Any) -> Tensor:
         hidden = self.embedding(tokens)
+        if self.position_embedding is not None:
+            hidden = hidden + self.position_embedding(positions)
         if self.kmer_embedding is not None:
             hidden = hidden + self.kmer_embedding(tokens, **context)
         return self.dropout(hidden)
@@ -201,7 +223,9 @@ class ProteinLM(nn.Module):
         √(2 × layers), so that its size does not depend on depth (Radford et al. 2019).
         """
         for name, parameter in self.named_parameters():
-            if name.startswith(("embedding.", "kmer_embedding.")):
+            if ".operation." in name:
+                continue  # an operation draws its own
+            if name.startswith(("embedding.", "kmer_embedding.", "position_embedding.")):
                 nn.init.normal_(parameter, std=self.config.width**-0.5, generator=generator)
             elif name.endswith("convolution.weight"):
                 nn.init.normal_(parameter, std=parameter.shape[0] ** -0.5, generator=generator)
@@ -210,12 +234,19 @@ class ProteinLM(nn.Module):
                 nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        for module in self.modules():
+            if isinstance(module, TrainableFeatures | LengthProjections):
+                module.initialize(generator)
         self.redraw_features(generator)
 
     def redraw_features(self, generator: torch.Generator) -> None:
-        """Draw all random features anew; models without any stay as they are."""
-        for feature_map in self._random_feature_maps():
-            feature_map.redraw(generator)
+        """Draw all random features and hashes anew; models without any stay as they are."""
+        for module in self.modules():
+            if isinstance(module, RandomFeatureMap | Hash):
+                module.redraw(generator)
 
-    def _random_feature_maps(self) -> Iterator[RandomFeatureMap]:
-        return (module for module in self.modules() if isinstance(module, RandomFeatureMap))
+    def orthogonality(self) -> Tensor:
+        """Σ ‖WWᵀ - I‖² over layers and heads of the weights that training may keep orthogonal."""
+        maps = (module for module in self.modules() if isinstance(module, TrainableFeatures))
+        weights = [weight for feature_map in maps for weight in feature_map.orthogonal_weights()]
+        return torch.stack([(w @ w.mT - torch.eye(w.shape[-1], device=w.device)).square().sum() for w in weights]).sum()

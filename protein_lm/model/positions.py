@@ -1,13 +1,19 @@
-"""Rotary positions, applied to queries and keys before the feature map.
+"""Positions: rotary ones turn queries and keys, the others are vectors added to the embeddings.
 
-The rotation keeps norms, so the kernel of the rotated queries and keys is what a feature map estimates.
-Source: Su et al. 2021 (arXiv 2104.09864); half-split layout and base 10000 as in ESM-2; <cls> is position 0.
+The rotation comes before the feature map and keeps norms, so the kernel of the rotated queries and keys is what a feature
+map estimates. Positions count from 0, the <cls> of each sequence.
+
+Sources: Su et al. 2021 (arXiv 2104.09864) for rotary, half-split layout and base 10000 as in ESM-2; Vaswani et al. 2017 for
+sinusoidal; Kitaev et al. 2020 (arXiv 2001.04451) for axial.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from protein_lm.config import ModelConfig, PositionKind
 
 
 class RotaryPositions(nn.Module):
@@ -57,3 +63,61 @@ def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         turned[..., span, :half] = (first * cosines[span]).addcmul_(second, sines[span], value=-1)
         turned[..., span, half:] = (second * cosines[span]).addcmul_(first, sines[span])
     return turned
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors: sines in the first half of the channels, cosines in the second, of falling frequencies.
+
+    They are of length 1, as long as an embedding is at first.
+    """
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, width: int, *, base: float = 10000.0) -> None:
+        super().__init__()
+        self.width = width
+        half = -(-width // 2)
+        self.register_buffer("inverse_frequencies", base ** -(torch.arange(half) / half), persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(L,) -> (L, D)."""
+        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, : self.width] * math.sqrt(2 / self.width)
+
+
+class LearnedPositions(nn.Module):
+    """A vector per position."""
+
+    def __init__(self, longest: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(longest, width)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(L,) -> (L, D)."""
+        return self.table(positions.to(self.table.weight.device))
+
+
+class AxialPositions(nn.Module):
+    """Position p = row × columns + column: half of the channels from a table of rows, the other from one of columns."""
+
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(shape[0], width - width // 2)
+        self.columns = nn.Embedding(shape[1], width // 2)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(L,) -> (L, D)."""
+        positions = positions.to(self.rows.weight.device)
+        num_columns = self.columns.num_embeddings
+        return torch.cat((self.rows(positions // num_columns), self.columns(positions % num_columns)), dim=-1)
+
+
+def build_position_embedding(config: ModelConfig) -> nn.Module | None:
+    """What is added to the embeddings; None for rotary positions or none."""
+    if config.positions is PositionKind.SINUSOIDAL:
+        return SinusoidalPositions(config.width)
+    if config.positions is PositionKind.LEARNED:
+        return LearnedPositions(config.max_length, config.width)
+    if config.positions is PositionKind.AXIAL:
+        return AxialPositions(config.axial_shape, config.width)
+    return None

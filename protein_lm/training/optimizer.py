@@ -32,7 +32,9 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and name.startswith("blocks.") and "convolution" not in name
+    """Weights of an attention operation itself are no matrices between residual streams: they count as others."""
+    is_matrix = parameter.ndim == 2 and name.startswith("blocks.")
+    return is_matrix and "convolution" not in name and ".operation." not in name
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -148,7 +148,10 @@ class Trainer:
             logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
             loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
             # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
-            self.accelerator.backward(loss * (self.accelerator.num_processes / all_predicted))
+            weighted = loss * (self.accelerator.num_processes / all_predicted)
+            if config.orthogonality:
+                weighted = weighted + config.orthogonality / len(batches) * self.plain_model.orthogonality()
+            self.accelerator.backward(weighted)
             correct = (logits.detach().argmax(-1) == targets).sum()
             sums[:3] += torch.stack([loss.detach(), correct, selected.sum()]).double().cpu()
             sums[3] += batch.tokens.numel()
@@ -232,7 +235,7 @@ class Trainer:
     def _describe(self, log: RunLog) -> None:
         model, batches = self.recipe.model, self.batches
         log.line(
-            f"{model.objective.value} {model.attention.value}, {self.plain_model.num_parameters:,} weights, "
+            f"{model.objective.value} {model.attention_name}, {self.plain_model.num_parameters:,} weights, "
             f"{batches.indices.size:,} training sequences, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )

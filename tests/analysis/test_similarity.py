@@ -17,17 +17,15 @@ from protein_lm.analysis.similarity import (
     normalized,
     pair_attention,
 )
-from protein_lm.attention.kinds import ATTENTION_KINDS
 from protein_lm.data.batches import pack
 from protein_lm.errors import InputError
-from tests.conftest import fresh_model, grammar, write_fasta
+from tests.conftest import EVERY_FORM, fresh_model, grammar, write_fasta
 from tests.inference.toys import records
 
 PROTEINS = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILS", "ACDEFGHIKLMNPQRSTVWYX", "GGGG")
 
 
-@pytest.mark.parametrize("attention", ATTENTION_KINDS)
-@pytest.mark.parametrize("objective", ["causal", "masked"])
+@pytest.mark.parametrize(("attention", "objective"), EVERY_FORM)
 def test_equals_the_sum_over_the_matrix(attention, objective) -> None:
     model = fresh_model(attention=attention, objective=objective)
     expected = np.zeros((2, 2, 20, 20))

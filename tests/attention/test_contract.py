@@ -3,26 +3,77 @@
 import pytest
 import torch
 
-from protein_lm.attention import linear
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation
+from protein_lm.attention import blocks, linear
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation, AttentionOptions, LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.projections import PROJECTIONS
 from protein_lm.config import AttentionKind, ProjectionKind
 
 HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
-kinds = pytest.mark.parametrize("kind", ATTENTION_KINDS)
-both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+OPTIONS = AttentionOptions(
+    num_heads=HEADS,
+    head_width=HEAD_WIDTH,
+    longest=512,
+    num_features=NUM_FEATURES,
+    window=30,
+    num_global_tokens=2,
+    stride=2,
+    num_strides=1,
+    num_random_blocks=1,
+    num_buckets=4,
+    num_landmarks=12,
+)
+FORMS = [
+    (kind, causal)
+    for kind in ATTENTION_KINDS
+    for causal in (True, False)
+    if not (causal and kind in {"linformer", "nystrom"})
+]
+kinds = pytest.mark.parametrize(
+    ("kind", "causal"), FORMS, ids=[f"{kind}-{'causal' if causal else 'bidirectional'}" for kind, causal in FORMS]
+)
+causal_kinds = pytest.mark.parametrize("kind", [kind for kind, causal in FORMS if causal])
+STREAMED = {"performer-relu", "performer-softmax", "performer-optimal", "aoglu-3", "hedgehog", "cosformer"}
+"""Kinds that are also tested with pieces of other sizes: with gradients of their own, with parameters, with positions."""
+SIGNED = {"performer-gelu", "performer-cos", "performer-tanh", "performer-identity"}
+"""Normalizers of features that change sign may cancel: in float32 nothing can be said of such a row."""
 
 
 def build(kind: str, causal: bool, dtype: torch.dtype = torch.float32) -> AttentionOperation:
     torch.manual_seed(0)
-    return ATTENTION_KINDS[kind](HEAD_WIDTH, NUM_FEATURES, "orthogonal", causal=causal).to(dtype)
+    return ATTENTION_KINDS[kind](OPTIONS, causal=causal).to(torch.float64 if kind in SIGNED else dtype)
 
 
-def draw(length: int, dtype: torch.dtype = torch.float32, scale: float = 1.0, batch: int = BATCH) -> list[torch.Tensor]:
+def draw(
+    operation: AttentionOperation,
+    length: int,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 1.0,
+    batch: int = BATCH,
+) -> list[torch.Tensor]:
+    """Query, key and value for an operation; in float64 if its features change sign."""
     generator = torch.Generator().manual_seed(length)
-    shape = batch, HEADS, length, HEAD_WIDTH
+    shape = batch, HEADS * operation.heads_per_output, length, HEAD_WIDTH
+    is_signed = isinstance(operation, LinearOperation) and not operation.weights_are_positive
+    dtype = torch.float64 if is_signed else dtype
     return [scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)]
+
+
+def twin(operation: AttentionOperation, query, key, value, valid_mask=None, packing=None) -> torch.Tensor:
+    """The output by way of the matrix."""
+    matrix = operation.matrix(query, key, valid_mask, packing)
+    if operation.heads_per_output == 1:
+        return matrix @ value
+    ordinary, of_globals = value.chunk(2, dim=1)
+    positions = torch.arange(value.shape[2]) if packing is None else torch.from_numpy(packing.positions)
+    is_global = positions < OPTIONS.num_global_tokens
+    return torch.where(is_global[:, None], matrix @ of_globals, matrix @ ordinary)
+
+
+def gradients(operation: AttentionOperation, output: torch.Tensor, tensors: list[torch.Tensor]) -> tuple:
+    """Of the inputs that the operation looks at, and of its parameters."""
+    inputs = [tensors[0], tensors[2]] if operation.shares_query_and_key else tensors
+    return torch.autograd.grad(output, [*inputs, *operation.parameters()])
 
 
 def test_the_recipe_knows_every_kind() -> None:
@@ -31,46 +82,50 @@ def test_the_recipe_knows_every_kind() -> None:
 
 
 @kinds
-@both_directions
 @pytest.mark.parametrize("length", [1, 63, 100, 257])
 @pytest.mark.parametrize("segment_bytes", [40_000, 2**21])
 @pytest.mark.parametrize("padded", [False, True])
 def test_equals_its_textbook_twin(kind, causal, length, segment_bytes, padded, monkeypatch) -> None:
+    if segment_bytes < 2**21 and kind not in STREAMED:
+        pytest.skip("not streamed, or by the same code as others")
     monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
+    monkeypatch.setattr(blocks, "SCORES_BYTES", 300_000)
     operation = build(kind, causal, torch.float64)
-    tensors = [tensor.requires_grad_() for tensor in draw(length, torch.float64)]
-    query, key, value = tensors
+    tensors = [tensor.requires_grad_() for tensor in draw(operation, length, torch.float64)]
+    weight = torch.randn(
+        BATCH, HEADS, length, HEAD_WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     valid_mask = None
-    weight = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     if padded:
         valid_mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
         weight = weight * valid_mask[:, None, :, None]
-    fast = operation(query, key, value, valid_mask)
-    slow = operation.matrix(query, key, valid_mask) @ value
+    fast = operation(*tensors, valid_mask)
+    slow = twin(operation, *tensors, valid_mask)
     torch.testing.assert_close(fast * (weight != 0), slow * (weight != 0), rtol=1e-10, atol=1e-10)
-    fast_gradients = torch.autograd.grad((fast * weight).sum(), tensors)
-    slow_gradients = torch.autograd.grad((slow * weight).sum(), tensors)
-    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-9)
+    fast_gradients = gradients(operation, (fast * weight).sum(), tensors)
+    slow_gradients = gradients(operation, (slow * weight).sum(), tensors)
+    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-7 if kind in SIGNED else 1e-9)
 
 
 @kinds
-@both_directions
 def test_rows_of_the_matrix_sum_to_one_over_visible_keys(kind, causal) -> None:
-    query, key, _ = draw(70)
+    operation = build(kind, causal)
+    query, key, _ = draw(operation, 70)
     valid_mask = torch.arange(70) < torch.tensor([[70], [33]])
-    matrix = build(kind, causal).matrix(query, key, valid_mask)
-    torch.testing.assert_close(matrix.sum(-1), torch.ones(BATCH, HEADS, 70))
+    matrix = operation.matrix(query, key, valid_mask)
     assert (matrix[1, :, :, 33:] == 0).all()
-    assert (matrix >= 0).all()
+    if operation.weights_are_positive:
+        assert (matrix >= 0).all()
+        real = valid_mask[:, None].expand(-1, HEADS, -1)
+        torch.testing.assert_close(matrix.sum(-1)[real], torch.ones(BATCH, HEADS, 70)[real])
     if causal:
         assert (matrix.triu(1) == 0).all()
 
 
 @kinds
-@both_directions
 def test_padding_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
-    query, key, value = draw(150)
+    query, key, value = draw(operation, 150)
     alone = operation(query[:, :, :90], key[:, :, :90], value[:, :, :90], None)
     valid_mask = (torch.arange(150) < 90).expand(BATCH, -1)
     padded = operation(query, key, value, valid_mask)
@@ -78,10 +133,9 @@ def test_padding_changes_nothing(kind, causal) -> None:
 
 
 @kinds
-@both_directions
 def test_batch_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
-    query, key, value = draw(130, batch=5)
+    query, key, value = draw(operation, 130, batch=5)
     together = operation(query, key, value, None)
     for row in range(5):
         one = slice(row, row + 1)
@@ -93,101 +147,110 @@ LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1]
 
 
 @kinds
-@both_directions
 @pytest.mark.parametrize("segment_bytes", [5_000, 40_000, 2**21])
 def test_packed_equals_its_textbook_twin(kind, causal, segment_bytes, monkeypatch) -> None:
+    if segment_bytes < 2**21 and kind not in STREAMED:
+        pytest.skip("not streamed, or by the same code as others")
     monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
+    monkeypatch.setattr(blocks, "SCORES_BYTES", 300_000)
     operation = build(kind, causal, torch.float64)
     packing = Packing.of_lengths(LENGTHS)
-    tensors = [tensor.requires_grad_() for tensor in draw(packing.length, torch.float64, batch=1)]
-    query, key, value = tensors
-    weight = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    fast = operation(query, key, value, None, packing)
-    slow = operation.matrix(query, key, None, packing) @ value
+    tensors = [tensor.requires_grad_() for tensor in draw(operation, packing.length, torch.float64, batch=1)]
+    fast = operation(*tensors, None, packing)
+    slow = twin(operation, *tensors, None, packing)
+    weight = torch.randn(fast.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
-    fast_gradients = torch.autograd.grad((fast * weight).sum(), tensors)
-    slow_gradients = torch.autograd.grad((slow * weight).sum(), tensors)
-    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-9)
+    fast_gradients = gradients(operation, (fast * weight).sum(), tensors)
+    slow_gradients = gradients(operation, (slow * weight).sum(), tensors)
+    torch.testing.assert_close(fast_gradients, slow_gradients, rtol=1e-9, atol=1e-7 if kind in SIGNED else 1e-9)
 
 
 @kinds
-@both_directions
 def test_packing_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
     packing = Packing.of_lengths(LENGTHS)
-    tensors = draw(packing.length, batch=1)
+    tensors = draw(operation, packing.length, batch=1)
     packed = operation(*tensors, None, packing)
     for part, *alone in zip(packed.split(LENGTHS, 2), *(tensor.split(LENGTHS, 2) for tensor in tensors), strict=True):
         torch.testing.assert_close(part, operation(*alone, None), rtol=1e-5, atol=1e-6)
 
 
-@kinds
+@causal_kinds
 @pytest.mark.parametrize("factor", [1.0, 10.0])
 @pytest.mark.parametrize("changed", [1, 64, 99, 128])
 def test_the_future_does_not_change_the_past(kind, factor, changed) -> None:
     operation = build(kind, causal=True)
-    query, key, value = draw(129)
+    query, key, value = draw(operation, 129)
     before = operation(query, key, value, None)
     generator = torch.Generator().manual_seed(7)
     for tensor in (query, key, value):
-        tensor[:, :, changed:] = factor * torch.randn(tensor[:, :, changed:].shape, generator=generator)
+        noise = torch.randn(tensor[:, :, changed:].shape, generator=generator, dtype=tensor.dtype)
+        tensor[:, :, changed:] = factor * noise
     after = operation(query, key, value, None)
-    torch.testing.assert_close(after[:, :, :changed], before[:, :, :changed], rtol=0, atol=0)
+    # The future decides where in a matrix product a token of a hash lies, and so the order of its sums, but nothing else.
+    tolerance = 1e-6 if kind == "lsh" else 0
+    torch.testing.assert_close(after[:, :, :changed], before[:, :, :changed], rtol=tolerance, atol=tolerance)
     assert not torch.equal(after[:, :, changed:], before[:, :, changed:])
 
 
 @kinds
-@both_directions
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_finite_at_any_norm(kind, causal, scale, dtype) -> None:
-    tensors = [tensor.requires_grad_() for tensor in draw(200, dtype, scale)]
-    output = build(kind, causal)(*tensors, None)
-    assert output.dtype == dtype
+    operation = build(kind, causal)
+    tensors = [tensor.requires_grad_() for tensor in draw(operation, 200, dtype, scale)]
+    output = operation(*tensors, None)
+    assert output.dtype == tensors[2].dtype
     assert output.isfinite().all()
-    for gradient in torch.autograd.grad(output.float().sum(), tensors):
+    for gradient in gradients(operation, output.float().sum(), tensors):
         assert gradient.isfinite().all()
 
 
 @kinds
-@both_directions
 def test_output_is_a_weighted_mean_of_the_values(kind, causal) -> None:
-    query, key, value = draw(80, scale=5.0)
-    output = build(kind, causal)(query, key, torch.ones_like(value), None)
-    torch.testing.assert_close(output, torch.ones_like(value), rtol=1e-5, atol=1e-5)
+    operation = build(kind, causal)
+    query, key, value = draw(operation, 80, scale=5.0)
+    output = operation(query, key, torch.ones_like(value), None)
+    if operation.weights_are_positive:  # else they need not sum to 1
+        torch.testing.assert_close(output, torch.ones_like(output), rtol=1e-5, atol=1e-5)
 
 
 @kinds
-@both_directions
 def test_bfloat16_stays_near_float32(kind, causal) -> None:
     operation = build(kind, causal)
-    tensors = draw(300)
-    exact = operation(*tensors, None)
+    tensors = [tensor.bfloat16() for tensor in draw(operation, 300)]
+    exact = operation(*(tensor.float() for tensor in tensors), None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = operation(*(tensor.bfloat16() for tensor in tensors), None)
-    assert (rough.float() - exact).norm() / exact.norm() < 0.02
+        rough = operation(*tensors, None)
+    if kind in SIGNED:
+        assert rough.dtype == torch.bfloat16
+    else:
+        assert (rough.float() - exact).norm() / exact.norm() < 0.02
 
 
-@kinds
+@causal_kinds
 @pytest.mark.parametrize("parts", [[257], [1] * 70, [100, 1, 1, 155], [64, 64, 129]])
 def test_going_on_from_a_state_equals_one_pass(kind, parts) -> None:
+    if kind in SIGNED:
+        pytest.skip("decoding is float32, and in float32 nothing can be said of a normalizer that cancels")
     operation = build(kind, causal=True)
-    tensors = draw(sum(parts))
+    tensors = draw(operation, sum(parts))
     state = operation.new_state(BATCH, HEADS, HEAD_WIDTH, torch.device("cpu"))
     pieces = zip(*(tensor.split(parts, 2) for tensor in tensors), strict=True)
-    output = torch.cat([operation.extend(*piece, state) for piece in pieces], dim=2)
-    expected = operation(*tensors, None)
+    with torch.no_grad():
+        output = torch.cat([operation.extend(*piece, state) for piece in pieces], dim=2)
+        expected = operation(*tensors, None)
     assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @kinds
-@both_directions
 def test_bad_inputs_are_refused(kind, causal) -> None:
     operation = build(kind, causal)
-    query, key, value = draw(10)
-    with pytest.raises(ValueError, match=r"\(2, 3, 9, 16\).* do not fit: \(B, H, L\) must be the same"):
-        operation(query, key[:, :, :9], value)
-    with pytest.raises(ValueError, match=r"\(2, 3, 0, 16\) .* are empty; no size may be 0"):
+    query, key, value = draw(operation, 10)
+    if not operation.shares_query_and_key:
+        with pytest.raises(ValueError, match=r", 9, 16\).* do not fit: \(B, H, L\) must be the same"):
+            operation(query, key[:, :, :9], value)
+    with pytest.raises(ValueError, match=r", 0, 16\) .* are empty; no size may be 0"):
         operation(*(tensor[:, :, :0] for tensor in (query, key, value)))
     mask = torch.ones(BATCH, 10, dtype=torch.bool)
     mask[1] = False
@@ -203,9 +266,10 @@ def test_bad_inputs_are_refused(kind, causal) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in ATTENTION_KINDS if kind.startswith("performer")])
 def test_a_projection_of_another_width_is_refused(kind) -> None:
-    tensors = [tensor[..., :8] for tensor in draw(10)]
+    operation = build(kind, causal=True)
+    tensors = [tensor[..., :8] for tensor in draw(operation, 10)]
     with pytest.raises(ValueError, match="queries and keys are 8 wide; this projection is for 16"):
-        build(kind, causal=True)(*tensors)
+        operation(*tensors)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_hyperbolic_features_come_in_pairs() -> None:
         PROJECTIONS["hyperbolic"](7, 8, generator())
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", sorted(PROJECTIONS.keys() - {"none"}))
 @pytest.mark.parametrize("width", [64, 128])
 def test_softmax_features_are_usable_up_to_norm_30(width, projection) -> None:
     torch.manual_seed(1)

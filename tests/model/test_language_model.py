@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.attention.kinds import ATTENTION_KINDS
 from protein_lm.attention.packing import Packing
 from protein_lm.model.positions import RotaryPositions, rotate
-from tests.conftest import fresh_model
+from tests.conftest import EVERY_FORM, KINDS, fresh_model
 
-every_model = pytest.mark.parametrize(
-    ("attention", "objective"), [(kind, objective) for kind in ATTENTION_KINDS for objective in ("causal", "masked")]
-)
+every_model = pytest.mark.parametrize(("attention", "objective"), EVERY_FORM)
 
 
 def random_tokens(batch: int, length: int) -> torch.Tensor:
@@ -35,7 +32,7 @@ def test_padding_and_batch_change_nothing(attention, objective) -> None:
             torch.testing.assert_close(together[row : row + 1, :length], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ATTENTION_KINDS)
+@pytest.mark.parametrize("attention", KINDS)
 def test_a_causal_model_does_not_see_the_future(attention) -> None:
     model = fresh_model(attention=attention, objective="causal")
     tokens = random_tokens(1, 50)
@@ -43,7 +40,8 @@ def test_a_causal_model_does_not_see_the_future(attention) -> None:
     changed[0, 30:] = alphabet.MASK
     with torch.no_grad():
         before, after = model(tokens), model(changed)
-    assert torch.equal(before[:, :30], after[:, :30])
+    # The future decides where in a matrix product a token of a hash lies, and so the order of its sums, but nothing else.
+    torch.testing.assert_close(before[:, :30], after[:, :30], rtol=0, atol=1e-6 if attention == "lsh" else 0)
     assert not torch.equal(before[:, 30:], after[:, 30:])
 
 
@@ -141,7 +139,7 @@ def test_packing_changes_nothing(attention, objective, extras) -> None:
             torch.testing.assert_close(part, model(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ATTENTION_KINDS)
+@pytest.mark.parametrize("attention", KINDS)
 @refined_or_plain
 def test_step_by_step_equals_one_pass(attention, extras) -> None:
     model = fresh_model(attention=attention, objective="causal", **extras)
