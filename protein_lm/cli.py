@@ -152,6 +152,10 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    initial: Annotated[
+        str | None,
+        typer.Option("--init", metavar="M", help="Start from the weights of a model like the recipe's."),
+    ] = None,
 ) -> None:
     """Train a model; also under `accelerate launch -m protein_lm train ...`."""
     from protein_lm.config import load_recipe
@@ -162,7 +166,7 @@ def train(
     from protein_lm.results import write_learning_curve
     from protein_lm.training.trainer import Trainer
 
-    trainer = Trainer(loaded, TokenStore.open(store), output, resume=resume)
+    trainer = Trainer(loaded, TokenStore.open(store), output, resume=resume, initial=initial)
     progress = trainer.fit()
     if trainer.accelerator.is_main_process:
         figure = write_learning_curve(output)
@@ -317,6 +321,31 @@ def similarity(
             f"  {name}: Pearson {value.pearson:.3f} (permutation p {value.pearson_p:.4f}), "
             f"Spearman {value.spearman:.3f} (p {value.spearman_p:.4f})"
         )
+
+
+@app.command(epilog="Example: protein-lm convert run -o performer --set attention=performer-softmax")
+def convert(
+    model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory (its best model).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="attention=KIND and other settings of the kind. Repeatable."),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random features and trainable kernels.")] = 0,
+) -> None:
+    """The same weights under another kind of attention, to fine-tune with `train --init`; not a model to use as it is."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.checkpoint import load_model, save_model
+    from protein_lm.config import parse_settings
+    from protein_lm.model.conversion import with_attention
+
+    opened = load_model(model)
+    converted = with_attention(opened, seed=seed, **parse_settings(settings))
+    save_model(converted, output, facts={"weights_from": f"{model} ({opened.config.attention_name} attention)"})
+    print(f"{output}: {converted.config.attention_name} attention with the weights of {model}; fine-tune it before use")
 
 
 @app.command(epilog="Example: protein-lm info run")

@@ -254,6 +254,22 @@ class ModelConfig(_Section):
         return self
 
 
+OF_ATTENTION = (
+    "attention",
+    "num_random_features",
+    "projection",
+    "window",
+    "num_global_tokens",
+    "stride",
+    "num_strides",
+    "num_random_blocks",
+    "num_buckets",
+    "num_hash_rounds",
+    "num_landmarks",
+)
+"""Settings of `ModelConfig` that kinds of attention are built from; other weights of a model do not depend on them."""
+
+
 class DataConfig(_Section):
     """How sequences become training batches."""
 
@@ -364,6 +380,27 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not isinstance(part, dict):
         raise ConfigError(f"--set {override}: {section} is not a section of the recipe")
     part[key] = parsed
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Settings of a model's attention given as `key=value`, such as `attention=performer-softmax`.
+
+    Raises:
+        ConfigError: not of this form, not a setting of the attention, or without a kind.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator or key not in OF_ATTENTION:
+            known = ", ".join(OF_ATTENTION)
+            raise ConfigError(f"--set {setting}: expected key=value with a key of the attention: {known}")
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+    if "attention" not in parsed:
+        raise ConfigError("no kind of attention is set; add --set attention=KIND, for example performer-softmax")
+    return parsed
 
 
 def parse(section: type[BaseModel], content: Any, where: str) -> Any:

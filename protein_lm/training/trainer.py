@@ -17,8 +17,17 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
-from protein_lm.checkpoint import BEST, LAST, load_weights, read_training_state, write_model, write_training_state
-from protein_lm.config import Precision, Recipe
+from protein_lm.checkpoint import (
+    BEST,
+    LAST,
+    find_model,
+    load_weights,
+    read_facts,
+    read_training_state,
+    write_model,
+    write_training_state,
+)
+from protein_lm.config import ModelConfig, Precision, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
@@ -54,14 +63,27 @@ class Progress:
 class Trainer:
     """Trains the model of a recipe on a prepared corpus into a run directory."""
 
-    def __init__(self, recipe: Recipe, store: TokenStore, run: Path, *, resume: bool = False) -> None:
-        """Set up model, optimizers and data; with `resume`, from the run's last checkpoint.
+    def __init__(
+        self, recipe: Recipe, store: TokenStore, run: Path, *, resume: bool = False, initial: str | None = None
+    ) -> None:
+        """Set up model, optimizers and data.
+
+        Args:
+            recipe: model, data and training.
+            store: the prepared corpus.
+            run: directory to make, or to go on with.
+            resume: whether to start from the run's last checkpoint.
+            initial: model or run directory whose weights a new run starts from; its model is that of the recipe.
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus or the run.
-            ModelError: the checkpoint to go on from is damaged.
+            ConfigError: the recipe does not fit the corpus, the run or the initial model.
+            ModelError: the checkpoint to go on from, or the initial model, is damaged.
         """
+        if resume and initial is not None:
+            raise ConfigError(
+                f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init"
+            )
         config = recipe.training
         self.recipe, self.store, self.run = recipe, store, run
         self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
@@ -77,6 +99,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         if resume:
             self._restore(model, optimizers)
+        elif initial is not None:
+            self._start_from(model, find_model(initial))
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.plain_model = model
 
@@ -274,11 +298,20 @@ class Trainer:
 
     def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer]) -> None:
         state, tensors = read_training_state(self.run / LAST)
-        if (old := state["recipe"]) != (new := self.recipe.model_dump(mode="json")):
+        old = parse(Recipe, state["recipe"], str(self.run / LAST)).model_dump(mode="json")
+        if old != (new := self.recipe.model_dump(mode="json")):
             raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
         load_weights(model, self.run / LAST)
         _restore_optimizers(optimizers, tensors)
         self.progress = Progress(**state["progress"])
+
+    def _start_from(self, model: ProteinLM, initial: Path) -> None:
+        old = parse(ModelConfig, read_facts(initial).get("model"), str(initial)).model_dump(mode="json")
+        new = self.recipe.model.model_dump(mode="json") | {"dropout": old["dropout"]}  # dropout has no weights
+        if old != new:
+            differences = ", ".join(_differences({"model": old}, {"model": new}))
+            raise ConfigError(f"{initial}: is another model than the recipe's: {differences}; change the recipe")
+        load_weights(model, initial)
 
 
 class _Window:

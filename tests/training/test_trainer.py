@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from protein_lm.analysis.evaluation import evaluate
-from protein_lm.checkpoint import load_model, read_training_state
+from protein_lm.checkpoint import load_model, read_training_state, save_model
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
+from protein_lm.model.conversion import with_attention
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import KINDS, small_recipe
@@ -141,3 +142,31 @@ def test_a_run_that_diverges_stops_and_names_the_place(corpus, tmp_path) -> None
     ):
         trainer.fit()
     assert torch.equal(trainer.plain_model.blocks[0].feedforward.input_projection.weight, before)
+
+
+def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
+    """Exact attention opens as a Performer with the same weights, is worse at first, and recovers in a few steps."""
+    Trainer(small_recipe(attention="exact", num_steps=100), corpus, tmp_path / "exact").fit()
+    converted = with_attention(load_model(tmp_path / "exact"), attention="performer-softmax")
+    save_model(converted, tmp_path / "start")
+    recipe = small_recipe(attention="performer-softmax", num_steps=40, learning_rate=0.003, validate_every=40)
+    Trainer(recipe, corpus, tmp_path / "tuned", initial=str(tmp_path / "start")).fit()
+    Trainer(recipe, corpus, tmp_path / "fresh").fit()
+    start, tuned, fresh = (
+        evaluate(load_model(tmp_path / name), corpus, splits=[Split.TEST]).iloc[0]["perplexity"]
+        for name in ("start", "tuned", "fresh")
+    )
+    assert tuned < start and tuned < fresh
+    with pytest.raises(ConfigError, match="is another model than the recipe's: model.attention was"):
+        Trainer(small_recipe(), corpus, tmp_path / "other", initial=str(tmp_path / "start"))
+    with pytest.raises(ConfigError, match="leave out either --resume or --init"):
+        Trainer(recipe, corpus, tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
+
+
+def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path) -> None:
+    found = []
+    for strength in (0.0, 1.0):
+        run = tmp_path / f"run{strength}"
+        Trainer(small_recipe(attention="oglu", num_steps=30, orthogonality=strength), corpus, run).fit()
+        found.append(float(load_model(run / "last").orthogonality().detach()))
+    assert found[1] < 0.1 * found[0]
