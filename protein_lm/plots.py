@@ -144,3 +144,41 @@ def similarity_heatmaps(
                 axis.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
     figure.suptitle(caption, fontsize=10)
     return figure
+
+
+def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure:
+    """Error of each feature type against M, a panel per scale of the norms, beside attention to all alike.
+
+    Args:
+        table: as `analysis.kernel_error` gives it; lines are means over proteins, layers and heads, bands the range between
+            the 10th and the 90th percentile.
+        error: `matrix_error` or `output_error`.
+    """
+    scales = sorted(table["norm_scale"].unique())
+    types = list(dict.fromkeys(table["feature_type"]))
+    colors = dict(zip(types, sns.color_palette("colorblind", len(types)), strict=True))
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(
+            1, len(scales), figsize=(1.8 + 3.1 * len(scales), 3.6), layout="constrained", sharey=True, squeeze=False
+        )
+    for axis, scale in zip(axes[0], scales, strict=True):
+        rows = table[table["norm_scale"] == scale]
+        for name in types:
+            grouped = rows[rows["feature_type"] == name].groupby("num_features")[error]
+            style = "--" if "iid" in name else "-"
+            axis.plot(grouped.mean(), style, color=colors[name], label=name, marker="o", markersize=3)
+            axis.fill_between(
+                grouped.mean().index, grouped.quantile(0.1), grouped.quantile(0.9), color=colors[name], alpha=0.1
+            )
+        for kernel, group in rows.groupby("kernel"):
+            floor = group[f"uniform_{error}"].mean()
+            axis.axhline(floor, color="0.4", linestyle=":", label=f"uniform attention ({kernel})")
+        axis.set(xscale="log", yscale="log", xlabel="random features M")
+        axis.set_xticks(sorted(rows["num_features"].unique()), [str(m) for m in sorted(rows["num_features"].unique())])
+        axis.minorticks_off()
+        axis.set_title(f"|q| {rows['query_norm'].mean():.1f}, |k| {rows['key_norm'].mean():.1f}", fontsize=10)
+    axes[0, 0].set_ylabel(f"relative error of the {error.split('_')[0]}")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right upper", fontsize=8)
+    sns.despine(figure)
+    return figure

@@ -68,7 +68,7 @@ def write_attention(
             )
             statistics = head_statistics(matrices, layers=chosen_layers, heads=chosen_heads)
             statistics.to_csv(folder / f"{name}_heads.csv", index=False)
-            title = f"{record.sequence_id}: {model.config.attention.value}, {model.config.objective.value}"
+            title = f"{record.sequence_id}: {model.config.attention_name}, {model.config.objective.value}"
             figure = plots.attention_grid(matrices, layers=chosen_layers, heads=chosen_heads, title=title)
             plots.save_figure(figure, folder / f"{name}{figure_format}")
             names.append(name)
@@ -114,3 +114,15 @@ def _check_memory(record: SequenceRecord, num_matrices: int) -> None:
             f"{num_bytes / 2**30:.1f} GiB, over the limit of {MAX_MATRIX_BYTES / 2**30:.0f}; choose fewer with --layer and "
             "--head"
         )
+
+
+def write_kernel_error(table: pd.DataFrame, output: Path, *, figure_format: str = ".png") -> None:
+    """The table of `kernel_error` and a figure for the error of the matrix and of the output.
+
+    Raises:
+        OutputError: `output` exists or cannot be written.
+    """
+    with new_directory(output) as folder:
+        table.to_csv(folder / "kernel_error.csv", index=False)
+        for error in ("matrix_error", "output_error"):
+            plots.save_figure(plots.kernel_errors(table, error=error), folder / f"{error}{figure_format}")

@@ -202,13 +202,15 @@ class CosformerOperation(LinearOperation):
     ) -> Tensor:
         """See `AttentionOperation`."""
         check_inputs(query, key, value, valid_mask, packing)
-        return super().forward(*self._weighted(query, key, packing), value, valid_mask, packing)
+        query, key = self._weighted(query, key, packing)
+        return super().forward(query, key, value, valid_mask, packing)
 
     def matrix(
         self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
     ) -> Tensor:
         """See `AttentionOperation`."""
-        return super().matrix(*self._weighted(query, key, packing), valid_mask, packing)
+        query, key = self._weighted(query, key, packing)
+        return super().matrix(query, key, valid_mask, packing)
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
         """See `LinearOperation`."""
@@ -218,8 +220,9 @@ class CosformerOperation(LinearOperation):
         """See `AttentionOperation`."""
         end = state.num_tokens + query.shape[2]
         positions = torch.arange(state.num_tokens, end)
-        rows = (weighted_by_position(tensor, positions, self.longest) for tensor in (query, key))
-        output = super().extend(*rows, value, state.linear)
+        query = weighted_by_position(query, positions, self.longest)
+        key = weighted_by_position(key, positions, self.longest)
+        output = super().extend(query, key, value, state.linear)
         state.num_tokens = end
         return output
 

@@ -114,25 +114,25 @@ def _by_sequence(
 ) -> Tensor:
     check_inputs(query, key, value, valid_mask, packing)
     dtype = torch.promote_types(query.dtype, torch.float32)
-    rows = [tensor.to(dtype) for tensor in (query, key, value)]
+    rows = query.to(dtype), key.to(dtype), value.to(dtype)
     with without_autocast(query.device):
         if packing is None and valid_mask is None:
             return attend(*rows, torch.arange(query.shape[2], device=query.device)).to(value.dtype)
         if packing is not None:
             lengths = packing.lengths.tolist()
             parts = zip(*(tensor.split(lengths, 2) for tensor in rows), strict=True)
-            outputs = [attend(*part, torch.arange(part[0].shape[2], device=query.device)) for part in parts]
+            outputs = [attend(q, k, v, torch.arange(q.shape[2], device=q.device)) for q, k, v in parts]
             return torch.cat(outputs, dim=2).to(value.dtype)
         assert valid_mask is not None
         return torch.cat(list(_padded_rows(attend, rows, valid_mask))).to(value.dtype)
 
 
-def _padded_rows(attend: Attend, rows: list[Tensor], valid_mask: Tensor) -> Iterator[Tensor]:
+def _padded_rows(attend: Attend, rows: tuple[Tensor, Tensor, Tensor], valid_mask: Tensor) -> Iterator[Tensor]:
     for number, valid in enumerate(valid_mask):
         positions = valid.nonzero()[:, 0]
-        part = (tensor[number : number + 1].index_select(2, positions) for tensor in rows)
+        query, key, value = (tensor[number : number + 1].index_select(2, positions) for tensor in rows)
         empty = torch.zeros_like(rows[2][number : number + 1])
-        yield empty.index_copy(2, positions, attend(*part, positions))
+        yield empty.index_copy(2, positions, attend(query, key, value, positions))
 
 
 def _softmax(query: Tensor, key: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ def lsh_attention(
     outputs, sums = [], []
     for number in range(buckets.shape[2]):
         order = _Order(groups[:, :, number].flatten(0, 1), window, block, causal)
-        output, logsumexp = block_attention(*(order.sort(rows) for rows in (queries, keys, values)), order.plan, 1.0)
+        on_grid = order.sort(queries), order.sort(keys), order.sort(values)
+        output, logsumexp = block_attention(*on_grid, order.plan, 1.0)
         outputs.append(order.restore(output))
         sums.append(order.restore(logsumexp[..., None]))
     if len(outputs) == 1:
@@ -135,8 +136,9 @@ def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: in
     first = cache.rows.length
     keys, values = cache.rows.append(keys_of_queries(query), value)
     new = hashing(query)
-    cache.buckets = new if cache.buckets is None else torch.cat((cache.buckets, new), dim=-1)
-    together = new[..., :, None] == cache.buckets[..., None, :]
+    buckets = new if cache.buckets is None else torch.cat((cache.buckets, new), dim=-1)
+    cache.buckets = buckets
+    together = new[..., :, None] == buckets[..., None, :]
     counts = _in_window(together, window, causal=True, first=first)
     weights = _dense_weights(query.to(keys.dtype), keys, counts, first=first)
     return (weights @ values).to(value.dtype)

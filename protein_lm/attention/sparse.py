@@ -71,14 +71,14 @@ def sparse_attention(
     """
     check_inputs(query, key, value, valid_mask, packing)
     layout = _layout(pattern, query.shape[0], query.shape[2], causal, valid_mask, packing, query.device)
-    rows = [_as_one_row(tensor) for tensor in (query, key, value)]
-    on_grid = [reorder(row, layout.source, layout.places) for row in rows]
-    output, _ = block_attention(*on_grid, layout.plan, query.shape[-1] ** -0.5)
+    rows = _as_one_row(query), _as_one_row(key), _as_one_row(value)
+    queries, keys, values = (reorder(row, layout.source, layout.places) for row in rows)
+    output, _ = block_attention(queries, keys, values, layout.plan, query.shape[-1] ** -0.5)
     output = reorder(output, layout.places, layout.source, layout.filled)
     if pattern.num_global_tokens and not causal:
-        inputs = rows if global_inputs is None else [_as_one_row(tensor) for tensor in global_inputs]
+        of_globals = rows if global_inputs is None else tuple(_as_one_row(tensor) for tensor in global_inputs)
         mask = None if valid_mask is None else valid_mask.flatten()
-        output = _with_global_rows(output, *inputs, layout, mask)
+        output = _with_global_rows(output, of_globals, layout, mask)
     return output.view(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)
 
 
@@ -224,19 +224,20 @@ def _key_blocks(
     is_whole = np.concatenate((np.zeros_like(some, dtype=bool), np.ones_like(whole, dtype=bool)), axis=1)
     # A block once, seen whole if any rule says so: sorted, that rule comes first, and what follows it is dropped.
     order = np.argsort(2 * numbers + ~is_whole, axis=1, kind="stable")
-    numbers, is_whole = (np.take_along_axis(array, order, axis=1) for array in (numbers, is_whole))
+    numbers = np.take_along_axis(numbers, order, axis=1)
+    is_whole = np.take_along_axis(is_whole, order, axis=1)
     repeated = np.zeros_like(is_whole)
     repeated[:, 1:] = numbers[:, 1:] == numbers[:, :-1]
     numbers = np.where(repeated, -1, numbers)
     order = np.argsort(numbers < 0, axis=1, kind="stable")[:, : max(1, int((numbers >= 0).sum(1).max()))]
-    numbers, is_whole = (np.take_along_axis(array, order, axis=1) for array in (numbers, is_whole))
-    return numbers, is_whole & (numbers >= 0)
+    numbers = np.take_along_axis(numbers, order, axis=1)
+    is_whole = np.take_along_axis(is_whole, order, axis=1)
+    return numbers, np.logical_and(is_whole, numbers >= 0)
 
 
-def _with_global_rows(
-    output: Tensor, query: Tensor, key: Tensor, value: Tensor, layout: Layout, valid: Tensor | None
-) -> Tensor:
-    """`output` (H, B·L, ·) with the rows of global tokens, which see all of their sequence."""
+def _with_global_rows(output: Tensor, inputs: tuple[Tensor, ...], layout: Layout, valid: Tensor | None) -> Tensor:
+    """`output` (H, B·L, ·) with the rows of global tokens, which see all of their sequence; `inputs`: query, key, value."""
+    query, key, value = inputs
     dtype = torch.promote_types(query.dtype, torch.float32)
     sequences = layout.sequences
     keys, values = key.to(dtype), value.to(dtype)

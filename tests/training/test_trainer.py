@@ -157,7 +157,7 @@ def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
         for name in ("start", "tuned", "fresh")
     )
     assert tuned < start and tuned < fresh
-    with pytest.raises(ConfigError, match="is another model than the recipe's: model.attention was"):
+    with pytest.raises(ConfigError, match=r"is another model than the recipe's: model\.attention was"):
         Trainer(small_recipe(), corpus, tmp_path / "other", initial=str(tmp_path / "start"))
     with pytest.raises(ConfigError, match="leave out either --resume or --init"):
         Trainer(recipe, corpus, tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
