@@ -154,7 +154,7 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
             the 10th and the 90th percentile.
         error: `matrix_error` or `output_error`.
     """
-    scales = sorted(table["norm_scale"].unique())
+    scales = sorted(set(table["norm_scale"]))
     types = list(dict.fromkeys(table["feature_type"]))
     colors = dict(zip(types, sns.color_palette("colorblind", len(types)), strict=True))
     with sns.axes_style("ticks"):
@@ -174,7 +174,8 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
             floor = group[f"uniform_{error}"].mean()
             axis.axhline(floor, color="0.4", linestyle=":", label=f"uniform attention ({kernel})")
         axis.set(xscale="log", yscale="log", xlabel="random features M")
-        axis.set_xticks(sorted(rows["num_features"].unique()), [str(m) for m in sorted(rows["num_features"].unique())])
+        counts = sorted(set(rows["num_features"]))
+        axis.set_xticks(counts, [str(count) for count in counts])
         axis.minorticks_off()
         axis.set_title(f"|q| {rows['query_norm'].mean():.1f}, |k| {rows['key_norm'].mean():.1f}", fontsize=10)
     axes[0, 0].set_ylabel(f"relative error of the {error.split('_')[0]}")
