@@ -379,11 +379,7 @@ def kernel_error(
     )
     write_kernel_error(table, output, figure_format=f".{figure_format.value}")
     print(f"{output}: {len(table):,} rows in kernel_error.csv, figures of the errors of matrix and output")
-    best = table.groupby("feature_type")[["matrix_error", "uniform_matrix_error"]].mean().sort_values("matrix_error")
-    for name, row in best.iterrows():
-        print(
-            f"  {name}: {row['matrix_error']:.3f}, uniform attention {row['uniform_matrix_error']:.3f} (means over the table)"
-        )
+    print(analysis.describe(table))
 
 
 @app.command(epilog="Example: protein-lm convert run -o performer --set attention=performer-softmax")

@@ -162,9 +162,9 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
             1, len(scales), figsize=(1.8 + 3.1 * len(scales), 3.6), layout="constrained", sharey=True, squeeze=False
         )
     for axis, scale in zip(axes[0], scales, strict=True):
-        rows = table[table["norm_scale"] == scale]
+        rows = pd.DataFrame(table[table["norm_scale"] == scale])
         for name in types:
-            grouped = rows[rows["feature_type"] == name].groupby("num_features")[error]
+            grouped = pd.DataFrame(rows[rows["feature_type"] == name]).groupby("num_features")[error]
             style = "--" if "iid" in name else "-"
             axis.plot(grouped.mean(), style, color=colors[name], label=name, marker="o", markersize=3)
             axis.fill_between(

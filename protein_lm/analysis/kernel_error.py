@@ -114,6 +114,15 @@ def kernel_error(
     return pd.concat(tables, ignore_index=True)
 
 
+def describe(table: pd.DataFrame) -> str:
+    """The error of each feature type as lines for a person, the least first, beside attention to all alike."""
+    means = pd.DataFrame(table.groupby("feature_type")[["matrix_error", "uniform_matrix_error"]].mean())
+    rows = sorted(means.itertuples(), key=lambda row: row.matrix_error)
+    lines = [f"  {row.Index:<28}{row.matrix_error:8.3f}{row.uniform_matrix_error:12.3f}" for row in rows]
+    title = f"  {'relative error of the matrix':<28}{'mean':>8}{'uniform':>12}"
+    return "\n".join([title, *lines])
+
+
 @torch.no_grad()
 def matrix_errors(
     query: Tensor,
