@@ -116,10 +116,12 @@ def kernel_error(
 
 def describe(table: pd.DataFrame) -> str:
     """The error of each feature type as lines for a person, the least first, beside attention to all alike."""
-    means = pd.DataFrame(table.groupby("feature_type")[["matrix_error", "uniform_matrix_error"]].mean())
-    rows = sorted(means.itertuples(), key=lambda row: row.matrix_error)
-    lines = [f"  {row.Index:<28}{row.matrix_error:8.3f}{row.uniform_matrix_error:12.3f}" for row in rows]
-    title = f"  {'relative error of the matrix':<28}{'mean':>8}{'uniform':>12}"
+    means = [
+        (float(group["matrix_error"].mean()), float(group["uniform_matrix_error"].mean()), name)
+        for name, group in table.groupby("feature_type")
+    ]
+    lines = [f"  {name:<28}{error:8.3f}{uniform:12.3f}" for error, uniform, name in sorted(means)]
+    title = f"  {'error of the matrix':<28}{'mean':>8}{'uniform':>12}"
     return "\n".join([title, *lines])
 
 
