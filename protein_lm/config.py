@@ -138,7 +138,7 @@ class ModelConfig(_Section):
     """First tokens of a sequence, which local-global and bigbird attention lets see and be seen by all."""
     stride: int = Field(default=4, ge=1)
     """Blocks of 64 tokens from one to the next that strided attention sees beside its window."""
-    num_strides: int = Field(default=4, ge=1)
+    num_strides: int = Field(default=2, ge=1)
     """How many of these blocks on each side."""
     num_random_blocks: int = Field(default=3, ge=1)
     """Blocks of 64 tokens that bigbird attention draws for each block."""

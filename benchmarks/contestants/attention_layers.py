@@ -1,10 +1,11 @@
-"""Sparse attention of Hugging Face transformers, timed as whole self-attention layers.
+"""Sparse attention, of Hugging Face transformers and ours, timed as whole self-attention layers.
 
-These two cannot be had without the projections to queries, keys and values that belong to them, so their figures hold a
-little more than those of the operations: hidden states (B, L, D) in, (B, L, D) out, no output projection.
+Those of transformers cannot be had without the projections to queries, keys and values that belong to them, so these figures
+hold a little more than those of the operations: hidden states (B, L, D) in, (B, L, D) out, no output projection.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.contestants.attention import Attend, forward_and_backward
 from benchmarks.contestants.base import DTYPES, HEAD_WIDTH, HEADS, UNLIMITED, WIDTH, Contestant, Prepared
 from benchmarks.spec import Spec
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 
 WINDOW = 512
 """Keys that a Longformer query sees, half of them on each side."""
@@ -72,6 +74,26 @@ def longformer(spec: Spec) -> tuple[nn.Module, Attend]:
     return layer, attend
 
 
+def ours(kind: str, **options: Any) -> BuildLayer:
+    """Our operation of that kind behind its projections to queries, keys and values."""
+
+    def build(spec: Spec) -> tuple[nn.Module, Attend]:
+        operation = ATTENTION_KINDS[kind](
+            AttentionOptions(num_heads=HEADS, head_width=HEAD_WIDTH, **options), causal=spec.direction == "causal"
+        )
+        parts = 2 if operation.shares_query_and_key else 3
+        projection = nn.Linear(WIDTH, parts * WIDTH).to(DTYPES[spec.dtype])
+
+        def attend(hidden: Tensor) -> Tensor:
+            projected = projection(hidden).view(*hidden.shape[:2], parts, HEADS, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
+            rows = projected.unbind(0)
+            return operation(rows[0], rows[-2], rows[-1]).transpose(1, 2).reshape(hidden.shape)
+
+        return projection, attend
+
+    return build
+
+
 def whole_layer(build: BuildLayer) -> Callable[[Spec], Prepared]:
     """A contestant's `prepare` out of what builds its layer."""
 
@@ -83,12 +105,19 @@ def whole_layer(build: BuildLayer) -> Callable[[Spec], Prepared]:
     return prepare
 
 
-BUILDERS: dict[str, BuildLayer] = {"reformer-lsh-layer": reformer, "longformer-layer": longformer}
+BUILDERS: dict[str, BuildLayer] = {
+    "ours-lsh-layer": ours("lsh", window=128, num_hash_rounds=1),
+    "ours-local-layer": ours("local", window=WINDOW),
+    "ours-strided-layer": ours("strided"),
+    "ours-bigbird-layer": ours("bigbird"),
+    "reformer-lsh-layer": reformer,
+    "longformer-layer": longformer,
+}
+BOTH = {"causal": UNLIMITED, "bidirectional": UNLIMITED}
 
 CONTESTANTS = {
-    "reformer-lsh-layer": Contestant(
-        whole_layer(reformer), {"causal": UNLIMITED, "bidirectional": UNLIMITED}, package="transformers", shortest=64
-    ),
+    **{name: Contestant(whole_layer(build), BOTH) for name, build in BUILDERS.items() if name.startswith("ours")},
+    "reformer-lsh-layer": Contestant(whole_layer(reformer), BOTH, package="transformers", shortest=64),
     "longformer-layer": Contestant(
         whole_layer(longformer), {"bidirectional": UNLIMITED}, package="transformers", shortest=WINDOW
     ),

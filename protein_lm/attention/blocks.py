@@ -22,6 +22,9 @@ SCORES_BYTES = 2**21
 """Scores formed at a time, so that they stay in the cache."""
 HIDDEN = -1e30
 """Score of a key that is not seen: finite, so that a row without any key is finite too."""
+LEAST_EXPONENT = -80.0
+LEAST_WEIGHT = 1.9e-35
+"""A little over exp(LEAST_EXPONENT)."""
 SELF_SCORE = -1e5
 """Score of a token for itself where it should look at itself only if nothing else is left."""
 
@@ -69,7 +72,7 @@ class _BlockAttention(torch.autograd.Function):
         for span in grid.spans():
             scores = grid.scores(span)[0]
             largest = scores.amax(-1, keepdim=True)
-            weights = scores.sub_(largest).exp_()
+            weights = _exponentials(scores.sub_(largest))
             sums = weights.sum(-1, keepdim=True)
             result = torch.bmm(weights.to(product), grid.gather(values, span)).to(grid.dtype) / sums
             grid.by_block(output)[:, span] = result.view(grid.groups, -1, plan.block, value.shape[-1]).to(value.dtype)
@@ -92,7 +95,7 @@ class _BlockAttention(torch.autograd.Function):
         shift = grad_logsumexp - (grad_output.to(grid.dtype) * output.to(grid.dtype)).sum(-1)
         for span in grid.spans():
             scores, constant = grid.scores(span)
-            weights = scores.sub_(grid.rows(logsumexp[..., None], span)).exp_()
+            weights = _exponentials(scores.sub_(grid.rows(logsumexp[..., None], span)))
             grads = grid.rows(grad_output.to(product), span)
             index = plan.key_blocks[span].flatten()
             grid.scatter(grad_values, index, torch.bmm(weights.to(product).mT, grads))
@@ -112,6 +115,15 @@ class _BlockAttention(torch.autograd.Function):
             grad_values.view(value.shape).to(value.dtype),
             *[None] * 3,
         )
+
+
+def _exponentials(exponents: Tensor) -> Tensor:
+    """The exponentials, in place, of numbers up to 0.
+
+    Below -80 they are 0: vector units take ten times as long over what has no normal result.
+    """
+    weights = exponents.clamp_min_(LEAST_EXPONENT).exp_()
+    return torch.threshold_(weights, LEAST_WEIGHT, 0.0)
 
 
 class _Grid:

@@ -51,7 +51,7 @@ class AttentionOptions:
     """First tokens of a sequence that see and are seen by all: local-global, bigbird."""
     stride: int = 4
     """Blocks (of 64 tokens) between those that a block sees: strided."""
-    num_strides: int = 4
+    num_strides: int = 2
     """How many of these on each side: strided."""
     num_random_blocks: int = 3
     """Blocks drawn for each block: bigbird."""
