@@ -205,3 +205,72 @@ def test_every_verb_has_help_with_an_example(capsys) -> None:
     for verb in (["train"], ["evaluate"], ["score"], ["attention"], ["similarity"], ["info"], ["data", "prepare"]):
         assert main([*verb, "--help"]) == 0
         assert "Example: protein-lm" in capsys.readouterr().out
+
+
+def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
+    output = tmp_path / "local"
+    arguments = [
+        "convert",
+        str(runs["causal"]),
+        "-o",
+        str(output),
+        "--set",
+        "attention=[local, exact]",
+        "--set",
+        "window=8",
+    ]
+    assert main(arguments) == 0
+    assert "local, exact attention with the weights of" in capsys.readouterr().out
+    assert json.loads((output / "config.json").read_text())["model"]["window"] == 8
+    assert main(["info", str(output)]) == 0
+    assert "weights from" in capsys.readouterr().out
+    assert "exists" in fails(capsys, *arguments)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(num_steps=10, warmup_steps=2).model_dump(mode="json")))
+    train = ["train", recipe, "--data", corpus.path, "-o", tmp_path / "tuned", "--init", output]
+    message = fails(capsys, *train)
+    assert "is another model than the recipe's: model.attention was ['local', 'exact'], now 'performer-relu'" in message
+    assert not (tmp_path / "tuned").exists()
+    settings = ["--set", "model.attention=[local, exact]", "--set", "model.window=8"]
+    assert main([str(word) for word in [*train, *settings]]) == 0
+    assert "causal local, exact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (["width=8"], "--set width=8: expected key=value with a key of the attention: attention, num_random_features"),
+        (["window=8"], "no kind of attention is set; add --set attention=KIND, for example performer-softmax"),
+        (["attention=magic"], "'magic' is no kind of attention; known ones: exact,"),
+        (["attention=linformer"], "linformer attention has no causal form"),
+        (["attention=lsh"], "has no place in a model with lsh attention; train such a model from the start"),
+        (["attention=exact", "num_buckets=3"], "num_buckets 3 must be even"),
+    ],
+)
+def test_convert_mistakes(runs, tmp_path, capsys, settings, fault) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert fault in fails(capsys, "convert", runs["causal"], "-o", tmp_path / "new", *words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_kernel_error(runs, tmp_path, capsys) -> None:
+    short = write_fasta(tmp_path / "short.fasta", {"one": "MKTAYIAKQRQISF", "two": "ACDEFGHIKLMNPQRSTVWY"})
+    output = tmp_path / "errors"
+    arguments = ["kernel-error", str(short), "--model", str(runs["masked"]), "-o", str(output), "--draws", "2"]
+    choices = ["--features", "16", "--features", "32", "--type", "positive-iid", "--type", "relu-orthogonal"]
+    assert main([*arguments, *choices, "--scale", "0.5", "--scale", "2"]) == 0
+    assert "positive-iid" in capsys.readouterr().out
+    assert sorted(path.name for path in output.iterdir()) == [
+        "kernel_error.csv",
+        "matrix_error.png",
+        "output_error.png",
+    ]
+    table = pd.read_csv(output / "kernel_error.csv")
+    assert len(table) == 2 * 2 * 2 * 2 * 2 * 2 and set(table["norm_scale"]) == {0.5, 2.0}
+    again = [*arguments[:5], tmp_path / "other"]
+    assert "'magic' is no feature type; known ones: positive-orthogonal" in fails(capsys, *again, "--type", "magic")
+    assert "no protein has 500 tokens or more" in fails(capsys, *again, "--length", "500")
+    assert "positive-hyperbolic features come in pairs: 17 is odd; choose even numbers, or other types" in fails(
+        capsys, *again, "--features", "17"
+    )
+    assert not (tmp_path / "other").exists()

@@ -30,7 +30,7 @@ from protein_lm.attention.patterns import Pattern
 from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
 from protein_lm.attention.sparse import extend_sparse_attention, sparse_attention, sparse_attention_matrix
-from protein_lm.attention.trainable import FeedForwardFeatures, HedgehogFeatures
+from protein_lm.attention.trainable import FeedForwardFeatures, HedgehogFeatures, TrainableFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,8 @@ class AttentionOperation(nn.Module):
     """Whether the key is the query and is not looked at."""
     heads_per_output = 1
     """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
+    heads_are_alike = True
+    """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
     weights_are_positive = True
     """Whether rows of the matrix are non-negative weights that sum to 1."""
 
@@ -148,6 +150,7 @@ class LinearOperation(AttentionOperation):
         super().__init__(causal=causal)
         self.feature_map = feature_map
         self.weights_are_positive = feature_map.is_positive
+        self.heads_are_alike = not isinstance(feature_map, TrainableFeatures)
 
     def forward(
         self,
@@ -242,6 +245,7 @@ class SparseOperation(_CachedOperation):
         self.pattern = pattern
         # Only in the bidirectional form do global tokens see more than others do.
         self.heads_per_output = 2 if own_global_projections and not causal else 1
+        self.heads_are_alike = self.heads_per_output == 1
 
     def forward(
         self,
@@ -294,6 +298,7 @@ class LshOperation(AttentionOperation):
     """Softmax attention within buckets of a hash."""
 
     shares_query_and_key = True
+    heads_are_alike = False
 
     def __init__(self, hashing: Hash, window: int, *, causal: bool) -> None:
         super().__init__(causal=causal)
