@@ -270,7 +270,6 @@ def test_kernel_error(runs, tmp_path, capsys) -> None:
     again = [*arguments[:5], tmp_path / "other"]
     assert "'magic' is no feature type; known ones: positive-orthogonal" in fails(capsys, *again, "--type", "magic")
     assert "no protein has 500 tokens or more" in fails(capsys, *again, "--length", "500")
-    assert "positive-hyperbolic features come in pairs: 17 is odd; choose even numbers, or other types" in fails(
-        capsys, *again, "--features", "17"
-    )
+    message = fails(capsys, *again, "--features", "17")
+    assert "positive-hyperbolic features come in pairs: 17 is odd; choose even numbers, or other types" in message
     assert not (tmp_path / "other").exists()

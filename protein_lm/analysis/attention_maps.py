@@ -86,9 +86,10 @@ def attention_matrices(
     matrices = []
     for layer in chosen_layers:
         call = calls[layer]
-        matrix = call.operation.matrix(call.query, call.key)[
-            0, chosen_heads
-        ]  # a head's kernel may have weights of its own
+        if call.operation.heads_are_alike:
+            matrix = call.operation.matrix(call.query[:, chosen_heads], call.key[:, chosen_heads])[0]
+        else:
+            matrix = call.operation.matrix(call.query, call.key)[0, chosen_heads]
         matrices.append(matrix.float().cpu().numpy())
     return np.stack(matrices)
 

@@ -73,16 +73,15 @@ def kernel_error(
 
     Raises:
         InputError: a protein longer than the window, or none of the lengths fits any protein.
-        ConfigError: an unknown feature type, an odd M for one whose features come in pairs, or a kind without queries and keys of the usual kind.
+        ConfigError: an unknown feature type, an odd M for one whose features come in pairs, or a kind without queries
+            and keys of the usual kind.
     """
     for name in feature_types:
         if name not in FEATURE_TYPES:
             raise ConfigError(f"{name!r} is no feature type; known ones: {', '.join(FEATURE_TYPES)}")
-        if name.startswith("trigonometric") or name.endswith("hyperbolic"):
-            if odd := [count for count in num_features if count % 2]:
-                raise ConfigError(
-                    f"{name} features come in pairs: {odd[0]} is odd; choose even numbers, or other types"
-                )
+        in_pairs = name.startswith("trigonometric") or name.endswith("hyperbolic")
+        if in_pairs and (odd := [count for count in num_features if count % 2]):
+            raise ConfigError(f"{name} features come in pairs: {odd[0]} is odd; choose even numbers, or other types")
     for number, operation in enumerate(model.operations(), 1):
         if operation.shares_query_and_key or operation.heads_per_output > 1:
             kind = model.config.attention_kinds[number - 1].value
