@@ -30,6 +30,7 @@ from protein_lm.checkpoint import load_model
 from protein_lm.config import BIDIRECTIONAL_ONLY, AttentionKind, Recipe
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
+from protein_lm.errors import ProteinLMError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 
@@ -102,7 +103,7 @@ def _worker(arguments: str) -> None:
     planned = recipe(**job["recipe"])
     try:
         print(json.dumps(measure(Path(job["store"]), planned)))
-    except (RuntimeError, ValueError) as error:  # NaN, or memory: a result too
+    except (RuntimeError, ValueError, ProteinLMError) as error:  # memory, or NaN: a result too
         print(json.dumps({"failed": " ".join(str(error).split())[:200]}))
 
 

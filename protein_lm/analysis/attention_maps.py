@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.attention.kinds import AttentionOperation
+from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.data.batches import pack
 from protein_lm.data.records import SequenceRecord

@@ -22,6 +22,9 @@ from protein_lm.attention.reference import visible_keys
 from protein_lm.attention.reorder import reorder
 from protein_lm.attention.stream import without_autocast
 
+MOST_BUCKETS = 2**32
+"""More than there ever are: numbers from here on stand for something else."""
+
 
 class Hash(nn.Module):
     """Random rotations (H, E, rounds, buckets / 2) of the heads of a layer; only `redraw` changes them."""
@@ -146,13 +149,11 @@ def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: in
 
 def _groups(buckets: Tensor, valid_mask: Tensor | None, packing: Packing | None) -> Tensor:
     """Numbers (B, H, rounds, L), the same for tokens that share bucket, sequence and being real, ordered by sequence."""
-    groups = buckets
-    span = int(buckets.max()) + 1 if packing is not None and buckets.device.type == "cpu" else 2**16
     if packing is not None:
-        groups = groups + span * torch.from_numpy(packing.sequences).to(buckets.device)
+        return buckets + MOST_BUCKETS * torch.from_numpy(packing.sequences).to(buckets.device)
     if valid_mask is not None:
-        groups = groups.masked_fill(~valid_mask[:, None, None, :], 2**30)
-    return groups
+        return buckets.masked_fill(~valid_mask[:, None, None, :], MOST_BUCKETS)
+    return buckets
 
 
 def _in_window(together: Tensor, window: int, *, causal: bool, first: int) -> Tensor:
@@ -186,8 +187,9 @@ class _Order:
         self._places.scatter_(1, order, torch.arange(length, device=order.device).expand(num_rows, -1))
         self._source = torch.nn.functional.pad(order, (0, spare))
         self._filled = torch.arange(num_blocks * block, device=order.device)[:, None] < length
-        labels = torch.nn.functional.pad(sorted_groups.to(torch.int32), (0, spare), value=-1)
-        self._labels = labels.view(num_rows, num_blocks, block)
+        begins = torch.nn.functional.pad(sorted_groups.diff(dim=1) != 0, (1, 0))
+        labels = begins.cumsum(1, dtype=torch.int32)  # groups numbered anew: half as wide to compare
+        self._labels = torch.nn.functional.pad(labels, (0, spare), value=-1).view(num_rows, num_blocks, block)
         tokens = window - 1 if causal else window // 2
         before = -(-tokens // block)
         offsets = torch.arange(-before, (0 if causal else before) + 1, device=order.device)

@@ -175,6 +175,13 @@ def _build(
     valid: Tensor | None = None,
 ) -> Layout:
     """The layout of sequences between `boundaries` (S + 1,), of which the first `real_lengths` (S,) tokens count."""
+
+    def to(array: NDArray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    def per_place(flags: NDArray) -> Tensor:
+        return to(flags).repeat_interleave(pattern.block, dim=1)[:, None]
+
     chunks = Chunks(boundaries, pattern.block)
     piece = chunks.piece(0, chunks.starts.size, device)
     firsts = np.flatnonzero(np.diff(chunks.sequences, prepend=-1))[chunks.sequences]
@@ -182,12 +189,10 @@ def _build(
     num_blocks = -(-real_lengths // pattern.block)[chunks.sequences]
     numbers, picked = _key_blocks(pattern, own, num_blocks, causal=causal)
     absent = numbers < 0
-    to = lambda array: torch.from_numpy(array).to(device)  # noqa: E731
     place = torch.arange(pattern.block, device=device)
     key_starts = np.where(absent, 0, numbers) * pattern.block
     query_positions = (to(own * pattern.block)[:, None] + place)[:, :, None]
     key_positions = (to(key_starts)[:, :, None] + place).flatten(1)[:, None]
-    per_place = lambda flags: to(flags).repeat_interleave(pattern.block, dim=1)[:, None]  # noqa: E731
     seen = pattern.near(query_positions, key_positions, causal=causal)
     seen |= (key_positions < pattern.num_global_tokens) | per_place(picked)
     if causal:
@@ -212,7 +217,7 @@ def _key_blocks(
     pattern: Pattern, own: NDArray[np.int64], num_blocks: NDArray[np.int64], *, causal: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Blocks of its sequence (N, K) that each block sees, -1 where there are fewer; and whether it sees them whole."""
-    before, after = pattern.reach(causal=causal)
+    before, after = (min(reach, int(num_blocks.max())) for reach in pattern.reach(causal=causal))
     near = own[:, None] + np.arange(-before, after + 1)
     of_globals = np.tile(np.arange(-(-pattern.num_global_tokens // pattern.block)), (own.size, 1))
     some = np.concatenate((near, of_globals), axis=1)

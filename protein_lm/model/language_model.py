@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from protein_lm import alphabet
 from protein_lm.attention.feature_maps import RandomFeatureMap
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation, AttentionOptions
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.low_rank import LengthProjections
 from protein_lm.attention.lsh import Hash
+from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.trainable import TrainableFeatures
 from protein_lm.config import ModelConfig, Objective, PositionKind

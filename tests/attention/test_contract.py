@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from protein_lm.attention import blocks, linear
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOperation, AttentionOptions, LinearOperation
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.operations import AttentionOperation, LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.projections import PROJECTIONS
 from protein_lm.config import AttentionKind, ProjectionKind

@@ -1,0 +1,361 @@
+"""The operations that attention layers call: each kind of attention behind one interface.
+
+An operation computes outputs, its own matrix, and goes on from a state. What it computes with are the functions of the other
+files; what it owns belongs to the kernel alone: a feature map, a hash, a pattern.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protein_lm.attention.checks import check_inputs
+from protein_lm.attention.cosformer import WeightedRows, weighted_by_position
+from protein_lm.attention.exact import KeyValueCache, exact_attention, extend_exact_attention
+from protein_lm.attention.feature_maps import FeatureMap
+from protein_lm.attention.linear import linear_attention
+from protein_lm.attention.low_rank import LengthProjections, linformer_attention, matrix_of, nystrom_attention
+from protein_lm.attention.lsh import Hash, LshCache, extend_lsh_attention, lsh_attention, lsh_attention_matrix
+from protein_lm.attention.packing import Packing
+from protein_lm.attention.patterns import Pattern
+from protein_lm.attention.recurrence import LinearState, extend_linear_attention
+from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
+from protein_lm.attention.sparse import extend_sparse_attention, sparse_attention, sparse_attention_matrix
+from protein_lm.attention.trainable import TrainableFeatures
+
+
+class AttentionOperation(nn.Module):
+    """What an attention layer calls between its projections; owns what belongs to the kernel alone."""
+
+    shares_query_and_key = False
+    """Whether the key is the query and is not looked at."""
+    heads_per_output = 1
+    """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
+    heads_are_alike = True
+    """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
+    weights_are_positive = True
+    """Whether rows of the matrix are non-negative weights that sum to 1."""
+
+    def __init__(self, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """Output (B, H, L, width of value) of queries and keys (B, H, L, E).
+
+        Tokens that are False in valid_mask (B, L) are seen by none; the sequences of a packing do not see each other.
+        """
+        raise NotImplementedError
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """The attention matrix (B, H, L, L): `matrix(q, k) @ v` equals the output. O(L²) memory."""
+        raise NotImplementedError
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
+        """What `extend` carries along, before the first token; for causal operations."""
+        raise NotImplementedError
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
+        """Output (B, H, S, E) of S tokens that follow those in `state`, which is updated in place."""
+        raise NotImplementedError
+
+
+class _CachedOperation(AttentionOperation):
+    """An operation that decodes from a cache of keys and values, which grows with the length."""
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> KeyValueCache:
+        """See `AttentionOperation`."""
+        return KeyValueCache(batch_size, num_heads, head_width, device)
+
+
+class ExactOperation(_CachedOperation):
+    """Softmax attention."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return exact_attention(query, key, value, causal=self.causal, valid_mask=valid_mask, packing=packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return exact_attention_matrix(query, key, causal=self.causal, valid_mask=valid_mask, packing=packing)
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_exact_attention(query, key, value, state)
+
+
+class LinearOperation(AttentionOperation):
+    """Linear attention with a feature map."""
+
+    def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
+        super().__init__(causal=causal)
+        self.feature_map = feature_map
+        self.weights_are_positive = feature_map.is_positive
+        self.heads_are_alike = not isinstance(feature_map, TrainableFeatures)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return linear_attention(
+            query, key, value, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
+        )
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return linear_attention_matrix(
+            query, key, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
+        )
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
+        """See `AttentionOperation`; its size does not depend on the length."""
+        return LinearState(batch_size * num_heads, self.feature_map, head_width, device)
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_linear_attention(query, key, value, self.feature_map, state)
+
+
+@dataclass
+class _CosformerState:
+    linear: LinearState
+    num_tokens: int = 0
+
+
+class CosformerOperation(LinearOperation):
+    """Linear attention with features weighted by position."""
+
+    def __init__(self, head_width: int, longest: int, *, causal: bool) -> None:
+        super().__init__(WeightedRows(head_width), causal=causal)
+        self.longest = longest
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        check_inputs(query, key, value, valid_mask, packing)
+        query, key = self._weighted(query, key, packing)
+        return super().forward(query, key, value, valid_mask, packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        query, key = self._weighted(query, key, packing)
+        return super().matrix(query, key, valid_mask, packing)
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
+        """See `LinearOperation`."""
+        return _CosformerState(super().new_state(batch_size, num_heads, head_width, device))
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: _CosformerState) -> Tensor:
+        """See `AttentionOperation`."""
+        end = state.num_tokens + query.shape[2]
+        positions = torch.arange(state.num_tokens, end)
+        query = weighted_by_position(query, positions, self.longest)
+        key = weighted_by_position(key, positions, self.longest)
+        output = super().extend(query, key, value, state.linear)
+        state.num_tokens = end
+        return output
+
+    def _weighted(self, query: Tensor, key: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(query.shape[2]) if packing is None else torch.from_numpy(packing.positions)
+        return (
+            weighted_by_position(query, positions, self.longest),
+            weighted_by_position(key, positions, self.longest),
+        )
+
+
+class SparseOperation(_CachedOperation):
+    """Softmax attention to the keys of a pattern."""
+
+    def __init__(self, pattern: Pattern, *, causal: bool, own_global_projections: bool = False) -> None:
+        super().__init__(causal=causal)
+        self.pattern = pattern
+        # Only in the bidirectional form do global tokens see more than others do.
+        self.heads_per_output = 2 if own_global_projections and not causal else 1
+        self.heads_are_alike = self.heads_per_output == 1
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        (query, key, value), of_globals = self._halves(query, key, value)
+        return sparse_attention(
+            query,
+            key,
+            value,
+            self.pattern,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+            global_inputs=of_globals,
+        )
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`; rows of global tokens weigh the second half of the values."""
+        (query, key), of_globals = self._halves(query, key)
+        return sparse_attention_matrix(
+            query,
+            key,
+            self.pattern,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+            global_inputs=of_globals,
+        )
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_sparse_attention(query, key, value, self.pattern, state)
+
+    def _halves(self, *tensors: Tensor) -> tuple[Any, Any]:
+        if self.heads_per_output == 1:
+            return tensors, None
+        first, second = zip(*(tensor.chunk(2, dim=1) for tensor in tensors), strict=True)
+        return first, second
+
+
+class LshOperation(AttentionOperation):
+    """Softmax attention within buckets of a hash."""
+
+    shares_query_and_key = True
+    heads_are_alike = False
+
+    def __init__(self, hashing: Hash, window: int, *, causal: bool) -> None:
+        super().__init__(causal=causal)
+        self.hashing = hashing
+        self.window = window
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return lsh_attention(
+            query,
+            value,
+            self.hashing(query),
+            window=self.window,
+            block=Pattern.block,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+        )
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return lsh_attention_matrix(
+            query,
+            self.hashing(query),
+            window=self.window,
+            causal=self.causal,
+            valid_mask=valid_mask,
+            packing=packing,
+        )
+
+    def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LshCache:
+        """See `AttentionOperation`; it grows with the length."""
+        return LshCache(batch_size, num_heads, head_width, device)
+
+    def extend(self, query: Tensor, key: Tensor, value: Tensor, state: LshCache) -> Tensor:
+        """See `AttentionOperation`."""
+        return extend_lsh_attention(query, value, self.hashing, self.window, state)
+
+
+class LinformerOperation(AttentionOperation):
+    """Softmax attention to learned mixtures of keys."""
+
+    weights_are_positive = False
+
+    def __init__(self, projections: LengthProjections) -> None:
+        super().__init__(causal=False)
+        self.projections = projections
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return linformer_attention(query, key, value, self.projections, valid_mask=valid_mask, packing=packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
+
+
+class NystromOperation(AttentionOperation):
+    """Softmax attention through landmarks."""
+
+    weights_are_positive = False
+
+    def __init__(self, num_landmarks: int) -> None:
+        super().__init__(causal=False)
+        self.num_landmarks = num_landmarks
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return nystrom_attention(query, key, value, self.num_landmarks, valid_mask=valid_mask, packing=packing)
+
+    def matrix(
+        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """See `AttentionOperation`."""
+        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
