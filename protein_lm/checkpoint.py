@@ -210,6 +210,7 @@ def describe(name: str) -> str:
         "directory": path,
         **model.config.model_dump(mode="json"),
         "weights": f"{model.num_parameters:,}",
+        "weights of kernels": f"{model.num_kernel_parameters:,}",
         "written by": f"protein_lm {facts['protein_lm_version']}",
         **facts.get("training", {}),
     }

@@ -258,8 +258,11 @@ class Trainer:
 
     def _describe(self, log: RunLog) -> None:
         model, batches = self.recipe.model, self.batches
+        num_weights = f"{self.plain_model.num_parameters:,} weights"
+        if of_kernels := self.plain_model.num_kernel_parameters:
+            num_weights += f" ({of_kernels:,} of them in the attention kernels)"
         log.line(
-            f"{model.objective.value} {model.attention_name}, {self.plain_model.num_parameters:,} weights, "
+            f"{model.objective.value} {model.attention_name}, {num_weights}, "
             f"{batches.indices.size:,} training sequences, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )

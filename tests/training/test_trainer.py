@@ -163,10 +163,12 @@ def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
         Trainer(recipe, corpus, tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
 
 
-def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path) -> None:
+def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
     found = []
     for strength in (0.0, 1.0):
         run = tmp_path / f"run{strength}"
         Trainer(small_recipe(attention="oglu", num_steps=30, orthogonality=strength), corpus, run).fit()
         found.append(float(load_model(run / "last").orthogonality().detach()))
     assert found[1] < 0.1 * found[0]
+    # 2 layers × 2 heads × (16 × 16 of W + 16 × 16 of G)
+    assert "(2,048 of them in the attention kernels)" in capsys.readouterr().err
