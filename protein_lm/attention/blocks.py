@@ -37,8 +37,8 @@ class BlockPlan:
     """C, places per block."""
     key_blocks: Tensor
     """(N, K) numbers of blocks; where a block is absent, any, and the mask hides it."""
-    visible: Callable[[slice], Tensor]
-    """Blocks of queries -> boolean (G or 1, blocks, C, K·C): the mask."""
+    hidden: Callable[[slice], Tensor]
+    """Blocks of queries -> boolean (G or 1, blocks, C, K·C): True where a key is not seen."""
     avoid_self: bool = False
     """Whether a token looks at itself only if it sees no other."""
 
@@ -59,6 +59,8 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, 
     """
     product = product_dtype(query)
     with without_autocast(query.device):
+        # Whole blocks are gathered: of rows that lie apart, as between heads of a projection, that takes four times as long.
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         return _BlockAttention.apply(query, key, value, plan, scale, product)
 
 
@@ -130,10 +132,10 @@ class _Grid:
     """Queries and keys of one call, span of blocks by span."""
 
     def __init__(self, query: Tensor, key: Tensor, plan: BlockPlan, scale: float) -> None:
-        self.plan, self.scale = plan, scale
+        self.plan = plan
         self.groups = query.shape[0]
         self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self._queries, self._keys = self.by_block(query), self.by_block(key)
+        self._queries, self._keys = self.by_block(query.to(self.dtype) * scale), self.by_block(key.to(self.dtype))
 
     def by_block(self, rows: Tensor) -> Tensor:
         """(G, N·C, ...) as (G, N, C, ...)."""
@@ -161,14 +163,13 @@ class _Grid:
 
     def scores(self, span: slice) -> tuple[Tensor, Tensor | None]:
         """Scores (G·blocks, C, K·C) in the computing type, and where they are constants, if anywhere."""
-        queries = self._queries[:, span].to(self.dtype) * self.scale
-        keys = self.gather(self._keys, span).to(self.dtype)
-        scores = torch.bmm(queries.reshape(-1, *queries.shape[2:]), keys.mT)
+        queries = self._queries[:, span].reshape(-1, *self._queries.shape[2:])
+        scores = torch.bmm(queries, self.gather(self._keys, span).mT)
         by_group = scores.view(self.groups, -1, *scores.shape[1:])
         own = self._own_places(span) if self.plan.avoid_self else None
         if own is not None:
             by_group.masked_fill_(own, SELF_SCORE)
-        by_group.masked_fill_(~self.plan.visible(span), HIDDEN)
+        by_group.masked_fill_(self.plan.hidden(span), HIDDEN)
         return scores, None if own is None else own.expand(self.groups, -1, -1, -1).reshape(scores.shape)
 
     def _own_places(self, span: slice) -> Tensor:

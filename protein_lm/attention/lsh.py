@@ -200,8 +200,9 @@ class _Order:
         distance = place[:, None] - (offsets[:, None] * block + place).flatten()
         near = (distance >= 0) & (distance < window) if causal else distance.abs() <= window // 2
         present = (~absent).repeat_interleave(block, dim=1)[:, None]
-        self._near = near & present  # (N, C, K·C)
-        self.plan = BlockPlan(block, key_blocks, self._visible, avoid_self=True)
+        self._far = ~(near & present)
+        """(N, C, K·C) where a key is out of sight whatever its group."""
+        self.plan = BlockPlan(block, key_blocks, self._hidden, avoid_self=True)
 
     def sort(self, rows: Tensor) -> Tensor:
         """(G, L, ·) as places (G, N·C, ·)."""
@@ -211,7 +212,7 @@ class _Order:
         """Places (G, N·C, ·) as tokens (G, L, ·)."""
         return reorder(rows, self._places, self._source, self._filled)
 
-    def _visible(self, span: slice) -> Tensor:
+    def _hidden(self, span: slice) -> Tensor:
         queries = self._labels[:, span]
         keys = self._labels[:, self.plan.key_blocks[span]].flatten(2)
-        return (queries[..., None] == keys[:, :, None]) & self._near[span]
+        return (queries[..., None] != keys[:, :, None]).logical_or_(self._far[span])

@@ -203,7 +203,8 @@ def _build(
     if valid is not None:
         tokens = valid if piece.source is None else valid[piece.source]
         seen &= tokens.view(-1, pattern.block)[key_blocks].flatten(1)[:, None]
-    plan = BlockPlan(pattern.block, key_blocks, lambda span: seen[None, span])
+    hidden = ~seen[None]
+    plan = BlockPlan(pattern.block, key_blocks, lambda span: hidden[:, span])
     lengths = np.diff(boundaries)
     sequences = np.repeat(np.arange(lengths.size), lengths)
     global_tokens = [
