@@ -27,7 +27,8 @@ from benchmarks import memory
 from benchmarks.machine import processor
 from protein_lm.analysis.evaluation import evaluate
 from protein_lm.checkpoint import load_model
-from protein_lm.config import BIDIRECTIONAL_ONLY, AttentionKind, Recipe
+from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind
+from protein_lm.config import Recipe
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import ProteinLMError

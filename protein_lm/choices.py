@@ -1,4 +1,4 @@
-"""Choices that the command line and recipes share, one enum each; import nothing, so that help is quick."""
+"""Choices that recipes and the command line offer, one enum each; import nothing, so that help is quick."""
 
 from enum import Enum
 
@@ -20,3 +20,97 @@ class FigureFormat(str, Enum):
     PNG = "png"
     SVG = "svg"
     PDF = "pdf"
+
+
+class Objective(str, Enum):
+    """What the model learns to predict: the paper's U (unidirectional) and B (bidirectional)."""
+
+    CAUSAL = "causal"
+    """Each residue from those before it."""
+    MASKED = "masked"
+    """Masked residues from all others."""
+
+
+class AttentionKind(str, Enum):
+    """Attention by name; see `protein_lm.attention.kinds`."""
+
+    EXACT = "exact"
+    """Softmax attention, O(L²)."""
+    PERFORMER_RELU = "performer-relu"
+    PERFORMER_SOFTMAX = "performer-softmax"
+    PERFORMER_OPTIMAL = "performer-optimal"
+    PERFORMER_SADERF = "performer-saderf"
+    PERFORMER_EXP = "performer-exp"
+    PERFORMER_SIGMOID = "performer-sigmoid"
+    PERFORMER_ABS = "performer-abs"
+    PERFORMER_GELU = "performer-gelu"
+    PERFORMER_COS = "performer-cos"
+    PERFORMER_TANH = "performer-tanh"
+    PERFORMER_IDENTITY = "performer-identity"
+    ELU = "elu"
+    COSFORMER = "cosformer"
+    SOFTPLUS = "softplus"
+    ORTHOGONAL_SOFTPLUS = "orthogonal-softplus"
+    GLU = "glu"
+    GLU_2 = "glu-2"
+    GLU_3 = "glu-3"
+    OGLU = "oglu"
+    OGLU_2 = "oglu-2"
+    AOGLU_3 = "aoglu-3"
+    HEDGEHOG = "hedgehog"
+    LOCAL = "local"
+    LOCAL_GLOBAL = "local-global"
+    STRIDED = "strided"
+    BIGBIRD = "bigbird"
+    LSH = "lsh"
+    LINFORMER = "linformer"
+    NYSTROM = "nystrom"
+
+
+BIDIRECTIONAL_ONLY = frozenset({AttentionKind.LINFORMER, AttentionKind.NYSTROM})
+"""Kinds without a causal form."""
+KEPT_ORTHOGONAL = frozenset(
+    {AttentionKind.ORTHOGONAL_SOFTPLUS, AttentionKind.OGLU, AttentionKind.OGLU_2, AttentionKind.AOGLU_3}
+)
+"""Kinds with weights that training.orthogonality keeps orthogonal."""
+
+
+class PositionKind(str, Enum):
+    """How a model knows where a token stands."""
+
+    ROTARY = "rotary"
+    """Queries and keys turned by their positions."""
+    SINUSOIDAL = "sinusoidal"
+    """A fixed vector of sines and cosines added to each embedding."""
+    LEARNED = "learned"
+    """A learned vector per position added to each embedding."""
+    AXIAL = "axial"
+    """As learned, put together of two small tables: a position's row and its column."""
+    NONE = "none"
+    """Not at all."""
+
+
+class ProjectionKind(str, Enum):
+    """Random projections of the Performer kinds by name; see `protein_lm.attention.projections`."""
+
+    ORTHOGONAL = "orthogonal"
+    IID = "iid"
+    REGULARIZED = "regularized"
+    HYPERBOLIC = "hyperbolic"
+    SIMPLEX = "simplex"
+    NONE = "none"
+    """Features are a function of each channel of query and key; their number is the head width."""
+
+
+class Precision(str, Enum):
+    """Type of matrix products in training; weights, features and running states stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class OptimizerName(str, Enum):
+    """The optimizer of the weight matrices inside the blocks; everything else is trained by AdamW."""
+
+    ADAMW = "adamw"
+    MUON = "muon"

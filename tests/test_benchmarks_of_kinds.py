@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import kinds, listops
-from protein_lm.config import AttentionKind
+from protein_lm.choices import AttentionKind
 
 
 @pytest.mark.parametrize(

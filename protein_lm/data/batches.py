@@ -14,8 +14,8 @@ from torch import Tensor
 
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
-from protein_lm.choices import LongPolicy
-from protein_lm.config import DataConfig, Objective
+from protein_lm.choices import LongPolicy, Objective
+from protein_lm.config import DataConfig
 from protein_lm.data.masking import choose_positions, corrupt
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore

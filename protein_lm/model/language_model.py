@@ -16,7 +16,8 @@ from protein_lm.attention.lsh import Hash
 from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.trainable import TrainableFeatures
-from protein_lm.config import ModelConfig, Objective, PositionKind
+from protein_lm.choices import Objective, PositionKind
+from protein_lm.config import ModelConfig
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding

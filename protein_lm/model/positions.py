@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protein_lm.config import ModelConfig, PositionKind
+from protein_lm.choices import PositionKind
+from protein_lm.config import ModelConfig
 
 
 class RotaryPositions(nn.Module):

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from protein_lm.config import OptimizerName, TrainingConfig
+from protein_lm.choices import OptimizerName
+from protein_lm.config import TrainingConfig
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:

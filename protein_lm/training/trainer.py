@@ -27,7 +27,8 @@ from protein_lm.checkpoint import (
     write_model,
     write_training_state,
 )
-from protein_lm.config import ModelConfig, Precision, Recipe, parse
+from protein_lm.choices import Precision
+from protein_lm.config import ModelConfig, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore

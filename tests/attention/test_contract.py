@@ -8,7 +8,7 @@ from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.operations import AttentionOperation, LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.projections import PROJECTIONS
-from protein_lm.config import AttentionKind, ProjectionKind
+from protein_lm.choices import AttentionKind, ProjectionKind
 
 HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
 OPTIONS = AttentionOptions(

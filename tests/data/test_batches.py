@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.choices import LongPolicy
-from protein_lm.config import DataConfig, Objective
+from protein_lm.choices import LongPolicy, Objective
+from protein_lm.config import DataConfig
 from protein_lm.data.batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.data.masking import choose_positions, corrupt, hide
 from protein_lm.data.split import Split
