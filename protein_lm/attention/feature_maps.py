@@ -55,6 +55,8 @@ class RandomFeatureMap(FeatureMap):
     """
 
     projection: Tensor
+    is_unprojected: bool
+    """Whether features are a function of each channel."""
 
     def __init__(self, head_width: int, num_features: int, projection: str = "orthogonal") -> None:
         super().__init__()
@@ -67,8 +69,6 @@ class RandomFeatureMap(FeatureMap):
         self._draw = PROJECTIONS[projection]
         self.register_buffer("projection", torch.empty(num_features, head_width))
         self.redraw(torch.Generator().manual_seed(0))
-
-    is_unprojected: bool
 
     def check(self, head_width: int) -> None:
         """See `FeatureMap`."""
