@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+from matplotlib import colormaps
 from matplotlib import pyplot as plt
 
 from benchmarks.cases import CASES
@@ -16,7 +17,9 @@ LINE_STYLES = {"default": "-", "tuned": ":"}
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """One panel per direction (columns) and type (rows), one line per contestant; tuned malloc dotted.
+    """One panel per direction (columns) and type (rows), one line per contestant.
+
+    Whole layers have squares, measurements with tuned malloc are dotted.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -69,9 +72,9 @@ def _lines(panel: Any, rows: list[dict[str, Any]]) -> None:
                 panel.plot(
                     *zip(*points, strict=True),
                     style,
-                    marker="o",
+                    marker="s" if contestant.endswith("-layer") else "o",
                     markersize=3,
-                    color=f"C{number % 10}",
+                    color=colormaps["tab20"](number),
                     linewidth=OURS_WIDTH if contestant.startswith("ours") else PEER_WIDTH,
                     label=contestant + (", tuned malloc" if allocator == "tuned" else ""),
                 )
