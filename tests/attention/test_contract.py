@@ -36,6 +36,10 @@ kinds = pytest.mark.parametrize(
 causal_kinds = pytest.mark.parametrize("kind", [kind for kind, causal in FORMS if causal])
 STREAMED = {"performer-relu", "performer-softmax", "performer-optimal", "aoglu-3", "hedgehog", "cosformer"}
 """Kinds that are also tested with pieces of other sizes: with gradients of their own, with parameters, with positions."""
+FORMS_AND_SEGMENTS = [
+    (*form, segment) for form in FORMS for segment in (5_000, 40_000, 2**21) if form[0] in STREAMED or segment == 2**21
+]
+kinds_and_segments = pytest.mark.parametrize(("kind", "causal", "segment_bytes"), FORMS_AND_SEGMENTS)
 SIGNED = {"performer-gelu", "performer-cos", "performer-tanh", "performer-identity"}
 """Normalizers of features that change sign may cancel: in float32 nothing can be said of such a row."""
 
@@ -82,13 +86,10 @@ def test_the_recipe_knows_every_kind() -> None:
     assert {kind.value for kind in ProjectionKind} == set(PROJECTIONS)
 
 
-@kinds
+@kinds_and_segments
 @pytest.mark.parametrize("length", [1, 63, 100, 257])
-@pytest.mark.parametrize("segment_bytes", [40_000, 2**21])
 @pytest.mark.parametrize("padded", [False, True])
 def test_equals_its_textbook_twin(kind, causal, length, segment_bytes, padded, monkeypatch) -> None:
-    if segment_bytes < 2**21 and kind not in STREAMED:
-        pytest.skip("not streamed, or by the same code as others")
     monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
     monkeypatch.setattr(blocks, "SCORES_BYTES", 300_000)
     operation = build(kind, causal, torch.float64)
@@ -147,11 +148,8 @@ def test_batch_changes_nothing(kind, causal) -> None:
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1]
 
 
-@kinds
-@pytest.mark.parametrize("segment_bytes", [5_000, 40_000, 2**21])
+@kinds_and_segments
 def test_packed_equals_its_textbook_twin(kind, causal, segment_bytes, monkeypatch) -> None:
-    if segment_bytes < 2**21 and kind not in STREAMED:
-        pytest.skip("not streamed, or by the same code as others")
     monkeypatch.setattr(linear, "SEGMENT_BYTES", segment_bytes)
     monkeypatch.setattr(blocks, "SCORES_BYTES", 300_000)
     operation = build(kind, causal, torch.float64)
@@ -229,11 +227,10 @@ def test_bfloat16_stays_near_float32(kind, causal) -> None:
         assert (rough.float() - exact).norm() / exact.norm() < 0.02
 
 
-@causal_kinds
+# Decoding is float32, and in float32 nothing can be said of a normalizer that cancels.
+@pytest.mark.parametrize("kind", [kind for kind, causal in FORMS if causal and kind not in SIGNED])
 @pytest.mark.parametrize("parts", [[257], [1] * 70, [100, 1, 1, 155], [64, 64, 129]])
 def test_going_on_from_a_state_equals_one_pass(kind, parts) -> None:
-    if kind in SIGNED:
-        pytest.skip("decoding is float32, and in float32 nothing can be said of a normalizer that cancels")
     operation = build(kind, causal=True)
     tensors = draw(operation, sum(parts))
     state = operation.new_state(BATCH, HEADS, HEAD_WIDTH, torch.device("cpu"))
