@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -54,16 +55,32 @@ PUBLISHED = {
 """Accuracy in percent on ListOps of Yorsh & Kovalenko 2022 (arXiv 2211.04076), at length 2,000, where there is one."""
 
 
-def expression(generator: np.random.Generator, *, max_depth: int, max_arguments: int, digit: float = 0.75) -> Any:
-    """A digit, or [operator, arguments...]; at each place below `max_depth` a digit with probability `digit`."""
+def expression(generator: Random, *, max_depth: int, max_arguments: int, max_length: int, digit: float = 0.75) -> Any:
+    """[operator, arguments...], each a digit or an expression; below `max_depth` a digit with probability `digit`.
+
+    None if it grew beyond `max_length` tokens: nearly all do, and the rest of them need not be drawn.
+    """
+    num_tokens = 0
 
     def draw(depth: int) -> Any:
+        nonlocal num_tokens
         if depth > 1 and (depth >= max_depth or generator.random() < digit):
-            return int(generator.integers(10))
-        operator = OPERATORS[generator.integers(len(OPERATORS))]
-        return [operator, *(draw(depth + 1) for _ in range(int(generator.integers(2, max_arguments + 1))))]
+            num_tokens += 1
+            return generator.randrange(10)
+        num_tokens += 2
+        operator, count = generator.choice(OPERATORS), generator.randint(2, max_arguments)
+        if num_tokens + count > max_length:
+            raise _TooLong
+        return [operator, *(draw(depth + 1) for _ in range(count))]
 
-    return draw(1)
+    try:
+        return draw(1)
+    except _TooLong:
+        return None
+
+
+class _TooLong(Exception):
+    pass
 
 
 def value(tree: Any) -> int:
@@ -95,12 +112,12 @@ def write(tree: Any) -> list[str]:
 
 def examples(count: int, *, lengths: tuple[int, int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids (count, longest), mask (count, longest) and values (count,) of different expressions of these lengths."""
-    generator = np.random.default_rng(seed)
+    generator = Random(seed)
     ids = {token: number for number, token in enumerate(TOKENS)}
     rows, targets, seen = [], [], set()
     while len(rows) < count:
-        tree = expression(generator, max_depth=10, max_arguments=10)
-        tokens = write(tree)
+        tree = expression(generator, max_depth=10, max_arguments=10, max_length=lengths[1])
+        tokens = write(tree) if tree is not None else []
         if lengths[0] <= len(tokens) <= lengths[1] and (text := " ".join(tokens)) not in seen:
             seen.add(text)
             rows.append([ids[token] for token in tokens])
