@@ -31,7 +31,7 @@ from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind
 from protein_lm.config import Recipe
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
-from protein_lm.errors import ProteinLMError
+from protein_lm.errors import NumericalError, ProteinLMError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 
@@ -104,8 +104,10 @@ def _worker(arguments: str) -> None:
     planned = recipe(**job["recipe"])
     try:
         print(json.dumps(measure(Path(job["store"]), planned)))
-    except (RuntimeError, ValueError, ProteinLMError) as error:  # memory, or NaN: a result too
+    except (RuntimeError, NumericalError) as error:  # memory, or NaN: a result too
         print(json.dumps({"failed": " ".join(str(error).split())[:200]}))
+    except ProteinLMError as error:  # a mistake in the choice, the same for every kind
+        raise SystemExit(f"benchmarks.kinds: error: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +143,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         if key not in done:
             command = [sys.executable, "-m", "benchmarks.kinds", "--worker", json.dumps(job)]
             process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if "benchmarks.kinds: error:" in process.stderr:
+                raise SystemExit(process.stderr.strip().splitlines()[-1])
             lines = process.stdout.strip().splitlines()
             row = {"job": job, **(json.loads(lines[-1]) if lines else {"failed": process.stderr.strip()[-200:]})}
             with journal.open("a", encoding="utf-8") as file:
