@@ -1,7 +1,7 @@
 """Positive feature maps φ: the kernel of a linear attention is φ(q)·φ(k).
 
-A map takes queries or keys (B, H, L, E) and returns features (B, H, L, M), non-negative, in float32 or better. Random
-maps hold their projection in a saved buffer, which only `redraw` changes.
+A map takes queries or keys (B, H, L, E) and returns features (B, H, L, M), non-negative, formed in float32 or better.
+Random maps hold their projection in a saved buffer, which only `redraw` changes.
 """
 
 import math
@@ -21,6 +21,8 @@ class FeatureMap(nn.Module):
     """Whether no feature is ever negative, so that attention is a weighted mean."""
     has_gradients = False
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
+    takes_bfloat16 = False
+    """Whether bfloat16 rows give, in bfloat16, what they would give in float32, rounded once. Others get float32 rows."""
 
     def check(self, head_width: int) -> None:
         """Refuse queries and keys of a width that the map is not made for.
@@ -86,11 +88,21 @@ class RandomFeatureMap(FeatureMap):
 class ReLUFeatures(RandomFeatureMap):
     """Performer-ReLU, the generalized kernel of Performers: m^(-1/2) relu(w·x) + epsilon with x = q or k times E^(-1/4).
 
-    Source: Choromanski et al. 2021 (arXiv 2009.14794), section 2.2 and appendix; epsilon 1e-3 as in its experiments.
+    The scaled projection is drawn among the numbers that bfloat16 has. A product of bfloat16 rows with it is then exact but
+    for its float32 sums and one rounding at the end, which features get anyway as operands of bfloat16 products.
+
+    Source: Choromanski et al. 2021 (arXiv 2009.14794), section 2.2 and appendix; epsilon as in its experiments, 1e-3, or
+    what bfloat16 has near it.
     """
 
-    epsilon = 1e-3
+    epsilon = 2**-10
     has_gradients = True
+    takes_bfloat16 = True
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """See `RandomFeatureMap`."""
+        super().redraw(generator)
+        self.projection.copy_((self.projection * self._scale).to(torch.bfloat16)).div_(self._scale)
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
@@ -112,9 +124,13 @@ class ReLUFeatures(RandomFeatureMap):
         """See `FeatureMap`; the same as for queries."""
         return self.query_gradient(key, features, gradient)
 
-    def _scaled_projection(self, like: Tensor) -> Tensor:
+    @property
+    def _scale(self) -> float:
         num_features, head_width = self.projection.shape
-        return self.projection.to(like.dtype) * (num_features**-0.5 * head_width**-0.25)
+        return num_features**-0.5 * head_width**-0.25
+
+    def _scaled_projection(self, like: Tensor) -> Tensor:
+        return (self.projection * self._scale).to(like.dtype)
 
 
 class SoftmaxFeatures(RandomFeatureMap):

@@ -3,7 +3,8 @@
 G = B·H groups, N chunks of C places in a piece, S = N·C places, X = width of values + alignment.
 
 Everything is float32 or better, except that the operands of the large products are rounded to the product type
-(bfloat16 for bfloat16 input or under autocast). Features are formed, and normalizers and running states summed, in float32.
+(bfloat16 for bfloat16 input or under autocast). Normalizers and running states are summed in float32. Features are formed in
+float32, or by maps that lose nothing by it in bfloat16: see `FeatureMap.takes_bfloat16`.
 """
 
 from collections.abc import Iterator
@@ -79,7 +80,9 @@ class Stream:
 
     def rows(self, which: int, piece: Piece) -> Tensor:
         """Query (0) or key (1) of a piece, (B, H, S, E); contiguous, so that one product forms all features."""
-        return self.place(self.tensors[which], piece).to(self.dtype).contiguous()
+        rows = self.place(self.tensors[which], piece)
+        takes_them = rows.dtype == self.product == torch.bfloat16 and self.feature_map.takes_bfloat16
+        return rows.contiguous() if takes_them else rows.to(self.dtype).contiguous()
 
     def chunks(self, rows: Tensor, piece: Piece) -> Tensor:
         """(B, H, S, ·) as (G·N, C, ·)."""

@@ -116,8 +116,21 @@ def test_relu_features_by_hand() -> None:
     features = ReLUFeatures(4, 2)
     features.projection.copy_(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]))
     query = torch.tensor([3.0, 9, 9, 9]).view(1, 1, 1, 4)
-    expected = torch.tensor([3 / 4**0.25 / 2**0.5 + 1e-3, 1e-3]).view(1, 1, 1, 2)
+    expected = torch.tensor([3 / 4**0.25 / 2**0.5 + 2**-10, 2**-10]).view(1, 1, 1, 2)
     torch.testing.assert_close(features.query_features(query), expected)
+
+
+@pytest.mark.parametrize(("head_width", "num_features"), [(8, 12), (32, 64), (64, 256)])
+def test_relu_features_of_bfloat16_rows_are_those_of_float32_rounded_once(head_width, num_features) -> None:
+    torch.manual_seed(0)
+    features = ReLUFeatures(head_width, num_features)
+    rows = torch.randn(1, 4, 500, head_width).to(torch.bfloat16)
+    result = features.query_features(rows)
+    expected = features.query_features(rows.float()).to(torch.bfloat16)
+    assert result.dtype == torch.bfloat16
+    # But for sums that end within a float32 rounding of the middle between two numbers of bfloat16.
+    assert (result != expected).float().mean() < 1e-3
+    torch.testing.assert_close(result, expected, rtol=2**-7, atol=0)
 
 
 def test_no_features_is_refused() -> None:

@@ -56,6 +56,24 @@ def test_values_may_have_another_width(causal) -> None:
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_bfloat16_features_are_as_near_the_truth_as_float32_features(causal) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 4, 700, 64, dtype=torch.bfloat16) for _ in range(3)]
+
+    def results(dtype: torch.dtype, *, takes_bfloat16: bool) -> list[torch.Tensor]:
+        feature_map = ReLUFeatures(64, 128).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        feature_map.takes_bfloat16 = takes_bfloat16
+        tensors = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        output = linear_attention(*tensors, feature_map, causal=causal)
+        return [output, *torch.autograd.grad(output.double().square().sum(), tensors)]
+
+    truth = results(torch.float64, takes_bfloat16=False)
+    with_float32 = results(torch.bfloat16, takes_bfloat16=False)
+    for fast, slow, true in zip(results(torch.bfloat16, takes_bfloat16=True), with_float32, truth, strict=True):
+        assert (fast.double() - true).norm() < 1.05 * (slow.double() - true).norm()
+
+
 def test_query_without_any_visible_key_gives_zeros() -> None:
     query, key, value = (torch.randn(1, 1, 5, 4) for _ in range(3))
     valid_mask = torch.tensor([[False, False, True, True, True]])
