@@ -114,3 +114,12 @@ class OptimizerName(str, Enum):
 
     ADAMW = "adamw"
     MUON = "muon"
+
+
+class OnError(str, Enum):
+    """What happens to a record that is at fault."""
+
+    STOP = "stop"
+    """It stops the command, which names it."""
+    SKIP = "skip"
+    """It is left out and counted."""

@@ -14,7 +14,7 @@ from benchmarks.contestants import models
 from benchmarks.contestants.base import UNLIMITED, Contestant, Prepared
 from benchmarks.spec import Spec
 from protein_lm import alphabet
-from protein_lm.data.fasta import read_records
+from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.inference.score import score
 

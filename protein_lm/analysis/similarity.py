@@ -24,7 +24,7 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import LayerCall, recorded_calls
 from protein_lm.data.batches import fill, pack, tokens_of
-from protein_lm.data.fasta import read_records
+from protein_lm.data.readers import read_records
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import InputError
 from protein_lm.model.language_model import ProteinLM

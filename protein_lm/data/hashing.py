@@ -1,4 +1,4 @@
-"""64-bit hashes of identifiers, the same on every machine and for ever, and a set of hashes that can grow large.
+"""64-bit hashes of identifiers, the same on every machine and for ever.
 
 A hash chains the finalizer of SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) over the identifier's
 UTF-8 bytes, eight at a time.
@@ -45,31 +45,3 @@ def hash_letters(letters: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDAr
         offset += _WORD
         longer = longer[lengths[longer] > offset]
     return hashes
-
-
-class HashSet:
-    """A set of 64-bit hashes in 8 bytes each: sorted arrays, merged so that each is more than twice the next."""
-
-    def __init__(self) -> None:
-        self._runs: list[NDArray[np.uint64]] = []
-
-    def add(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Add hashes; the result tells for each whether it was new, False for repeats among them too."""
-        distinct, first = np.unique(hashes, return_index=True)
-        is_new = np.ones(distinct.size, dtype=bool)
-        for run in self._runs:
-            position = np.minimum(np.searchsorted(run, distinct), run.size - 1)
-            is_new &= run[position] != distinct
-        self._insert(distinct[is_new])
-        result = np.zeros(hashes.size, dtype=bool)
-        result[first[is_new]] = True
-        return result
-
-    def _insert(self, run: NDArray[np.uint64]) -> None:
-        if not run.size:
-            return
-        self._runs.append(run)
-        while len(self._runs) > 1 and self._runs[-2].size <= 2 * self._runs[-1].size:
-            merged = np.concatenate((self._runs.pop(), self._runs.pop()))
-            merged.sort(kind="stable")  # finds the two sorted halves and merges them
-            self._runs.append(merged)

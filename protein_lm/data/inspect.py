@@ -52,7 +52,9 @@ def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
     for source in manifest["sources"]:
         yield f"  from {source['name']}: {source['sequences']:,} sequences, SHA-256 {source['sha256'][:16]}…"
     yield _sentence("read", {"sequences": manifest["num_read"]})
-    yield _sentence("dropped", manifest["num_dropped"])
+    yield _sentence(
+        "dropped", {reason: count for reason, count in manifest["num_dropped"].items() if count} or {"none": 0}
+    )
     yield _sentence(f"residue policy {manifest['residue_policy']}, changed", manifest["residue_changes"])
     yield _split_table(manifest)
     yield _composition(contents.residue_counts)

@@ -12,19 +12,32 @@ def choose_positions(length: int, fraction: float, generator: np.random.Generato
     return np.sort(generator.permutation(length)[:count])
 
 
-def corrupt(
-    residues: NDArray[np.uint8], positions: NDArray[np.int64], generator: np.random.Generator
-) -> NDArray[np.uint8]:
-    """A copy (length,) in which 80 % of `positions` show <mask>, 10 % a random standard residue, 10 % stay as they are.
+def ranks(draws: NDArray[np.uint64], owners: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(L,) rank of each residue's draw within its sequence, for N sequences back to back: the k least are a draw of k.
+
+    Args:
+        draws: (L,) random numbers.
+        owners: (L,) number of the sequence of each residue, ascending.
+        lengths: (N,) residues of each sequence.
+    """
+    order = np.argsort((owners.astype(np.uint64) << np.uint64(40)) | (draws >> np.uint64(24)), kind="stable")
+    result = np.empty(owners.size, dtype=np.int64)
+    result[order] = np.arange(owners.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return result
+
+
+def corrupted(residues: NDArray[np.int64], draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """What a model sees of residues (k,) to predict: 80 % <mask>, 10 % a random standard residue, 10 % as they are.
 
     Source: Devlin et al. 2019 (BERT), section 3.1.
+
+    Args:
+        residues: (k,) token ids.
+        draws: (k,) random numbers.
     """
-    corrupted = residues.copy()
-    draws = generator.random(positions.size)
-    corrupted[positions[draws < 0.8]] = alphabet.MASK
-    random = positions[(draws >= 0.8) & (draws < 0.9)]
-    corrupted[random] = alphabet.FIRST_RESIDUE + generator.integers(alphabet.NUM_STANDARD, size=random.size)
-    return corrupted
+    tenths, residue = (draws >> np.uint64(32)) % np.uint64(10), (draws & np.uint64(2**32 - 1)) % np.uint64(20)
+    random = alphabet.FIRST_RESIDUE + residue.astype(np.int64)
+    return np.where(tenths < 8, alphabet.MASK, np.where(tenths == 8, random, residues))
 
 
 def hide(residues: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.uint8]:

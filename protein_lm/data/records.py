@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ class SequenceRecord:
     tokens: NDArray[np.uint8]
     """Token ids (length,) of the residues, without special tokens, read-only."""
     line: int
-    """Number of the header line in its file, from 1."""
+    """Number of the line in its file where it begins, from 1."""
 
     @property
     def sequence_id(self) -> str:
@@ -57,6 +58,10 @@ class Spans:
         text = self.text
         return [text[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
 
+    def select(self, keep: NDArray[np.bool_]) -> "Spans":
+        """The pieces to keep."""
+        return Spans(self.text, self.starts[keep], self.ends[keep])
+
     def join(self) -> NDArray[np.uint8]:
         """The bytes of all pieces back to back: quicker than cutting where they are short and many."""
         before = np.cumsum(self.lengths) - self.lengths
@@ -65,16 +70,46 @@ class Spans:
         ]
 
 
+FRAGMENT, REVIEWED, UNREVIEWED = 1, 2, 4
+"""Bits of `Annotations.flags`; a record of neither Swiss-Prot nor TrEMBL is neither reviewed nor unreviewed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotations:
+    """What N records say about themselves; 0 where one does not say it."""
+
+    taxon_ids: NDArray[np.int32]
+    """(N,) NCBI taxonomy identifiers, of UniRef clusters that of the lowest common taxon."""
+    cluster_sizes: NDArray[np.int32]
+    """(N,) members of a UniRef cluster."""
+    protein_existence: NDArray[np.uint8]
+    """(N,) UniProtKB's level of evidence, 1 (seen as protein) to 5 (uncertain)."""
+    flags: NDArray[np.uint8]
+    """(N,) of FRAGMENT, REVIEWED, UNREVIEWED."""
+
+    @classmethod
+    def none(cls, size: int) -> "Annotations":
+        """Of `size` records that say nothing."""
+        numbers = np.zeros(size, dtype=np.int32)
+        return cls(numbers, numbers.copy(), np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.uint8))
+
+    def select(self, keep: NDArray[np.bool_]) -> "Annotations":
+        """Of the records to keep."""
+        return Annotations(
+            self.taxon_ids[keep], self.cluster_sizes[keep], self.protein_existence[keep], self.flags[keep]
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordBlock:
     """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
 
     headers: Spans
-    """N header lines without `>`, valid UTF-8."""
+    """N header lines without `>`, valid UTF-8; other formats than FASTA give what stands for them."""
     sequence_ids: Spans
     """N identifiers, `headers.sequence_id` of the headers."""
     lines: NDArray[np.int64]
-    """(N,) numbers of the header lines in the file, from 1."""
+    """(N,) numbers of the lines where records begin, from 1."""
     tokens: bytes
     """Token ids of all records, one byte each, back to back."""
     lengths: NDArray[np.int64]
@@ -83,6 +118,10 @@ class RecordBlock:
     """(N,) whether a record had one of B, J, O, U, X, Z."""
     changes: Counter[str]
     """Residues that were altered or removed: `lower_case`, `gaps`, `final_stops`, `j_to_x`, `bouz_to_x`."""
+    annotations: Annotations
+    """What the records say about themselves."""
+    num_faulty: int = 0
+    """Records that are at fault and were left out."""
 
     def __len__(self) -> int:
         return self.lengths.size
@@ -91,3 +130,18 @@ class RecordBlock:
         """Token ids of each record."""
         ends = np.cumsum(self.lengths)
         return Spans(self.tokens, ends - self.lengths, ends).cut()
+
+    def without(self, faulty: NDArray[np.bool_]) -> "RecordBlock":
+        """The block without its faulty records (N,), which are counted."""
+        keep = ~faulty
+        return RecordBlock(
+            headers=self.headers.select(keep),
+            sequence_ids=self.sequence_ids.select(keep),
+            lines=self.lines[keep],
+            tokens=b"".join(compress(self.sequences(), keep)),
+            lengths=self.lengths[keep],
+            has_ambiguous=self.has_ambiguous[keep],
+            changes=self.changes,
+            annotations=self.annotations.select(keep),
+            num_faulty=self.num_faulty + int(faulty.sum()),
+        )

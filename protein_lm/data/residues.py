@@ -54,26 +54,26 @@ class CleanResidues:
     """(N,) whether a sequence had one of B, J, O, U, X, Z."""
     changes: Counter[str]
     """As in `records.RecordBlock`."""
-    illegal: int | None
-    """The first sequence with a character that is no residue."""
+    is_illegal: NDArray[np.bool_]
+    """(N,) whether a sequence has a character that is no residue."""
 
 
-def encode_letters(letters: bytes) -> bytes:
-    r"""One code per letter; line feeds are left out.
+def encode_letters(letters: bytes, layout: bytes = b"\n") -> bytes:
+    r"""One code per letter; the bytes of `layout` are left out.
 
     >>> list(encode_letters(b"ML\nX"))
     [20, 4, 24]
     """
-    return letters.translate(_TRANSLATION, b"\n")
+    return letters.translate(_TRANSLATION, layout)
 
 
 def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> CleanResidues:
     """Apply the residue policy to the codes of N sequences of the given lengths; `DROP` and `ERROR` only mark them."""
     tokens = np.frombuffer(codes, dtype=np.uint8)
     unusual = np.flatnonzero(tokens >= _FIRST_AMBIGUOUS)
-    has_ambiguous = np.zeros(lengths.size, dtype=bool)
+    has_ambiguous, is_illegal = np.zeros(lengths.size, dtype=bool), np.zeros(lengths.size, dtype=bool)
     if not unusual.size:
-        return CleanResidues(codes, lengths, has_ambiguous, Counter(), None)
+        return CleanResidues(codes, lengths, has_ambiguous, Counter(), is_illegal)
     tally = np.bincount(tokens[unusual], minlength=256)
     changes = Counter(lower_case=int(tally[_LOWER:_GAP].sum()), gaps=int(tally[_GAP]))
     if tally[_J + 1 :].any():
@@ -86,7 +86,7 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     values = tokens[unusual]
     owners = np.searchsorted(np.cumsum(lengths), unusual, side="right")
     has_ambiguous[owners[values <= _J]] = True
-    illegal = owners[values > _J]
+    is_illegal[owners[values > _J]] = True
     to_x = values == _J
     changes["j_to_x"] = int(to_x.sum())
     if policy is ResiduePolicy.TO_X:
@@ -95,7 +95,7 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     if to_x.any():
         tokens = tokens.copy()
         tokens[unusual[to_x]] = _X
-    return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, int(illegal[0]) if illegal.size else None)
+    return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, is_illegal)
 
 
 def first_illegal(letters: bytes) -> int:

@@ -1,10 +1,12 @@
-"""A source file, plain or gzip: read once from start to end, decompressed and hashed on the way."""
+"""A source file, plain or compressed (gzip, xz, Zstandard): read once from start to end, hashed on the way."""
 
 import gzip
 import hashlib
 import io
+import lzma
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
@@ -15,12 +17,52 @@ from protein_lm.errors import InputError
 
 BLOCK_BYTES = 2**20
 """Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
+STANDARD_INPUT = Path("-")
 _DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
-_GZIP_MAGIC = b"\x1f\x8b"
+
+
+SUFFIXES = frozenset(
+    [".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".dat", ".xml", ".csv", ".tsv", ".parquet"]
+)
+"""Of sequence files; `.gz`, `.xz`, `.zst` may follow."""
+_COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
+
+
+def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that paths stand for, in order: a folder for the sequence files in it by name; and what a folder else has.
+
+    Raises:
+        InputError: a folder has no sequence file, or a file is named twice.
+    """
+    files: list[Path] = []
+    ignored: list[Path] = []
+    for path in paths:
+        if path == STANDARD_INPUT or not path.is_dir():
+            files.append(path)
+            continue
+        inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        wanted = [file for file in inside if file.is_file() and _suffix(file) in SUFFIXES]
+        if not wanted:
+            raise InputError(
+                f"{path} has no sequence file: none ends in {', '.join(sorted(SUFFIXES))}, with or without .gz, .xz, .zst"
+            )
+        files += wanted
+        ignored += [file for file in inside if file not in wanted]
+    for number, file in enumerate(files):
+        if file in files[:number]:
+            raise InputError(f"{file} is named twice; name it once")
+    return files, ignored
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
 class Source:
-    """An open input file.
+    """An open input file; `-` is standard input.
 
     Raises:
         InputError: the file is missing, a folder or unreadable.
@@ -30,7 +72,7 @@ class Source:
         self.path = path
         self.block_bytes = block_bytes
         self._file = _HashedFile(_open(path))
-        self._buffer = io.BufferedReader(self._file, BLOCK_BYTES)
+        self._buffer: io.BufferedReader = io.BufferedReader(self._file, BLOCK_BYTES)
         self._text: IO[bytes] | None = None
 
     def __enter__(self) -> "Source":
@@ -40,8 +82,13 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._text is not None:
-            self._text.close()  # before the file that it reads from: it has a thread of its own
+            self._text.close()  # before the file that it reads from: it may have a thread of its own
         self._buffer.close()
+
+    @property
+    def is_plain_file(self) -> bool:
+        """Whether the file holds its contents as they are, and can be opened again by name."""
+        return self._text is None and self.path != STANDARD_INPUT
 
     @property
     def bytes_read(self) -> int:
@@ -59,15 +106,42 @@ class Source:
         Raises:
             InputError: compressed data are truncated or damaged, or the disk cannot be read.
         """
+        name = "file"
         try:
-            if self._buffer.peek(2)[:2] == _GZIP_MAGIC:
-                self._text = cast(IO[bytes], igzip_threaded.open(self._buffer, "rb"))
+            beginning = self._buffer.peek(_LONGEST_MAGIC)
+            for magic, compression, open_compressed in _COMPRESSIONS:
+                if beginning.startswith(magic):
+                    name, self._text = compression, open_compressed(self._buffer)
             while block := (self._text or self._buffer).read(self.block_bytes):
                 yield block
-        except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR) as error:
-            raise InputError(f"{self.path} {_gzip_fault(error)}; fetch or compress the file again") from error
+        except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR, lzma.LZMAError) as error:
+            raise InputError(f"{self.path} {_fault(name, error)}; fetch or compress the file again") from error
         except OSError as error:
+            if name == "zstd":  # Arrow's errors are of this class too
+                raise InputError(f"{self.path} {_fault(name, error)}; fetch or compress the file again") from error
             raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_gzip(file: io.BufferedReader) -> IO[bytes]:
+    return cast(IO[bytes], igzip_threaded.open(file, "rb"))
+
+
+def _open_xz(file: io.BufferedReader) -> IO[bytes]:
+    return cast(IO[bytes], lzma.LZMAFile(file))
+
+
+def _open_zstd(file: io.BufferedReader) -> IO[bytes]:
+    import pyarrow
+
+    return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd"))
+
+
+_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[io.BufferedReader], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", "gzip", _open_gzip),
+    (b"\xfd7zXZ\x00", "xz", _open_xz),
+    (b"\x28\xb5\x2f\xfd", "zstd", _open_zstd),
+)
+_LONGEST_MAGIC = 6
 
 
 class _HashedFile(io.RawIOBase):
@@ -93,6 +167,10 @@ class _HashedFile(io.RawIOBase):
 
 
 def _open(path: Path) -> io.FileIO:
+    if path == STANDARD_INPUT:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("standard input is a terminal; give a file, or pipe one in")
+        return io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -108,9 +186,9 @@ def _open(path: Path) -> io.FileIO:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _gzip_fault(error: Exception) -> str:
+def _fault(name: str, error: Exception) -> str:
     if isinstance(error, EOFError):
-        return "is a truncated gzip file, or has a few other bytes after its data"
+        return f"is a truncated {name} file, or has a few other bytes after its data"
     if "Not a gzipped file" in str(error):
         return "has other bytes after the end of its gzip data"
-    return f"is a damaged gzip file ({error})"
+    return f"is a damaged {name} file ({error})"

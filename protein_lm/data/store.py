@@ -7,7 +7,11 @@
 | `splits.npy` | uint8 (N,), values of `Split` |
 | `ids.npy` | uint8, UTF-8 of all N identifiers back to back |
 | `id_offsets.npy` | int64 (N + 1,), identifier i is `ids[id_offsets[i]:id_offsets[i + 1]]` |
-| `manifest.json` | where it came from and how it was made; sizes of the files above |
+| `taxon_ids.npy` | int32 (N,), NCBI taxonomy identifiers, 0 where not known |
+| `cluster_sizes.npy` | int32 (N,), members of a UniRef cluster, 0 where not known |
+| `protein_existence.npy` | uint8 (N,), UniProtKB's level of evidence 1 to 5, 0 where not known |
+| `flags.npy` | uint8 (N,), bits 1 fragment, 2 reviewed, 4 unreviewed (`records.FRAGMENT` ...) |
+| `manifest.json` | where it came from and how it was made; sizes and checksums of the files above |
 """
 
 import json
@@ -18,17 +22,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split
 from protein_lm.errors import StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ARRAYS = {
     "tokens.npy": np.uint8,
     "offsets.npy": np.int64,
     "splits.npy": np.uint8,
     "ids.npy": np.uint8,
     "id_offsets.npy": np.int64,
+    "taxon_ids.npy": np.int32,
+    "cluster_sizes.npy": np.int32,
+    "protein_existence.npy": np.uint8,
+    "flags.npy": np.uint8,
 }
+ANNOTATIONS = {
+    "taxon_ids.npy": "taxon_ids",
+    "cluster_sizes.npy": "cluster_sizes",
+    "protein_existence.npy": "protein_existence",
+    "flags.npy": "flags",
+}
+"""Files of what records say about themselves -> attributes of `records.Annotations`."""
 MANIFEST = "manifest.json"
 
 
@@ -43,8 +59,10 @@ class TokenStore:
         self.splits: NDArray[np.uint8] = _map(path / "splits.npy")
         self._ids: NDArray[np.uint8] = _map(path / "ids.npy")
         self._id_offsets: NDArray[np.int64] = _map(path / "id_offsets.npy")
+        self.annotations = Annotations(**{attribute: _map(path / name) for name, attribute in ANNOTATIONS.items()})
         pairs = ((self.offsets, self.tokens), (self._id_offsets, self._ids))
-        if any(ends.size != self.num_sequences + 1 or ends[-1] != values.size for ends, values in pairs):
+        fits = all(ends.size == self.num_sequences + 1 and ends[-1] == values.size for ends, values in pairs)
+        if not fits or any(getattr(self.annotations, name).size != self.num_sequences for name in ANNOTATIONS.values()):
             raise StoreError(f"{path} is damaged: its arrays do not fit together; prepare it again")
 
     @classmethod
@@ -72,6 +90,14 @@ class TokenStore:
     def lengths(self) -> NDArray[np.int64]:
         """(N,) residues of each sequence."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N,) residues of some sequences."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
+    def length(self, index: int) -> int:
+        """Residues of one sequence."""
+        return int(self.offsets[index + 1] - self.offsets[index])
 
     def sequence_id(self, index: int) -> str:
         """Identifier of one sequence."""

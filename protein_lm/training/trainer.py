@@ -53,8 +53,8 @@ class Progress:
     """Optimizer steps done."""
     epoch: int = 0
     """Epoch of the next batch."""
-    position: int = 0
-    """Batch within the epoch that comes next, counted over all processes."""
+    place: int = 0
+    """Place in the epoch's order where the next batch begins."""
     num_tokens: int = 0
     """Tokens seen, special tokens included."""
     best_loss_nats: float = math.inf
@@ -141,18 +141,11 @@ class Trainer:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
         num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        plan, planned_epoch = self.batches.epoch(progress.epoch), progress.epoch
+        plan = self.batches.plan(progress.epoch, progress.place)
         while progress.step < config.num_steps:
-            mine = []
-            for number in range(config.accumulation * num_processes):
-                if progress.position == len(plan):
-                    progress.epoch, progress.position = progress.epoch + 1, 0
-                if progress.epoch != planned_epoch:
-                    plan, planned_epoch = self.batches.epoch(progress.epoch), progress.epoch
-                if number % num_processes == rank:
-                    mine.append(self.batches.batch(progress.epoch, plan[progress.position]))
-                progress.position += 1
-            yield mine
+            planned = [next(plan) for _ in range(config.accumulation * num_processes)]
+            progress.epoch, progress.place = planned[-1].next_epoch, planned[-1].next_place
+            yield [self.batches.batch(each.epoch, each.indices) for each in planned[rank::num_processes]]
 
     def _step(self, batches: list[Batch]) -> Tensor:
         """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
@@ -264,7 +257,7 @@ class Trainer:
             num_weights += f" ({of_kernels:,} of them in the attention kernels)"
         log.line(
             f"{model.objective.value} {model.attention_name}, {num_weights}, "
-            f"{batches.indices.size:,} training sequences, {self.accelerator.num_processes} process(es) on "
+            f"{batches.num_sequences:,} training sequences, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )
         num_valid = self.store.indices(Split.VALID).size

@@ -98,7 +98,7 @@ def test_a_line_without_identifier_is_refused(line):
 def test_a_record_knows_what_its_header_says() -> None:
     from pathlib import Path
 
-    from protein_lm.data.fasta import read_records
+    from protein_lm.data.readers import read_records
 
     (record,) = read_records(Path(__file__).parents[2] / "data/P00974.fasta")
     assert (record.sequence_id, len(record), record.sequence[:5]) == ("P00974", 100, "MKMSR")

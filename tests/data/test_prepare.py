@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from protein_lm.alphabet import ResiduePolicy, decode
-from protein_lm.data.fasta import read_records
+from protein_lm.choices import OnError
+from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
+from protein_lm.data.readers import read_records
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
+from protein_lm.data.store import ARRAYS, TokenStore
 from protein_lm.errors import ConfigError, InputError, OutputError, StoreError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
@@ -45,8 +47,11 @@ def test_round_trip_of_real_records(tmp_path):
 
 
 def test_what_is_dropped_is_counted_by_reason(tmp_path, fasta):
-    manifest = prepare([fasta], tmp_path / "store", policy=ResiduePolicy.DROP, min_length=2, max_length=5)
-    assert manifest["num_dropped"] == {"too_short": 1, "too_long": 2, "ambiguous_residue": 1, "duplicate_sequence": 1}
+    manifest = prepare(
+        [fasta], tmp_path / "store", policy=ResiduePolicy.DROP, filters=Filters(min_length=2, max_length=5)
+    )
+    dropped = {reason: count for reason, count in manifest["num_dropped"].items() if count}
+    assert dropped == {"too_short": 1, "too_long": 2, "ambiguous_residue": 1, "duplicate_sequence": 1}
     assert (manifest["num_read"], manifest["num_sequences"], manifest["num_residues"]) == (6, 1, 3)
     assert sequences(TokenStore.open(tmp_path / "store")) == {"a": "MKV"}
 
@@ -81,6 +86,7 @@ def test_the_manifest_tells_where_it_came_from(tmp_path, fasta):
         "valid_fraction": 0,
         "test_fraction": 0,
         "table": {"name": "table.csv", "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
+        "clusters": None,
     }
     assert manifest["splits"]["held_out"] == {"num_sequences": 1, "num_residues": 3}
     assert manifest["splits"]["train"] == {"num_sequences": 3, "num_residues": 10}
@@ -99,6 +105,108 @@ def test_the_result_does_not_depend_on_blocks(tmp_path):
     assert contents[1:] == contents[:1] * 2
 
 
+@pytest.mark.parametrize("copied_records", [1, 7, 2**16])
+@pytest.mark.parametrize("copied_bytes", [5, 2**24])
+def test_duplicates_anywhere_leave_what_a_dictionary_keeps(tmp_path, monkeypatch, copied_records, copied_bytes):
+    monkeypatch.setattr("protein_lm.data.store_writer._COPIED_RECORDS", copied_records)
+    monkeypatch.setattr("protein_lm.data.store_writer._COPIED_BYTES", copied_bytes)
+    monkeypatch.setattr("protein_lm.data.duplicates._HELD_ROWS", 50)
+    generator = np.random.default_rng(0)
+    pool = ["".join(generator.choice(list("ACDEFGHIKL"), int(size))) for size in generator.integers(1, 30, 150)]
+    chosen = [pool[i] for i in generator.integers(0, 150, 400)]
+    path = tmp_path / "in.fasta"
+    path.write_text("".join(f">sp|Q{i}|x OS=y OX={i + 1}\n{letters}\n" for i, letters in enumerate(chosen)))
+    manifest = prepare([path], tmp_path / "store", block_bytes=300)
+    expected: dict[str, str] = {}
+    for number, letters in enumerate(chosen):
+        if letters not in expected.values():
+            expected[f"Q{number}"] = letters
+    store = TokenStore.open(tmp_path / "store")
+    assert sequences(store) == expected
+    assert [f"Q{taxon - 1}" for taxon in store.annotations.taxon_ids] == list(expected)
+    assert manifest["num_dropped"]["duplicate_sequence"] == 400 - len(expected)
+    for split in Split:
+        numbers = manifest["splits"][split.label]
+        indices = store.indices(split)
+        assert numbers == {"num_sequences": indices.size, "num_residues": int(store.lengths[indices].sum())}
+    assert names(tmp_path / "store") == sorted([*ARRAYS, "manifest.json"])
+
+
+HEADERS = """>sp|P1|A_X Name OS=a OX=9606 PE=1 SV=1
+MKA
+>sp|P2|B_X Name (Fragment) OS=a OX=9606 PE=2 SV=1
+MKC
+>tr|P3|C_X Name OS=b OX=10090 PE=3 SV=1
+MKD
+>UniRef50_P4 Name n=7 Tax=c TaxID=10090 RepID=D_X
+MKE
+>plain
+MKF
+"""
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept", "reasons"),
+    [
+        (Filters(drop_fragments=True), ["P1", "P3", "UniRef50_P4", "plain"], {"fragment": 1}),
+        (Filters(taxon_ids=frozenset([10090])), ["P3", "UniRef50_P4"], {"other_taxon": 3}),
+        (Filters(protein_existence=frozenset([1, 3])), ["P1", "P3"], {"other_evidence": 3}),
+        (Filters(min_cluster_size=7), ["UniRef50_P4"], {"small_cluster": 4}),
+        (Filters(drop_fragments=True, taxon_ids=frozenset([9606])), ["P1"], {"fragment": 1, "other_taxon": 3}),
+    ],
+)
+def test_filters_by_what_headers_say(tmp_path, filters, kept, reasons):
+    (tmp_path / "in.fasta").write_text(HEADERS)
+    manifest = prepare([tmp_path / "in.fasta"], tmp_path / "store", filters=filters)
+    assert list(sequences(TokenStore.open(tmp_path / "store"))) == kept
+    assert {reason: count for reason, count in manifest["num_dropped"].items() if count} == reasons
+    assert manifest["num_read"] == len(kept) + sum(reasons.values())
+    assert manifest["filters"] == filters.facts()
+
+
+def test_filters_that_nothing_answers(tmp_path, fasta):
+    for filters, what in (
+        (Filters(min_cluster_size=2), "cluster size"),
+        (Filters(taxon_ids=frozenset([9606])), "taxon"),
+        (Filters(protein_existence=frozenset([1])), "level of protein existence"),
+    ):
+        with pytest.raises(InputError, match=f"no record of the sources states its {what}, so it cannot be asked for"):
+            prepare([fasta], tmp_path / "store", filters=filters)
+    assert names(tmp_path) == ["in.fasta"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"protein_existence": frozenset([0])}, "there is no level of protein existence 0; choose from 1 to 5"),
+        ({"taxon_ids": frozenset([-1])}, "-1 is no NCBI taxonomy identifier"),
+        ({"min_cluster_size": -1}, "minimum cluster size -1 is below 0"),
+        ({"min_length": 0}, "minimum length 0 is below 1"),
+    ],
+)
+def test_impossible_filters(settings, fault):
+    with pytest.raises(ConfigError, match=fault):
+        Filters(**settings)
+
+
+def test_what_is_skipped_is_counted(tmp_path, fasta):
+    fasta.write_text(fasta.read_text() + ">bad\nM1\n>empty\n>f\nMKVV\n")
+    with pytest.raises(InputError, match="line 15, sequence bad: '1' is not a residue letter"):
+        prepare([fasta], tmp_path / "store")
+    assert names(tmp_path) == ["in.fasta"]
+    manifest = prepare([fasta], tmp_path / "store", on_error=OnError.SKIP)
+    assert (manifest["num_read"], manifest["num_dropped"]["malformed"], manifest["on_error"]) == (9, 2, "skip")
+    assert manifest["sources"][0]["sequences"] == 9
+
+
+def test_formats_mix(tmp_path):
+    fixtures = FIXTURE.parent
+    sources = [FIXTURE, fixtures / "entries.dat", fixtures / "entries.xml", fixtures / "clusters.xml"]
+    manifest = prepare(sources, tmp_path / "store")
+    assert [source["sequences"] for source in manifest["sources"]] == [24, 3, 2, 1]
+    assert manifest["num_dropped"]["duplicate_sequence"] == 1  # H2CNN8 is in the flat file and in the XML
+
+
 def test_an_identifier_for_two_sequences(tmp_path, fasta):
     other = tmp_path / "other.fasta"
     other.write_text("\n>e twice\nMK\n")
@@ -110,21 +218,19 @@ def test_an_identifier_for_two_sequences(tmp_path, fasta):
 
 
 def test_nothing_left(tmp_path, fasta):
-    with pytest.raises(
-        InputError, match=r"no sequence is left of 6 in .*in.fasta: too short 6; relax the length limits"
-    ):
-        prepare([fasta], tmp_path / "store", min_length=100)
+    with pytest.raises(InputError, match=r"no sequence is left of 6 in .*in.fasta: too short 6; relax the filters"):
+        prepare([fasta], tmp_path / "store", filters=Filters(min_length=100))
     assert names(tmp_path) == ["in.fasta"]
 
 
 def test_bad_settings_and_existing_output(tmp_path, fasta):
     with pytest.raises(ConfigError, match="maximum length 4 is below minimum length 5; exchange or correct them"):
-        prepare([fasta], tmp_path / "store", min_length=5, max_length=4)
+        prepare([fasta], tmp_path / "store", filters=Filters(min_length=5, max_length=4))
     with pytest.raises(OutputError, match="exists already; remove it or name another output"):
         prepare([fasta], fasta)
 
 
-@pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "splits.npy", "ids.npy", "id_offsets.npy"])
+@pytest.mark.parametrize("name", ARRAYS)
 def test_a_damaged_store_is_refused(tmp_path, fasta, name):
     folder = tmp_path / "store"
     prepare([fasta], folder)
@@ -139,11 +245,11 @@ def test_a_damaged_store_is_refused(tmp_path, fasta, name):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('{"format_version": 2}', "has store format 2; this version of protein-lm reads 1; prepare it again"),
+        ('{"format_version": 1}', "has store format 1; this version of protein-lm reads 2; prepare it again"),
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         ("{}", "manifest.json is damaged"),
-        ('{"format_version": 1, "files": {}}', "manifest.json is damaged: it does not list id_offsets.npy"),
+        ('{"format_version": 2, "files": {}}', "manifest.json is damaged: it does not list cluster_sizes.npy"),
     ],
 )
 def test_a_strange_manifest_is_refused(tmp_path, text, fault):

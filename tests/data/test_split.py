@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from protein_lm.data.hashing import HashSet, hash_identifiers
+from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.split import Split, SplitRule, SplitTable
 from protein_lm.errors import ConfigError, InputError
 
@@ -62,17 +62,6 @@ def test_impossible_fractions(valid, test):
 def test_impossible_seed():
     with pytest.raises(ConfigError, match="seed -1 is out of range"):
         SplitRule(seed=-1)
-
-
-def test_hash_set_against_a_set():
-    generator, ours, reference = np.random.default_rng(0), HashSet(), set()
-    for size in (1, 0, 50, 3, 700, 10, 10, 10):
-        hashes = generator.integers(0, 500, size, dtype=np.uint64)
-        expected = []
-        for value in hashes.tolist():
-            expected.append(value not in reference)
-            reference.add(value)
-        assert ours.add(hashes).tolist() == expected
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])

@@ -74,8 +74,8 @@ def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
     gradients = []
     for name, split in (("one", False), ("two", True)):
         trainer = Trainer(recipe, corpus, tmp_path / name)
-        plan = trainer.batches.epoch(0)
-        members = [plan[0][:3], plan[1][:5]]
+        plan = trainer.batches.plan()
+        members = [next(plan).indices[:3], next(plan).indices[:5]]
         parts = members if split else [torch.cat([torch.from_numpy(part.copy()) for part in members]).numpy()]
         for optimizer in trainer.optimizers:
             optimizer.step = lambda *_, **__: None

@@ -1,0 +1,112 @@
+"""Equal sequences and equal identifiers found among any number of records, in memory that hardly grows with them.
+
+A record leaves 24 bytes in a ledger: what is compared, and its number. Ledgers spread their rows over files by the first bits
+of the key, and are looked through one file at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
+_HELD_ROWS = 2**18
+"""Rows in memory before they are spread over files."""
+_BITS = 6
+"""Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
+
+
+def fingerprints(sequences: Sequence[bytes]) -> NDArray[np.uint64]:
+    """(N, 2) 128 bits of each sequence (XXH3): that two of 10⁹ different ones share them has a chance of 10⁻²¹."""
+    digests = b"".join(map(xxhash.xxh3_128_digest, sequences))
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+class Ledger:
+    """Keys of records, looked through when all are there; `folder` takes its files, which are removed on the way."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._held: list[NDArray] = []
+        self._num_held = 0
+        self._is_spread = False
+
+    def add(self, keys: NDArray[np.uint64], checks: NDArray[np.uint64], first: int) -> None:
+        """Note N records numbered from `first`."""
+        rows = np.empty(keys.size, dtype=ROW)
+        rows["key"], rows["check"], rows["record"] = keys, checks, np.arange(first, first + keys.size)
+        self._held.append(rows)
+        self._num_held += keys.size
+        if self._num_held >= _HELD_ROWS:
+            self._spread()
+
+    def repeats(self) -> Iterator[NDArray[np.int64]]:
+        """Records whose key and check an earlier record has too."""
+        for rows in self._tables():
+            rows = rows[
+                np.lexsort((rows["check"], rows["key"]))
+            ]  # stable: equal rows stay in the order of their records
+            same = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] == rows["check"][:-1])
+            yield rows["record"][1:][same]
+
+    def conflicts(self) -> NDArray[np.uint64]:
+        """Keys that stand with more than one check."""
+        found = []
+        for rows in self._tables():
+            rows = rows[np.lexsort((rows["check"], rows["key"]))]
+            differ = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] != rows["check"][:-1])
+            found.append(rows["key"][1:][differ])
+        return np.concatenate(found)
+
+    def _tables(self) -> Iterator[NDArray]:
+        if not self._is_spread:
+            yield np.concatenate([np.empty(0, dtype=ROW), *self._held])
+            self._held = []
+            return
+        self._spread()
+        for number in range(2**_BITS):
+            file = self._file(number)
+            if file.exists():
+                rows = np.fromfile(file, dtype=ROW)
+                file.unlink()
+                yield rows
+
+    def _spread(self) -> None:
+        rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
+        numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.int64)
+        rows = rows[np.argsort(numbers, kind="stable")]
+        ends = np.cumsum(np.bincount(numbers, minlength=2**_BITS))
+        for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
+            if end > start:
+                with self._file(number).open("ab") as file:
+                    file.write(rows[start:end].data)
+        self._held, self._num_held, self._is_spread = [], 0, True
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{self._name}.{number}.tmp"
+
+
+class RecordSet:
+    """A set of record numbers in one bit each."""
+
+    def __init__(self, size: int) -> None:
+        self._bits = np.zeros(-(-size // 8), dtype=np.uint8)
+        self.num_members = 0
+
+    def add(self, records: NDArray[np.int64]) -> None:
+        """Add records that are not in the set yet."""
+        np.bitwise_or.at(self._bits, records >> 3, (1 << (records & 7)).astype(np.uint8))
+        self.num_members += records.size
+
+    def first(self) -> int:
+        """The least member of a set that is not empty."""
+        byte = int(np.argmax(self._bits != 0))
+        return 8 * byte + int(np.unpackbits(self._bits[byte : byte + 1], bitorder="little").argmax())
+
+    def contains(self, start: int, end: int) -> NDArray[np.bool_]:
+        """(end - start,) whether each of these records is in the set."""
+        bits = np.unpackbits(self._bits[start // 8 : -(-end // 8)], bitorder="little")
+        return bits[start % 8 :][: end - start].astype(bool)

@@ -1,0 +1,124 @@
+"""UniProtKB's flat files (.dat): a text of whole entries -> records.
+
+Format: https://web.expasy.org/docs/userman.html
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from protein_lm.data.raw_records import RawRecords
+from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Spans
+
+MARK, KEPT = b"\n//\n", 4
+"""Where `text.whole_records` cuts."""
+_LETTERS_AT = 5
+"""Letters before what a line says: its code and three blanks."""
+_STATUS = {b"Reviewed;": REVIEWED, b"STANDARD;": REVIEWED, b"Unreviewed;": UNREVIEWED, b"PRELIMINARY;": UNREVIEWED}
+_TAXON = re.compile(rb"\nOX   NCBI_TaxID=(\d{1,10})")
+_EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
+_FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\(FRAGMENTS?\))", re.IGNORECASE)
+_NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
+_SPECIES = re.compile(rb"\nOS   ([^\n]*)")
+
+
+def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
+    """The entries of a text, each ended by a line `//`; its number of lines. What follows the last one is an entry too."""
+    entries, line = [], first_line
+    start = 0
+    while start < len(text):
+        stop = text.find(MARK, start)
+        end = len(text) if stop < 0 else stop + KEPT
+        if stop < 0 and not text[start:].strip():
+            break
+        blanks = len(text[start : start + 64]) - len(text[start : start + 64].lstrip(b"\n"))
+        entries.append(_Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
+        line += text.count(b"\n", start, end)
+        start = end
+    headers = b"".join(entry.header for entry in entries)
+    ends = np.cumsum([len(entry.header) for entry in entries], dtype=np.int64)
+    starts = ends - [len(entry.header) for entry in entries]
+    word_starts = starts + [entry.accession_at for entry in entries]
+    bodies = np.array([entry.body for entry in entries], dtype=np.int64).reshape(-1, 2)
+    raw = RawRecords(
+        path=path,
+        headers=Spans(headers, starts, ends),
+        sequence_ids=Spans(headers, word_starts, word_starts + [len(entry.accession) for entry in entries]),
+        lines=np.array([entry.line for entry in entries], dtype=np.int64),
+        bodies=Spans(text, bodies[:, 0], bodies[:, 1]),
+        body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),
+        num_layout=np.array([entry.num_layout for entry in entries], dtype=np.int64),
+        annotations=Annotations(
+            np.array([entry.taxon_id for entry in entries], dtype=np.int32),
+            np.zeros(len(entries), dtype=np.int32),
+            np.array([entry.protein_existence for entry in entries], dtype=np.uint8),
+            np.array([entry.flags for entry in entries], dtype=np.uint8),
+        ),
+        layout=b" \n",
+        faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
+    )
+    return raw, text.count(b"\n")
+
+
+class _Entry:
+    """One entry `text[start:end]`."""
+
+    def __init__(self, text: bytes, start: int, end: int, line: int, *, is_whole: bool) -> None:
+        self.line, self.fault = line, ""
+        entry = text[start:end]
+        first, _, _ = entry.partition(b"\n")
+        words = first.split()
+        name = words[1] if len(words) > 1 else b""
+        self.accession = _field(entry, b"\nAC   ", b";")
+        status = words[2] if len(words) > 2 else b""
+        self.flags = _STATUS.get(status, 0) | (FRAGMENT if _FLAGS.search(entry) else 0)
+        taxon = int(found[1]) if (found := _TAXON.search(entry)) else 0
+        self.taxon_id = taxon if taxon < 2**31 else 0
+        self.protein_existence = int(found[1]) if (found := _EXISTENCE.search(entry)) else 0
+        sequence_at = entry.find(b"\nSQ   ")
+        body = entry.find(b"\n", sequence_at + 1) if sequence_at >= 0 else len(entry)
+        stop = len(entry) - len(b"//\n") if is_whole else len(entry)
+        body = min(body, stop)
+        self.body = start + body, start + stop
+        self.body_line = line + entry.count(b"\n", 0, body)
+        self.num_layout = entry.count(b"\n", body, stop) + entry.count(b" ", body, stop)
+        self.header, self.accession_at = self._as_fasta(entry, name)
+        if not first.startswith(b"ID   "):
+            self.fault = f"an entry begins with {first[:20].decode('utf-8', 'replace')!r}, not with its ID line"
+        elif not is_whole:
+            self.fault = "the file ends inside this entry, without its line //; fetch the file again"
+        elif not self.accession:
+            self.fault = "the entry has no AC line with an accession; correct or remove it"
+        elif sequence_at < 0:
+            self.fault = "the entry has no SQ line; correct or remove it"
+        elif not self.header.isascii():
+            self._check_encoding()
+
+    def _as_fasta(self, entry: bytes, name: bytes) -> tuple[bytes, int]:
+        """A FASTA header that says the same, and where its accession stands."""
+        database = {REVIEWED: b"sp|", UNREVIEWED: b"tr|"}.get(self.flags & (REVIEWED | UNREVIEWED))
+        described = found[1].strip() if (found := _NAME.search(entry)) else b""
+        parts = [described, b"(Fragment)" if self.flags & FRAGMENT and b"(" not in described[-11:] else b""]
+        if found := _SPECIES.search(entry):
+            parts.append(b"OS=" + found[1].strip().removesuffix(b"."))
+        if self.taxon_id:
+            parts.append(b"OX=%d" % self.taxon_id)
+        if self.protein_existence:
+            parts.append(b"PE=%d" % self.protein_existence)
+        word = b"%b%b|%b" % (database, self.accession, name) if database else self.accession
+        return b" ".join([word, *filter(None, parts)]), 3 if database else 0
+
+    def _check_encoding(self) -> None:
+        try:
+            self.header.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.fault = f"byte 0x{self.header[error.start]:02X} in its name is not UTF-8; save the file as UTF-8"
+
+
+def _field(entry: bytes, key: bytes, stop: bytes) -> bytes:
+    place = entry.find(key)
+    if place < 0:
+        return b""
+    line = entry[place + len(key) : entry.find(b"\n", place + 1)]
+    return line.partition(stop)[0].strip()

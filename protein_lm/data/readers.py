@@ -1,0 +1,116 @@
+"""Any sequence file -> records: the format is told by the contents, not by the name.
+
+One parser per format serves `data prepare`, which takes blocks, and scoring, which takes records.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+
+from protein_lm.alphabet import ResiduePolicy
+from protein_lm.choices import OnError
+from protein_lm.data import fasta, flat_file, table_file, xml_file
+from protein_lm.data.formats import describe_format
+from protein_lm.data.raw_records import RawRecords
+from protein_lm.data.records import RecordBlock, SequenceRecord
+from protein_lm.data.sources import Source
+from protein_lm.data.text import beginning, unix_lines, whole_records
+from protein_lm.errors import InputError
+
+FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
+_PARQUET_MAGIC = b"PAR1"
+_SHOWN_LETTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """A format whose text is cut where records begin."""
+
+    parse: Callable[[bytes, int, Path], tuple[RawRecords, int]]
+    """Text of whole records, its first line's number, the file -> records, number of lines."""
+    mark: bytes
+    kept: int
+
+
+_FASTA = TextFormat(fasta.parse, fasta.MARK, fasta.KEPT)
+_FLAT_FILE = TextFormat(flat_file.parse, flat_file.MARK, flat_file.KEPT)
+_XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT)
+
+
+def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> Iterator[SequenceRecord]:
+    """The records of a sequence file, plain or compressed, one by one; memory holds one block of the file at a time.
+
+    With `ResiduePolicy.DROP`, records with an ambiguous residue are left out.
+
+    Raises:
+        InputError: the file cannot be read, is of no known format, or holds a record that is no protein sequence.
+    """
+    with Source(path) as source:
+        for block in read_blocks(source, policy=policy):
+            drops = block.has_ambiguous & (policy is ResiduePolicy.DROP)
+            records = zip(block.headers.cut(), block.sequences(), block.lines.tolist(), strict=True)
+            for header, tokens, line in compress(records, ~drops):
+                yield SequenceRecord(header.decode().strip(), np.frombuffer(tokens, dtype=np.uint8), line)
+
+
+def read_blocks(
+    source: Source, *, policy: ResiduePolicy = ResiduePolicy.KEEP, on_error: OnError = OnError.STOP
+) -> Iterator[RecordBlock]:
+    """The records of an open sequence file, many at a time. `ResiduePolicy.DROP` only marks records, as `KEEP` does.
+
+    Raises:
+        InputError: as `read_records`; with `OnError.SKIP`, records at fault are left out and counted instead.
+    """
+    for raw in _raw_records(source):
+        if raw.lines.size:
+            yield raw.finish(policy, on_error)
+
+
+def _raw_records(source: Source) -> Iterator[RawRecords]:
+    path, raw_blocks = source.path, source.blocks()
+    first = next(raw_blocks, b"")
+    if first.startswith(_PARQUET_MAGIC):
+        for _ in raw_blocks:  # it is read by name, but its bytes count as read and hashed
+            pass
+        if not source.is_plain_file:
+            raise InputError(f"{path} is a Parquet table inside something else; write it to a file, uncompressed")
+        yield from table_file.read_parquet(path)
+        return
+    blocks = unix_lines(_chain(first, raw_blocks))
+    text, line = beginning(blocks)
+    if table_file.is_table(text):
+        yield from table_file.read_text(text, line, blocks, path)
+        return
+    form = _recognise(text, line, path)
+    is_whole = True
+    for part in whole_records(text, blocks, form.mark, form.kept):
+        raw, num_lines = form.parse(part, line, path)
+        is_whole = form is not _XML or xml_file.is_closed(part)
+        line += num_lines
+        yield raw
+    if not is_whole:
+        raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _recognise(text: bytes, line: int, path: Path) -> TextFormat:
+    if not text:
+        raise InputError(f"{path} is empty: it holds no sequence; give {FORMATS}")
+    if text.startswith(b">"):
+        return _FASTA
+    if text.startswith(b"ID   "):
+        return _FLAT_FILE
+    if text.startswith(b"<") and xml_file.ROOT.search(text):
+        xml_file.check_encoding(text, path)
+        return _XML
+    if looks := describe_format(text):
+        raise InputError(f"{path} looks like {looks}; give {FORMATS}")
+    shown = text.partition(b"\n")[0][:_SHOWN_LETTERS].decode("utf-8", "replace")
+    raise InputError(f"{path}, line {line}: {shown!r} begins no known format; give {FORMATS}")

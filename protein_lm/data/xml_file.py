@@ -1,0 +1,204 @@
+"""UniProtKB's and UniRef's XML: a text of whole entries -> records.
+
+Entries are cut out of the text and parsed by Expat, many at a time: memory holds a block of the file, a malformed entry is
+one record at fault, and entities that a file defines for itself are errors.
+
+Formats: https://www.uniprot.org/docs/uniprot.xsd and https://www.uniprot.org/docs/uniref.xsd
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from protein_lm.data.raw_records import RawRecords
+from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Spans
+from protein_lm.errors import InputError
+
+MARK = b"</entry>"
+KEPT = len(MARK)
+"""Where `text.whole_records` cuts."""
+ROOT = re.compile(rb"<(uniprot|UniRef(?:50|90|100)?)[\s>]")
+_BEGIN = re.compile(rb"<entry[\s>]")
+_NAMESPACE = re.compile(rb"(<entry[^>]*?)\sxmlns=(?:\"[^\"]*\"|'[^']*')")
+_ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"']([^\"']+)")
+_DATASET = {"Swiss-Prot": REVIEWED, "TrEMBL": UNREVIEWED}
+_EVIDENCE = {
+    "evidence at protein level": 1,
+    "evidence at transcript level": 2,
+    "inferred from homology": 3,
+    "predicted": 4,
+    "uncertain": 5,
+}
+
+
+@dataclass(slots=True)
+class _Fields:
+    """Of one entry."""
+
+    line: int
+    sequence_id: str = ""
+    header: str = ""
+    letters: str = ""
+    taxon_id: int = 0
+    cluster_size: int = 0
+    protein_existence: int = 0
+    flags: int = 0
+    fault: str = ""
+
+
+def check_encoding(beginning: bytes, path: Path) -> None:
+    """Raise InputError for a file that says it is not UTF-8."""
+    if (found := _ENCODING.match(beginning)) and found[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
+        raise InputError(f"{path}: XML in {found[1].decode('ascii', 'replace')}; save the file as UTF-8")
+
+
+def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
+    """The entries of a text; its number of lines. What stands before and between entries is not looked at."""
+    texts, lines = _cut(text, first_line)
+    try:
+        elements = list(ElementTree.fromstring(b"<all>" + b"".join(texts) + b"</all>"))
+        whole = len(elements) == len(texts)
+    except ElementTree.ParseError:
+        whole, elements = False, []
+    entries = (
+        [_read(element, _Fields(line)) for element, line in zip(elements, lines, strict=True)]
+        if whole
+        else [_read_alone(entry, line) for entry, line in zip(texts, lines, strict=True)]
+    )
+    headers, ids, letters = (
+        _spans([getattr(entry, name).encode() for entry in entries]) for name in ("header", "sequence_id", "letters")
+    )
+    own_lines = np.array([entry.line for entry in entries], dtype=np.int64)
+    layout = [letters.text.count(b"\n", a, b) + letters.text.count(b" ", a, b) for a, b in _pairs(letters)]
+    raw = RawRecords(
+        path=path,
+        headers=headers,
+        sequence_ids=ids,
+        lines=own_lines,
+        bodies=letters,
+        body_lines=own_lines,
+        num_layout=np.array(layout, dtype=np.int64),
+        annotations=Annotations(
+            np.array([entry.taxon_id for entry in entries], dtype=np.int32),
+            np.array([entry.cluster_size for entry in entries], dtype=np.int32),
+            np.array([entry.protein_existence for entry in entries], dtype=np.uint8),
+            np.array([entry.flags for entry in entries], dtype=np.uint8),
+        ),
+        layout=b" \n",
+        faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
+    )
+    return raw, text.count(b"\n")
+
+
+def is_closed(text: bytes) -> bool:
+    """Whether the text behind the last entry closes the file, as whole files do."""
+    return re.search(rb"</(?:uniprot|UniRef(?:50|90|100)?)\s*>\s*$", text) is not None
+
+
+def _cut(text: bytes, first_line: int) -> tuple[list[bytes], list[int]]:
+    """The text of each entry, and the line where it begins."""
+    texts, lines, line, place = [], [], first_line, 0
+    while found := _BEGIN.search(text, place):
+        end = text.find(MARK, found.start())
+        end = len(text) if end < 0 else end + KEPT
+        line += text.count(b"\n", place, found.start())
+        texts.append(_NAMESPACE.sub(rb"\1", text[found.start() : end], count=1))
+        lines.append(line)
+        line += text.count(b"\n", found.start(), end)
+        place = end
+    return texts, lines
+
+
+def _read_alone(text: bytes, line: int) -> _Fields:
+    if not text.endswith(MARK):
+        return _Fields(line, fault="the file ends inside this entry; fetch the file again")
+    try:
+        return _read(ElementTree.fromstring(text), _Fields(line))
+    except ElementTree.ParseError as error:
+        message, _, _ = str(error).partition(":")
+        return _Fields(line + error.position[0] - 1, fault=f"malformed XML ({message}); correct or remove the entry")
+
+
+def _read(entry: ElementTree.Element, fields: _Fields) -> _Fields:
+    reader: Callable[[ElementTree.Element, _Fields], None] = _read_cluster if "id" in entry.attrib else _read_protein
+    try:
+        reader(entry, fields)
+    except (ValueError, OverflowError) as error:
+        fields.fault = f"{error}; correct or remove the entry"
+    if not fields.sequence_id and not fields.fault:
+        fields.fault = "the entry has no accession; correct or remove it"
+    return fields
+
+
+def _read_protein(entry: ElementTree.Element, fields: _Fields) -> None:
+    fields.sequence_id = fields.header = (entry.findtext("accession") or "").strip()
+    name = (entry.findtext("name") or "").strip()
+    fields.flags = _DATASET.get(entry.get("dataset", ""), 0)
+    if (taxon := entry.find("organism/dbReference[@type='NCBI Taxonomy']")) is not None:
+        fields.taxon_id = _number(taxon.get("id"))
+    if (level := entry.find("proteinExistence")) is not None:
+        fields.protein_existence = _EVIDENCE.get(level.get("type", ""), 0)
+    sequence = entry.find("sequence")
+    if sequence is not None:
+        fields.letters = sequence.text or ""
+        fields.flags |= FRAGMENT if sequence.get("fragment") else 0
+    protein = entry.findtext("protein/recommendedName/fullName") or entry.findtext("protein/submittedName/fullName")
+    species = entry.findtext("organism/name[@type='scientific']")
+    database = {REVIEWED: "sp|", UNREVIEWED: "tr|"}.get(fields.flags & (REVIEWED | UNREVIEWED))
+    word = f"{database}{fields.sequence_id}|{name}" if database else fields.sequence_id
+    parts = [
+        word,
+        protein,
+        "(Fragment)" if fields.flags & FRAGMENT else "",
+        f"OS={species}" if species else "",
+        f"OX={fields.taxon_id}" if fields.taxon_id else "",
+        f"PE={fields.protein_existence}" if fields.protein_existence else "",
+    ]
+    fields.header = " ".join(" ".join(filter(None, parts)).split())
+
+
+def _read_cluster(entry: ElementTree.Element, fields: _Fields) -> None:
+    fields.sequence_id = fields.header = entry.get("id", "").strip()
+    properties = {found.get("type"): found.get("value") for found in entry.findall("property")}
+    fields.cluster_size = _number(properties.get("member count"))
+    fields.taxon_id = _number(properties.get("common taxon ID"))
+    name = (entry.findtext("name") or "").removeprefix("Cluster: ")
+    member = entry.find("representativeMember")
+    reference = None
+    if member is not None:
+        fields.letters = member.findtext("sequence") or ""
+        reference = member.find("dbReference")
+    fields.flags = FRAGMENT if name.endswith(("(Fragment)", "(Fragments)")) else 0
+    taxon = properties.get("common taxon")
+    parts = [
+        fields.sequence_id,
+        name,
+        f"n={fields.cluster_size}" if fields.cluster_size else "",
+        f"Tax={taxon}" if taxon else "",
+        f"TaxID={fields.taxon_id}" if fields.taxon_id else "",
+        f"RepID={reference.get('id')}" if reference is not None else "",
+    ]
+    fields.header = " ".join(" ".join(filter(None, parts)).split())
+
+
+def _number(text: str | None) -> int:
+    """A number of up to 31 bits, 0 for none."""
+    if text is None:
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        raise ValueError(f"{text[:20]!r} stands where a number should")
+    return int(text)
+
+
+def _spans(pieces: list[bytes]) -> Spans:
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    return Spans(b"".join(pieces), ends - lengths, ends)
+
+
+def _pairs(spans: Spans) -> list[tuple[int, int]]:
+    return list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True))
