@@ -2,16 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from protein_lm import __version__
-from protein_lm.alphabet import ResiduePolicy
-from protein_lm.choices import FigureFormat, LongPolicy, OnError
+from protein_lm.choices import FigureFormat, LongPolicy
+from protein_lm.cli_data import data
 from protein_lm.errors import ProteinLMError
 
 _USER_ERROR = 2
@@ -23,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
 app.add_typer(data, name="data")
 
 
@@ -76,185 +74,6 @@ ModelName = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens computed at once; memory against speed, same results.")]
-
-
-@data.command("prepare", epilog="Example: protein-lm data prepare uniprot_sprot.fasta.gz -o swissprot --min-length 30")
-def prepare_data(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="FASTA, UniProtKB .dat, UniProtKB or UniRef XML, CSV, TSV or Parquet; plain, .gz, .xz or .zst; folders of "
-            "these; - for standard input.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="STORE", help="Folder to make.")],
-    residues: Annotated[
-        ResiduePolicy,
-        typer.Option(
-            help="What happens to B, J, O, U, X, Z: keep the letter (J becomes X), make it X, drop the sequence, stop."
-        ),
-    ] = ResiduePolicy.KEEP,
-    on_error: Annotated[
-        OnError, typer.Option(help="A record at fault stops the command, or is skipped and counted.")
-    ] = OnError.STOP,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    valid_fraction: Annotated[float, typer.Option(help="Fraction of sequences for validation.")] = 0.05,
-    test_fraction: Annotated[float, typer.Option(help="Fraction of sequences for the test.")] = 0.05,
-    split_table: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TSV or CSV with columns sequence_id and split (train, valid, test, held_out, or empty: by hash).",
-        ),
-    ] = None,
-    clusters: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TSV or CSV with columns sequence_id and cluster_id, or MMseqs2's: clusters are split, not sequences.",
-        ),
-    ] = None,
-    min_length: Annotated[int, typer.Option(help="Drop shorter sequences (residues).")] = 1,
-    max_length: Annotated[int | None, typer.Option(help="Drop longer sequences (residues).")] = None,
-    drop_fragments: Annotated[
-        bool, typer.Option("--drop-fragments", help="Drop what is marked as a fragment.")
-    ] = False,
-    taxon_ids: Annotated[
-        list[int] | None,
-        typer.Option("--taxon", metavar="ID", help="Keep only this NCBI taxonomy identifier. Repeatable."),
-    ] = None,
-    min_cluster_size: Annotated[int, typer.Option(help="Drop UniRef clusters of fewer members.")] = 0,
-    protein_existence: Annotated[
-        list[int] | None,
-        typer.Option(metavar="LEVEL", help="Keep only this level of evidence, 1 to 5. Repeatable."),
-    ] = None,
-) -> None:
-    """Read sequence files, filter, drop duplicates, split, and write a token store for training."""
-    from protein_lm.data.filters import Filters
-    from protein_lm.data.prepare import prepare
-    from protein_lm.data.sources import sequence_files
-
-    files, ignored = sequence_files(sources)
-    if ignored:
-        print(f"not read, by their suffix: {', '.join(map(str, ignored))}", file=sys.stderr)
-    with _progress("reading", files) as on_progress:
-        manifest = prepare(
-            files,
-            output,
-            policy=residues,
-            on_error=on_error,
-            seed=seed,
-            valid_fraction=valid_fraction,
-            test_fraction=test_fraction,
-            split_table=split_table,
-            clusters=clusters,
-            filters=Filters(
-                min_length=min_length,
-                max_length=max_length,
-                drop_fragments=drop_fragments,
-                taxon_ids=frozenset(taxon_ids or ()),
-                min_cluster_size=min_cluster_size,
-                protein_existence=frozenset(protein_existence or ()),
-            ),
-            on_progress=on_progress,
-        )
-    dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}
-    listed = f" ({', '.join(f'{name} {count:,}' for name, count in dropped.items())})" if dropped else ""
-    print(
-        f"{output}: {manifest['num_sequences']:,} sequences, {manifest['num_residues']:,} residues; "
-        f"{sum(dropped.values()):,} dropped{listed}"
-    )
-
-
-@data.command("inspect", epilog="Example: protein-lm data inspect swissprot")
-def inspect_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-) -> None:
-    """Show what a token store holds, and how long its sequences are."""
-    from protein_lm.data.inspect import measure, report
-    from protein_lm.data.store import TokenStore
-
-    opened = TokenStore.open(store)
-    if json:
-        from json import dumps
-
-        print(dumps(opened.manifest, indent=2))
-        return
-    from rich.console import Console
-
-    Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
-
-
-@data.command("cluster", epilog="Example: protein-lm data cluster swissprot -o clusters.tsv --identity 0.5")
-def cluster_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help=".tsv to make.")],
-    identity: Annotated[float, typer.Option(help="Least share of residues identical with the representative.")] = 0.5,
-    coverage: Annotated[float, typer.Option(help="Least share of a member in the alignment.")] = 0.8,
-    threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
-) -> None:
-    """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
-    from protein_lm.data.clusters import cluster
-    from protein_lm.data.store import TokenStore
-
-    opened = TokenStore.open(store)
-    number = cluster(opened, output, identity=identity, coverage=coverage, threads=threads)
-    print(f"{output}: {opened.num_sequences:,} sequences in {number:,} clusters")
-
-
-@data.command("leakage", epilog="Example: protein-lm data leakage swissprot")
-def leakage_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
-    ] = "-",
-    threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
-) -> None:
-    """Search what is kept back against what is trained on (MMseqs2): shares with relatives of 30, 50, 90 % identity."""
-    from protein_lm.tables import check_table_output, write_table
-
-    check_table_output(output)
-
-    from protein_lm.data.clusters import leakage
-    from protein_lm.data.store import TokenStore
-
-    write_table(leakage(TokenStore.open(store), threads=threads), output)
-
-
-@data.command("verify", epilog="Example: protein-lm data verify swissprot")
-def verify_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-) -> None:
-    """Check every file of a token store against its checksum."""
-    from protein_lm.data.store import ARRAYS, TokenStore
-    from protein_lm.data.verify import verify
-
-    opened = TokenStore.open(store)
-    with _progress("checking", [store / name for name in ARRAYS]) as on_progress:
-        num_bytes = verify(opened, on_progress)
-    print(f"{store}: {opened.num_sequences:,} sequences, {num_bytes:,} bytes as they were written")
-
-
-@data.command("export", epilog="Example: protein-lm data export swissprot -o train.fasta.gz --split train")
-def export_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help=".fasta, .fa, .faa, these with .gz, or .parquet.")
-    ],
-    splits: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="SPLIT", help="train, valid, test or held_out. Repeatable; all if none."),
-    ] = None,
-) -> None:
-    """Write the sequences of a token store as FASTA or as a table."""
-    from protein_lm.data.export import export
-    from protein_lm.data.split import Split, parse_split
-    from protein_lm.data.store import TokenStore
-
-    number = export(TokenStore.open(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
-    print(f"{output}: {number:,} sequences")
 
 
 @app.command(epilog="Example: protein-lm train scripts/recipes/tiny.yaml --data swissprot -o run --set training.seed=1")
@@ -533,19 +352,3 @@ def _tell_dropped(identifiers: Sequence[str]) -> None:
     if identifiers:
         shown = ", ".join(identifiers[:5]) + (", ..." if len(identifiers) > 5 else "")
         print(f"{len(identifiers):,} over the model's window left out: {shown}", file=sys.stderr)
-
-
-@contextmanager
-def _progress(label: str, files: Sequence[Path]) -> Iterator[Callable[[int], None] | None]:
-    """A bar on standard error for the bytes read of some files; None where no person looks."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    total = sum(file.stat().st_size for file in files if file.is_file())
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total)
-        yield lambda done: bars.update(task, completed=done)

@@ -1,15 +1,22 @@
 """Results appear under their final name whole or not at all: write beside, flush to disk, rename."""
 
 import errno
+import glob
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from protein_lm.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders of killed processes stay
+    fcntl = None
 
 
 def check_absent(path: Path) -> None:
@@ -55,10 +62,14 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         check_absent(path)
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        lock = partial / _LOCK
+        held = _lock(lock)
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
+            lock.unlink()
             for file in partial.rglob("*"):
                 if file.is_file():
                     _flush(file)
@@ -70,7 +81,38 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             else:
                 partial.rename(path)
         finally:
+            held.close()
             shutil.rmtree(partial, ignore_errors=True)
+
+
+_LOCK = ".lock"
+"""File in a partial folder that its process holds locked, so that others can tell whether it still lives."""
+
+
+def _lock(path: Path) -> BinaryIO:
+    """Open and lock a file.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    file = path.open("ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+    return file
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove partial folders for `path` whose process was killed: nobody holds their lock any more."""
+    if fcntl is None:
+        return
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        if (partial / _LOCK).is_file():
+            with suppress(OSError), _lock(partial / _LOCK):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 _REMEDIES = {

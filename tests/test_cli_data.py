@@ -71,9 +71,10 @@ CONTENTS = {
     ("arguments", "message"),
     [
         (["nothing.fasta"], "nothing.fasta does not exist; check the name"),
-        (["."], ". is a folder; name the sequence file in it"),
-        (["empty.fasta"], "empty.fasta is empty: it holds no sequence; give a FASTA file, plain or gzip"),
-        (["picture.fasta"], "picture.fasta is not FASTA: it looks like a PNG image; give a FASTA file, plain or gzip"),
+        (["folder"], "folder has no sequence file: none ends in .csv, "),
+        (["good.fasta", "good.fasta"], "good.fasta is named twice; name it once"),
+        (["empty.fasta"], "empty.fasta is empty: it holds no sequence; give FASTA, a UniProtKB flat file, "),
+        (["picture.fasta"], "picture.fasta looks like a PNG image; give FASTA, a UniProtKB flat file, "),
         (["cut.fasta.gz"], "cut.fasta.gz is a truncated gzip file, or has a few other bytes after its data; "),
         (["hollow.fasta"], "hollow.fasta, line 1, sequence a: no residues; remove the record or add its sequence"),
         (["digits.fasta"], "digits.fasta, line 3, sequence a: '1' is not a residue letter; correct the sequence or "),
@@ -82,7 +83,10 @@ CONTENTS = {
         (["twice.fasta"], "twice.fasta, line 3: sequence a has other residues than at twice.fasta, line 1; rename or "),
         (["good.fasta", "--residues", "error"], "good.fasta, line 2, sequence a: ambiguous residue 'X', refused by "),
         (["good.fasta", "--residues", "drop"], "no sequence is left of 1 in good.fasta: ambiguous residue 1; relax "),
-        (["good.fasta", "--min-length", "9"], "no sequence is left of 1 in good.fasta: too short 1; relax the length "),
+        (
+            ["good.fasta", "--min-length", "9"],
+            "no sequence is left of 1 in good.fasta: too short 1; relax the filters ",
+        ),
         (
             ["good.fasta", "--min-length", "0"],
             "minimum length 0 is below 1, and no sequence is empty; choose 1 or more",
@@ -98,6 +102,7 @@ CONTENTS = {
     ],
 )
 def test_bad_input_is_one_clear_line(refuse, tmp_path, arguments, message):
+    (tmp_path / "folder").mkdir()
     for name, content in CONTENTS.items():
         (tmp_path / name).write_bytes(content)
     assert refuse("prepare", *arguments, "-o", "store").startswith(message)
@@ -145,15 +150,19 @@ def test_a_disk_that_takes_no_more(tmp_path, large):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_under_the_final_name_when_it_is_stopped(tmp_path, large, number):
-    process = subprocess.Popen([*COMMAND, "prepare", *[large.name] * 50, "-o", "store"], cwd=tmp_path, stderr=-1)
-    while len(names(tmp_path)) == 1 and process.poll() is None:
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for copy in range(50):
+        (inputs / f"{copy}.fasta").hardlink_to(large)
+    process = subprocess.Popen([*COMMAND, "prepare", "inputs", "-o", "store"], cwd=tmp_path, stderr=-1)
+    while len(names(tmp_path)) == 2 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
     _, shown = process.communicate()
     assert not (tmp_path / "store").exists()
     if number == signal.SIGINT:
         assert (process.returncode, shown) == (130, b"protein-lm: error: interrupted\n")
-        assert names(tmp_path) == ["large.fasta"]
+        assert names(tmp_path) == ["inputs", "large.fasta"]
 
 
 def test_help_has_an_example_and_loads_nothing_heavy():

@@ -1,4 +1,8 @@
 import errno
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,26 @@ def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="a part of this path is a file"), new_file(tmp_path / "file" / "out"):
         pass
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+    script = "\n".join(
+        (
+            "import os, sys, signal; from pathlib import Path; from protein_lm.output import new_directory",
+            "with new_directory(Path(sys.argv[1])) as partial:",
+            "    (partial / 'file').touch(); os.kill(os.getpid(), signal.SIGKILL)",
+        )
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False).returncode == -signal.SIGKILL
+    )
+    (left,) = names(tmp_path)
+    assert left.startswith(".out.partial-")
+    with new_directory(tmp_path / "out") as first:
+        assert left not in names(tmp_path)
+        with new_directory(tmp_path / "out", replace=True) as second:
+            assert first.is_dir() and second != first
+        assert names(tmp_path) == sorted([first.name, "out"])
+        shutil.rmtree(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == []

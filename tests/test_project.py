@@ -28,7 +28,7 @@ def requirements() -> list[str]:
 
 @pytest.mark.parametrize("requirement", requirements())
 def test_every_dependency_is_locked_within_its_range(requirement) -> None:
-    name, least = re.fullmatch(r"([a-z-]+)(?:\[\w+\])?>=([\d.]+)(?:;.*)?", requirement).groups()  # type: ignore[union-attr]
+    name, least = re.fullmatch(r"([a-z0-9-]+)(?:\[\w+\])?>=([\d.]+)(?:;.*)?", requirement).groups()  # type: ignore[union-attr]
     locked = tuple(int(part) for part in re.findall(r"\d+", LOCK[name]))
     assert locked >= tuple(int(part) for part in least.split("."))
 

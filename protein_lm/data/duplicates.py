@@ -46,9 +46,8 @@ class Ledger:
     def repeats(self) -> Iterator[NDArray[np.int64]]:
         """Records whose key and check an earlier record has too."""
         for rows in self._tables():
-            rows = rows[
-                np.lexsort((rows["check"], rows["key"]))
-            ]  # stable: equal rows stay in the order of their records
+            rows = _with_shared_keys(rows)
+            rows = rows[np.lexsort((rows["record"], rows["check"], rows["key"]))]
             same = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] == rows["check"][:-1])
             yield rows["record"][1:][same]
 
@@ -56,6 +55,7 @@ class Ledger:
         """Keys that stand with more than one check."""
         found = []
         for rows in self._tables():
+            rows = _with_shared_keys(rows)
             rows = rows[np.lexsort((rows["check"], rows["key"]))]
             differ = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] != rows["check"][:-1])
             found.append(rows["key"][1:][differ])
@@ -76,7 +76,7 @@ class Ledger:
 
     def _spread(self) -> None:
         rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
-        numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.int64)
+        numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
         rows = rows[np.argsort(numbers, kind="stable")]
         ends = np.cumsum(np.bincount(numbers, minlength=2**_BITS))
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
@@ -87,6 +87,12 @@ class Ledger:
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{self._name}.{number}.tmp"
+
+
+def _with_shared_keys(rows: NDArray) -> NDArray:
+    """The rows whose key another row has too: few, so that the rest need not be sorted by all columns."""
+    keys = np.sort(rows["key"])
+    return rows[np.isin(rows["key"], np.unique(keys[1:][keys[1:] == keys[:-1]]))]
 
 
 class RecordSet:

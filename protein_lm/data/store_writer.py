@@ -18,7 +18,7 @@ from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 
 _COPIED_RECORDS = 2**16
-_COPIED_BYTES = 2**24
+_COPIED_BYTES = 2**22
 
 
 class StoreWriter:
@@ -119,9 +119,8 @@ class StoreWriter:
         def pieces() -> Iterator[NDArray[np.uint8]]:
             for start, stop in self._parts(first):
                 places, keep = ends.read(start, stop + 1), ~unwanted.contains(start, stop)
-                for a, b in _runs(keep):
-                    for place in range(int(places[a]), int(places[b]), _COPIED_BYTES):
-                        yield file.read(place, min(place + _COPIED_BYTES, int(places[b])))
+                for a, b in _in_bytes(places):
+                    yield file.read(int(places[a]), int(places[b]))[np.repeat(keep[a:b], np.diff(places[a : b + 1]))]
 
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
@@ -137,10 +136,14 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _runs(keep: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Beginning and end of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], keep, [False])).astype(np.int8)))
-    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pieces [a, b) whose bytes, between `places`, are about as many as may be copied at a time, but at least one piece."""
+    start = 0
+    while start < places.size - 1:
+        stop = int(np.searchsorted(places, places[start] + _COPIED_BYTES, side="right")) - 1
+        stop = min(max(stop, start + 1), places.size - 1)
+        yield start, stop
+        start = stop
 
 
 class _ArrayFile:

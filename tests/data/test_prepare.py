@@ -2,6 +2,10 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +267,33 @@ def test_what_is_no_store(tmp_path):
         TokenStore.open(tmp_path / "nothing")
     with pytest.raises(StoreError, match=r"is not a prepared corpus: it has no manifest\.json"):
         TokenStore.open(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
+    generator = np.random.default_rng(0)
+    letters = generator.choice(np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8), 300)
+    with (tmp_path / "in.fasta").open("wb") as file:
+        for number in range(60_000):
+            start = int(generator.integers(0, 250))
+            body = letters[start : start + int(generator.integers(10, 50))].tobytes()
+            file.write(b">s%d\n%b\n" % (number, body))
+    arguments = ["data", "prepare", str(tmp_path / "in.fasta"), "-o", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "protein_lm", *arguments]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
+    for moment in generator.uniform(0.2, 1.0, 20) * seconds:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+        if not (tmp_path / "store").exists():
+            subprocess.run(command, check=True, capture_output=True)
+        assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == whole
+        left = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        assert not any(
+            any(path.iterdir()) for path in left
+        )  # killed before it could lock its folder: an empty one stays
