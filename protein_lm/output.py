@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from protein_lm.errors import OutputError
 
@@ -63,13 +62,10 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-        lock = partial / _LOCK
-        held = _lock(lock)
+        partial, lock = _locked_folder(path)
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
-            lock.unlink()
             for file in partial.rglob("*"):
                 if file.is_file():
                     _flush(file)
@@ -81,28 +77,32 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             else:
                 partial.rename(path)
         finally:
-            held.close()
+            if lock is not None:
+                os.close(lock)
             shutil.rmtree(partial, ignore_errors=True)
 
 
-_LOCK = ".lock"
-"""File in a partial folder that its process holds locked, so that others can tell whether it still lives."""
+def _locked_folder(path: Path) -> tuple[Path, int | None]:
+    """A new folder for `path`, and its descriptor, locked, so that others can tell that its process still lives."""
+    while True:
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        if fcntl is None:
+            return partial, None
+        with suppress(FileNotFoundError):
+            lock = os.open(partial, os.O_RDONLY)
+            if _lock(lock) and partial.exists():
+                return partial, lock
+            os.close(lock)  # another process took it for abandoned before it was locked
 
 
-def _lock(path: Path) -> BinaryIO:
-    """Open and lock a file.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    file = path.open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise
-    return file
+def _lock(descriptor: int) -> bool:
+    """Lock a folder unless another process has it locked."""
+    assert fcntl is not None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -110,9 +110,15 @@ def _remove_abandoned(path: Path) -> None:
     if fcntl is None:
         return
     for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        if (partial / _LOCK).is_file():
-            with suppress(OSError), _lock(partial / _LOCK):
-                shutil.rmtree(partial, ignore_errors=True)
+        if not partial.is_dir():
+            continue
+        with suppress(OSError):
+            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 _REMEDIES = {
