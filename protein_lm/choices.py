@@ -7,11 +7,33 @@ class LongPolicy(str, Enum):
     """What happens to a sequence that is longer than the model's window."""
 
     CROP = "crop"
-    """Training: a window at a seeded position, another one in each epoch. Evaluation: its first residues."""
+    """Its first residues."""
     DROP = "drop"
     """Left out and counted."""
     ERROR = "error"
     """The command stops and names the first one."""
+
+
+class TrainingLongPolicy(str, Enum):
+    """What happens in training to a sequence that is longer than the model's window."""
+
+    CROP = "crop"
+    """A window at a seeded position, another one in each epoch."""
+    WINDOW = "window"
+    """All of it, as several windows that overlap."""
+    DROP = "drop"
+    """Left out and counted."""
+    ERROR = "error"
+    """The command stops and names the first one."""
+
+
+class Windows(str, Enum):
+    """How sequences become rows of training."""
+
+    PACK = "pack"
+    """Each sequence is a row of its own, between <cls> and <eos>; rows lie back to back without padding."""
+    CONCATENATE = "concatenate"
+    """All sequences one after the other, <eos> behind each, cut into rows of the window: the Performer paper's setting."""
 
 
 class FigureFormat(str, Enum):

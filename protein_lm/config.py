@@ -13,12 +13,13 @@ from protein_lm.choices import (
     BIDIRECTIONAL_ONLY,
     KEPT_ORTHOGONAL,
     AttentionKind,
-    LongPolicy,
     Objective,
     OptimizerName,
     PositionKind,
     Precision,
     ProjectionKind,
+    TrainingLongPolicy,
+    Windows,
 )
 from protein_lm.errors import ConfigError
 
@@ -190,8 +191,12 @@ class DataConfig(_Section):
 
     tokens_per_batch: int = Field(default=4096, ge=3)
     """Tokens of one forward and backward pass per process, special tokens included."""
-    long_sequences: LongPolicy = LongPolicy.CROP
-    """Sequences that are longer than the model's window."""
+    windows: Windows = Windows.PACK
+    """pack whole proteins, or concatenate them and cut."""
+    long_sequences: TrainingLongPolicy = TrainingLongPolicy.CROP
+    """Sequences that are longer than the model's window; without meaning when they are concatenated."""
+    window_overlap: int = Field(default=0, ge=0)
+    """Residues that the windows of a long sequence share, at least."""
     mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)
     """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
 

@@ -27,9 +27,10 @@ from protein_lm.checkpoint import (
     write_model,
     write_training_state,
 )
-from protein_lm.choices import Precision
+from protein_lm.choices import Precision, TrainingLongPolicy
 from protein_lm.config import ModelConfig, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
+from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, NumericalError, OutputError
@@ -41,6 +42,11 @@ from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
 from protein_lm.training.run_log import RunLog
 
 RECIPE = "recipe.yaml"
+_DONE_TO_LONG = {
+    TrainingLongPolicy.CROP: "cropped at a random place",
+    TrainingLongPolicy.WINDOW: "cut into windows",
+    TrainingLongPolicy.DROP: "left out",
+}
 LOG_EVERY = 20
 """Steps between rows of training metrics; each row is the mean over these steps."""
 
@@ -53,8 +59,10 @@ class Progress:
     """Optimizer steps done."""
     epoch: int = 0
     """Epoch of the next batch."""
-    place: int = 0
+    sequence: int = 0
     """Place in the epoch's order where the next batch begins."""
+    part: int = 0
+    """Within that sequence, see `data.plan.Place`."""
     num_tokens: int = 0
     """Tokens seen, special tokens included."""
     best_loss_nats: float = math.inf
@@ -141,11 +149,12 @@ class Trainer:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
         num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        plan = self.batches.plan(progress.epoch, progress.place)
+        plan = self.batches.plan.batches(Place(progress.epoch, progress.sequence, progress.part))
         while progress.step < config.num_steps:
             planned = [next(plan) for _ in range(config.accumulation * num_processes)]
-            progress.epoch, progress.place = planned[-1].next_epoch, planned[-1].next_place
-            yield [self.batches.batch(each.epoch, each.indices) for each in planned[rank::num_processes]]
+            place = planned[-1].next_place
+            progress.epoch, progress.sequence, progress.part = place.epoch, place.sequence, place.part
+            yield [self.batches.batch(each) for each in planned[rank::num_processes]]
 
     def _step(self, batches: list[Batch]) -> Tensor:
         """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
@@ -208,7 +217,7 @@ class Trainer:
                 group["lr"] = self.recipe.training.learning_rate * factor
 
     def _validation_sequences(self) -> list[Any]:
-        longest = self.batches.max_residues
+        longest = self.batches.plan.max_residues
         indices = [i for i in self.store.indices(Split.VALID).tolist() if self.store.lengths[i] <= longest]
         if not indices:
             raise ConfigError(
@@ -257,18 +266,20 @@ class Trainer:
             num_weights += f" ({of_kernels:,} of them in the attention kernels)"
         log.line(
             f"{model.objective.value} {model.attention_name}, {num_weights}, "
-            f"{batches.num_sequences:,} training sequences, {self.accelerator.num_processes} process(es) on "
+            f"{batches.plan.num_sequences:,} training sequences, {self.accelerator.num_processes} process(es) on "
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )
         num_valid = self.store.indices(Split.VALID).size
         if len(self.validation) < num_valid:
             log.line(
                 f"validation uses {len(self.validation):,} of {num_valid:,} sequences: the first "
-                f"{self.recipe.training.num_validation_sequences:,} of {batches.max_residues:,} residues or less"
+                f"{self.recipe.training.num_validation_sequences:,} of {batches.plan.max_residues:,} residues or less"
             )
-        if batches.num_too_long:
-            done = {"crop": "cropped at a random place", "drop": "left out"}[self.recipe.data.long_sequences.value]
-            log.line(f"{batches.num_too_long:,} sequences of over {batches.max_residues:,} residues are {done}")
+        if batches.plan.concatenates:
+            log.line(f"sequences are concatenated and cut into windows of {model.max_length:,} tokens")
+        elif number := batches.plan.num_too_long:
+            done = _DONE_TO_LONG[self.recipe.data.long_sequences]
+            log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
 
     def _save(self, name: str) -> None:
         """Write the model, and for `last` the training state, under `name` in the run directory."""

@@ -1,0 +1,236 @@
+"""Which residues of which sequences make which batch of training.
+
+A pure function of (seed, epoch), computed piece by piece from any place on: nothing is held that grows with the corpus, a run
+goes on exactly where it stopped, and any number of processes sees the same batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm import alphabet
+from protein_lm.choices import TrainingLongPolicy, Windows
+from protein_lm.config import DataConfig
+from protein_lm.data.hashing import mix
+from protein_lm.data.order import round_keys, shuffled
+from protein_lm.data.split import Split
+from protein_lm.data.store import TokenStore
+from protein_lm.errors import ConfigError, InputError
+
+_PLANNED_PLACES = 2**14
+_SCANNED_SEQUENCES = 2**20
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a batch begins."""
+
+    epoch: int = 0
+    sequence: int = 0
+    """Place in the epoch's order."""
+    part: int = 0
+    """Within that sequence: number of its window, or with `concatenate` its first token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """P stretches of sequences, in order."""
+
+    indices: NDArray[np.int64]
+    """(P,) sequences, by index in the store."""
+    starts: NDArray[np.int64]
+    """(P,) first residue."""
+    lengths: NDArray[np.int64]
+    """(P,) residues."""
+    ends: NDArray[np.bool_]
+    """(P,) whether <eos> follows."""
+    rows: NDArray[np.int64]
+    """(P,) number of the row of the packing that each belongs to, ascending."""
+    places: NDArray[np.int64]
+    """(P, 2) `Place.sequence` and `Place.part` of each."""
+
+    def __len__(self) -> int:
+        return self.indices.size
+
+    def __getitem__(self, span: slice) -> "Pieces":
+        return Pieces(
+            self.indices[span],
+            self.starts[span],
+            self.lengths[span],
+            self.ends[span],
+            self.rows[span],
+            self.places[span],
+        )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A batch to be."""
+
+    epoch: int
+    pieces: Pieces
+    next_place: Place
+    """Where the next batch begins."""
+
+
+class TrainingPlan:
+    """Batches of a store's training split, epoch after epoch, for models of one window."""
+
+    def __init__(self, store: TokenStore, config: DataConfig, *, max_length: int, seed: int) -> None:
+        """Look at the lengths of the training sequences.
+
+        Raises:
+            InputError: a sequence is longer than the window and the policy is `error`.
+            ConfigError: no sequence is left, or a batch does not hold the longest row.
+        """
+        self._store, self._config, self._seed, self._max_length = store, config, seed, max_length
+        self.concatenates = config.windows is Windows.CONCATENATE
+        self.max_residues = max_length - alphabet.NUM_SPECIAL_TOKENS
+        self._drops_long = config.long_sequences is TrainingLongPolicy.DROP
+        self.num_sequences, self.num_too_long, longest, first_too_long = self._survey()
+        if self.num_too_long and config.long_sequences is TrainingLongPolicy.ERROR:
+            raise InputError(
+                f"sequence {store.sequence_id(first_too_long)} has {store.length(first_too_long):,} residues; this model "
+                f"reads {self.max_residues:,}; set data.long_sequences to crop, window or drop, or raise model.max_length"
+            )
+        if self._drops_long:
+            self.num_sequences -= self.num_too_long
+        if not self.num_sequences:
+            raise ConfigError(f"{store.path}: no training sequence fits model.max_length {max_length}; raise it")
+        if config.window_overlap >= self.max_residues:
+            raise ConfigError(
+                f"data.window_overlap {config.window_overlap} leaves nothing of a window of {self.max_residues} residues; "
+                "lower it"
+            )
+        longest = max_length if self.concatenates else min(longest, self.max_residues) + alphabet.NUM_SPECIAL_TOKENS
+        if longest > config.tokens_per_batch:
+            what = "a window" if self.concatenates else "the longest sequence"
+            raise ConfigError(
+                f"data.tokens_per_batch {config.tokens_per_batch} is below {what} of {longest} tokens; "
+                "raise it, or lower model.max_length"
+            )
+
+    def batches(self, place: Place = Place()) -> Iterator[Planned]:
+        """All batches from a place on, without end; a batch never holds two epochs."""
+        size = _PLANNED_PLACES
+        while True:
+            epoch, start = place.epoch, 0
+            pieces, is_last = self._pieces(place, size)
+            ends = self._ends(pieces, is_last=is_last)
+            for end in ends:
+                goes_on = end < len(pieces)
+                place = Place(epoch, *pieces.places[end].tolist()) if goes_on else Place(epoch + 1)
+                yield Planned(epoch, pieces[start:end], place)
+                start = end
+            if is_last and not ends:
+                place = Place(epoch + 1)
+            size = size if ends or is_last else 2 * size  # a batch may need more sequences than were looked at
+
+    def _pieces(self, place: Place, size: int) -> tuple[Pieces, bool]:
+        """The pieces of up to `size` places of the order, and whether the epoch ends with them."""
+        total = self._store.num_sequences
+        places = np.arange(place.sequence, min(place.sequence + size, total))
+        indices = shuffled(places, total, self._seed, place.epoch)
+        lengths = self._store.lengths_of(indices)
+        keep = self._store.splits[indices] == Split.TRAIN
+        if self._drops_long:
+            keep &= lengths <= self.max_residues
+        places, indices, lengths = places[keep], indices[keep], lengths[keep]
+        part = place.part if places.size and places[0] == place.sequence else 0
+        is_last = place.sequence + size >= total
+        if self.concatenates:
+            return self._cut(places, indices, lengths, part, is_last=is_last), is_last
+        return self._whole(places, indices, lengths, part, place.epoch), is_last
+
+    def _whole(
+        self, places: NDArray[np.int64], indices: NDArray[np.int64], lengths: NDArray[np.int64], part: int, epoch: int
+    ) -> Pieces:
+        """Each sequence a row of its own, long ones cropped or as several windows; the first `part` windows are left out."""
+        numbers = np.zeros_like(indices)
+        starts = np.zeros_like(indices)
+        if self._config.long_sequences is TrainingLongPolicy.WINDOW:
+            stride = self.max_residues - self._config.window_overlap
+            counts = 1 + -(-np.maximum(0, lengths - self.max_residues) // stride)
+            owners = np.repeat(np.arange(indices.size), counts)
+            numbers = (np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts))[part:]
+            places, indices, lengths = (values[owners][part:] for values in (places, indices, lengths))
+            starts = np.minimum(numbers * stride, np.maximum(0, lengths - self.max_residues))
+        else:
+            spare = np.maximum(0, lengths - self.max_residues)
+            uniform = (mix(indices.astype(np.uint64) ^ round_keys(1, self._seed, epoch)[0]) >> np.uint64(11)) * 2.0**-53
+            starts = (uniform * (spare + 1)).astype(np.int64)
+        return Pieces(
+            indices,
+            starts,
+            np.minimum(lengths, self.max_residues),
+            np.ones(indices.size, dtype=bool),
+            np.arange(indices.size),
+            np.stack((places, numbers), axis=1),
+        )
+
+    def _cut(
+        self,
+        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        part: int,
+        *,
+        is_last: bool,
+    ) -> Pieces:
+        """All sequences with <eos> behind each, one after the other from token `part` of the first on, cut into windows."""
+        sizes = lengths + 1
+        seams = np.cumsum(sizes) - part  # where sequences end
+        total = int(seams[-1]) if seams.size else 0
+        last_cut = total if is_last else total // self._max_length * self._max_length
+        cuts = np.append(np.arange(0, last_cut, self._max_length), last_cut)
+        bounds = np.unique(np.concatenate((seams[seams < last_cut], cuts)))
+        begins, stops = bounds[:-1], bounds[1:]
+        owners = np.searchsorted(seams, begins, side="right")
+        offsets = begins - (seams[owners] - sizes[owners])
+        until = stops - (seams[owners] - sizes[owners])
+        shown = np.minimum(until, lengths[owners]) - np.minimum(offsets, lengths[owners])
+        return Pieces(
+            indices[owners],
+            offsets,
+            shown,
+            until == sizes[owners],
+            begins // self._max_length,
+            np.stack((places[owners], offsets), axis=1),
+        )
+
+    def _ends(self, pieces: Pieces, *, is_last: bool) -> list[int]:
+        """Where batches end, in pieces; the last one only if the epoch ends there, or else it may not be full yet."""
+        if not len(pieces):
+            return []
+        if self.concatenates:
+            rows = self._config.tokens_per_batch // self._max_length
+            last_row = int(pieces.rows[-1])
+            wanted = np.arange(rows, last_row + 1 + rows * is_last, rows)
+            ends = np.searchsorted(pieces.rows, wanted, side="left")
+            return sorted(set(ends[ends > 0].tolist()))
+        budget, ends, start = self._config.tokens_per_batch, [], 0
+        sums = np.cumsum(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS)
+        while start < len(pieces):
+            before = int(sums[start - 1]) if start else 0
+            start = max(start + 1, int(np.searchsorted(sums, before + budget, side="right")))
+            ends.append(start)
+        return ends if is_last else ends[:-1]
+
+    def _survey(self) -> tuple[int, int, int, int]:
+        """Number of training sequences, and of those over the window; longest length of those kept; first too long."""
+        number = too_long = longest = 0
+        first = -1
+        for start in range(0, self._store.num_sequences, _SCANNED_SEQUENCES):
+            stop = start + _SCANNED_SEQUENCES
+            chosen = self._store.splits[start:stop] == Split.TRAIN
+            lengths = np.diff(self._store.offsets[start : stop + 1])[chosen]
+            is_long = lengths > self.max_residues
+            if first < 0 and is_long.any():
+                first = start + int(np.flatnonzero(chosen)[np.argmax(is_long)])
+            number += lengths.size
+            too_long += int(is_long.sum())
+            kept = lengths[~is_long] if self._drops_long else lengths
+            longest = max(longest, int(kept.max(initial=0)))
+        return number, too_long, longest, first
