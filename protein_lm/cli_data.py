@@ -87,6 +87,9 @@ def prepare_data(
         typer.Option("--taxon", metavar="ID", help="Keep only this NCBI taxonomy identifier. Repeatable."),
     ] = None,
     min_cluster_size: Annotated[int, typer.Option(help="Drop UniRef clusters of fewer members.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that parse; by default one per processor if files are large.")
+    ] = None,
     protein_existence: Annotated[
         list[int] | None,
         typer.Option(metavar="LEVEL", help="Keep only this level of evidence, 1 to 5. Repeatable."),
@@ -120,6 +123,7 @@ def prepare_data(
                 protein_existence=frozenset(protein_existence or ()),
             ),
             on_progress=on_progress,
+            workers=workers,
         )
     dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}
     listed = f" ({', '.join(f'{name} {count:,}' for name, count in dropped.items())})" if dropped else ""

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
-_HELD_ROWS = 2**18
+_HELD_ROWS = 2**19
 """Rows in memory before they are spread over files."""
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""

@@ -19,8 +19,8 @@ _LINE_FEED, _SPACE, _HEADING = b"\n >"
 _BAR, _S, _P, _T, _R = b"|sptr"
 
 
-def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
-    """The records of a text whose first line is a heading and whose lines all end in a line feed; its number of lines."""
+def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
+    """The records of a text whose first line is a heading and whose lines all end in a line feed."""
     letters = np.frombuffer(text, dtype=np.uint8)
     breaks = np.flatnonzero(letters <= _SPACE)
     line_ends = breaks[letters[breaks] == _LINE_FEED]
@@ -43,7 +43,7 @@ def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
         raw.faults[record] = "the header has no identifier; write one after its '>'"
     if not text.isascii():
         raw.faults |= _faults_of_encoding(headers)
-    return raw, line_ends.size
+    return raw
 
 
 def _faults_of_encoding(headers: Spans) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """Which records of a source are wanted."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,53 +73,55 @@ REASONS = (
 """Why a record may be dropped; each counts under the first that applies."""
 
 
-class Filter:
-    """Filters at work: counts what they drop, and notices where nothing could be asked."""
+@dataclass(slots=True)
+class Selection:
+    """What filters did to records."""
 
-    def __init__(self, filters: Filters, policy: ResiduePolicy) -> None:
-        self._filters, self._policy = filters, policy
-        self.num_dropped: dict[str, int] = dict.fromkeys(REASONS, 0)
-        self._was_said = {"small_cluster": False, "other_taxon": False, "other_evidence": False}
+    keep: NDArray[np.bool_]
+    """(N,) the records to keep."""
+    num_dropped: Counter[str]
+    """By reason."""
+    was_said: frozenset[str]
+    """Fields of `annotations` that filters asked for and that some record has."""
 
-    def keep(self, block: RecordBlock) -> NDArray[np.bool_]:
-        """(N,) the records to keep."""
-        self.num_dropped["malformed"] += block.num_faulty
-        keep = np.ones(len(block), dtype=bool)
-        for reason, unwanted in self._unwanted(block).items():
-            self.num_dropped[reason] += int((keep & unwanted).sum())
-            keep &= ~unwanted
-        return keep
 
-    def _unwanted(self, block: RecordBlock) -> dict[str, NDArray[np.bool_]]:
-        wanted, said = self._filters, block.annotations
-        unwanted = {"too_short": block.lengths < wanted.min_length}
-        if wanted.max_length is not None:
-            unwanted["too_long"] = block.lengths > wanted.max_length
-        if self._policy is ResiduePolicy.DROP:
-            unwanted["ambiguous_residue"] = block.has_ambiguous
-        if wanted.drop_fragments:
-            unwanted["fragment"] = (said.flags & FRAGMENT) > 0
-        if wanted.taxon_ids:
-            unwanted["other_taxon"] = ~np.isin(said.taxon_ids, sorted(wanted.taxon_ids))
-            self._was_said["other_taxon"] |= bool(said.taxon_ids.any())
-        if wanted.min_cluster_size:
-            unwanted["small_cluster"] = said.cluster_sizes < wanted.min_cluster_size
-            self._was_said["small_cluster"] |= bool(said.cluster_sizes.any())
-        if wanted.protein_existence:
-            unwanted["other_evidence"] = ~np.isin(said.protein_existence, sorted(wanted.protein_existence))
-            self._was_said["other_evidence"] |= bool(said.protein_existence.any())
-        return unwanted
+_ASKED = {"taxon_ids": "taxon", "cluster_sizes": "cluster size", "protein_existence": "level of protein existence"}
 
-    def check(self) -> None:
-        """Raise InputError where a filter found nothing that it could ask."""
-        wanted = self._filters
-        for is_set, reason, what in (
-            (wanted.taxon_ids, "other_taxon", "taxon"),
-            (wanted.min_cluster_size, "small_cluster", "cluster size"),
-            (wanted.protein_existence, "other_evidence", "level of protein existence"),
-        ):
-            if is_set and not self._was_said[reason]:
-                raise InputError(
-                    f"no record of the sources states its {what}, so it cannot be asked for; leave the filter out, or give "
-                    "files with UniProt's or UniRef's headers"
-                )
+
+def select(block: RecordBlock, wanted: Filters, policy: ResiduePolicy) -> Selection:
+    """Apply filters to a block; each record that is dropped counts under the first reason that applies."""
+    said = block.annotations
+    unwanted = {"too_short": block.lengths < wanted.min_length}
+    if wanted.max_length is not None:
+        unwanted["too_long"] = block.lengths > wanted.max_length
+    if policy is ResiduePolicy.DROP:
+        unwanted["ambiguous_residue"] = block.has_ambiguous
+    if wanted.drop_fragments:
+        unwanted["fragment"] = (said.flags & FRAGMENT) > 0
+    if wanted.taxon_ids:
+        unwanted["other_taxon"] = ~np.isin(said.taxon_ids, sorted(wanted.taxon_ids))
+    if wanted.min_cluster_size:
+        unwanted["small_cluster"] = said.cluster_sizes < wanted.min_cluster_size
+    if wanted.protein_existence:
+        unwanted["other_evidence"] = ~np.isin(said.protein_existence, sorted(wanted.protein_existence))
+    keep = np.ones(len(block), dtype=bool)
+    dropped = Counter(malformed=block.num_faulty)
+    for reason, out in unwanted.items():
+        dropped[reason] += int((keep & out).sum())
+        keep &= ~out
+    return Selection(keep, +dropped, frozenset(name for name in _ASKED if getattr(said, name).any()))
+
+
+def check_answered(wanted: Filters, was_said: frozenset[str]) -> None:
+    """Raise InputError where a filter asked for what no record says."""
+    asked = {
+        "taxon_ids": wanted.taxon_ids,
+        "cluster_sizes": wanted.min_cluster_size,
+        "protein_existence": wanted.protein_existence,
+    }
+    for name, is_asked in asked.items():
+        if is_asked and name not in was_said:
+            raise InputError(
+                f"no record of the sources states its {_ASKED[name]}, so it cannot be asked for; leave the filter out, or "
+                "give files with UniProt's or UniRef's headers"
+            )

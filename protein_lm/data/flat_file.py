@@ -23,8 +23,8 @@ _NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
 _SPECIES = re.compile(rb"\nOS   ([^\n]*)")
 
 
-def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
-    """The entries of a text, each ended by a line `//`; its number of lines. What follows the last one is an entry too."""
+def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
+    """The entries of a text, each ended by a line `//`. What follows the last one is an entry too."""
     entries, line = [], first_line
     start = 0
     while start < len(text):
@@ -41,7 +41,7 @@ def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
     starts = ends - [len(entry.header) for entry in entries]
     word_starts = starts + [entry.accession_at for entry in entries]
     bodies = np.array([entry.body for entry in entries], dtype=np.int64).reshape(-1, 2)
-    raw = RawRecords(
+    return RawRecords(
         path=path,
         headers=Spans(headers, starts, ends),
         sequence_ids=Spans(headers, word_starts, word_starts + [len(entry.accession) for entry in entries]),
@@ -58,7 +58,6 @@ def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
-    return raw, text.count(b"\n")
 
 
 class _Entry:

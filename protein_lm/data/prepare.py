@@ -1,7 +1,10 @@
 """Sequence files -> token store: read, filter, split, write."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from protein_lm import __version__
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
-from protein_lm.data.duplicates import Ledger, RecordSet, fingerprints
-from protein_lm.data.filters import Filter, Filters
-from protein_lm.data.hashing import hash_identifiers, hash_letters
-from protein_lm.data.readers import read_blocks
-from protein_lm.data.records import RecordBlock
+from protein_lm.data.digest import Digest, Settings, digests, make_pool
+from protein_lm.data.duplicates import Ledger, RecordSet
+from protein_lm.data.filters import REASONS, Filters, check_answered
+from protein_lm.data.hashing import hash_identifiers
+from protein_lm.data.readers import parts, read_blocks
+from protein_lm.data.records import Spans
 from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source
 from protein_lm.data.split import SplitRule, SplitTable
 from protein_lm.data.store_writer import StoreWriter
@@ -39,6 +43,7 @@ def prepare(
     filters: Filters | None = None,
     on_progress: Callable[[int], None] | None = None,
     block_bytes: int = BLOCK_BYTES,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Make a token store of sequence files and return its manifest.
 
@@ -57,6 +62,8 @@ def prepare(
         filters: which records are wanted; None: all.
         on_progress: called with the bytes of source files read so far.
         block_bytes: of text worked on at a time; the result does not depend on it.
+        workers: processes that parse; the result does not depend on it. 0: this one alone. None: one for each processor if
+            the files are large, or else this one alone.
 
     Raises:
         InputError: a source or a table is at fault, a filter cannot be applied, or no sequence is left.
@@ -66,11 +73,44 @@ def prepare(
     rule = SplitRule(seed=seed, valid_fraction=valid_fraction, test_fraction=test_fraction)
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
-    with new_directory(output) as folder, StoreWriter(folder) as writer:
-        corpus = _Corpus(policy, on_error, filters or Filters(), rule, table, of_clusters, writer, folder)
-        corpus.read(sources, block_bytes, on_progress)
+    if workers is None:
+        workers = _processors() if _size(sources) > _LARGE_BYTES else 0
+    settings = Settings(policy, on_error, filters or Filters())
+    with new_directory(output) as folder, StoreWriter(folder) as writer, _pool(workers) as pool:
+        corpus = _Corpus(settings, rule, table, of_clusters, writer, folder)
+        for path in sources:
+            with Source(path, block_bytes=block_bytes) as source:
+                for each in digests(parts(source), settings, pool, workers):
+                    corpus.add(each)
+                    if on_progress:
+                        on_progress(corpus.bytes_before + source.bytes_read)
+                corpus.end_source(source)
         corpus.check(sources)
         return writer.complete(corpus.facts())
+
+
+_LARGE_BYTES = 2**26
+"""Of all sources: below, starting processes takes longer than they save."""
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _size(sources: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in sources if path.is_file())
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    if not workers:
+        yield None
+        return
+    pool = make_pool(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Corpus:
@@ -78,74 +118,66 @@ class _Corpus:
 
     def __init__(
         self,
-        policy: ResiduePolicy,
-        on_error: OnError,
-        filters: Filters,
+        settings: Settings,
         rule: SplitRule,
         table: SplitTable | None,
         clusters: ClusterTable | None,
         writer: StoreWriter,
         folder: Path,
     ) -> None:
-        self._policy, self._on_error, self._filters = policy, on_error, filters
-        self._filter = Filter(filters, policy)
+        self._settings = settings
         self._rule, self._table, self._clusters, self._writer = rule, table, clusters, writer
         self._num_without_cluster, self._without_cluster = 0, list[str]()
         self._sources: list[dict[str, Any]] = []
         self._sequences, self._identifiers = Ledger(folder, "sequences"), Ledger(folder, "identifiers")
-        self._num_read = 0
+        self._num_read = self._num_read_before = 0
+        self._num_dropped: Counter[str] = Counter()
+        self._was_said: frozenset[str] = frozenset()
         self._changes: Counter[str] = Counter()
 
-    def read(self, sources: Sequence[Path], block_bytes: int, on_progress: Callable[[int], None] | None) -> None:
-        """Write what is wanted of all sources; duplicates are noted."""
-        for path in sources:
-            before, num_before = sum(source["bytes"] for source in self._sources), self._num_read
-            with Source(path, block_bytes=block_bytes) as source:
-                for block in read_blocks(source, policy=self._policy, on_error=self._on_error):
-                    self._add(block)
-                    if on_progress:
-                        on_progress(before + source.bytes_read)
-                facts = {"name": path.name, "bytes": source.bytes_read, "sha256": source.sha256}
-                self._sources.append({**facts, "sequences": self._num_read - num_before})
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of the sources that are done."""
+        return sum(source["bytes"] for source in self._sources)
 
-    def _add(self, block: RecordBlock) -> None:
-        keep = self._filter.keep(block)
-        self._num_read += len(block) + block.num_faulty
-        self._changes += block.changes
-        sequences, ids, id_lengths = block.sequences(), block.sequence_ids.join(), block.sequence_ids.lengths
-        id_hashes = hash_letters(ids, id_lengths)
-        splits = self._rule.assign(self._keys_of_split(block, keep, id_hashes))
+    def add(self, digest: Digest) -> None:
+        """Write records; duplicates are noted."""
+        self._num_read += digest.num_read
+        self._num_dropped += digest.num_dropped
+        self._was_said |= digest.was_said
+        self._changes += digest.changes
+        splits = self._rule.assign(self._keys_of_split(digest))
         if self._table:
-            self._table.assign(id_hashes, splits)
-        tokens, lengths, annotations = block.tokens, block.lengths, block.annotations
-        if not keep.all():
-            sequences = list(compress(sequences, keep))
-            tokens, ids = b"".join(sequences), ids[np.repeat(keep, id_lengths)]
-            lengths, id_lengths, splits = lengths[keep], id_lengths[keep], splits[keep]
-            id_hashes, annotations = id_hashes[keep], annotations.select(keep)
-        prints, first = fingerprints(sequences), self._writer.num_sequences
+            self._table.assign(digest.id_hashes, splits)
+        first, prints = self._writer.num_sequences, digest.fingerprints
         self._sequences.add(prints[:, 0], prints[:, 1], first)
-        self._identifiers.add(id_hashes, prints[:, 0], first)
-        self._writer.append(tokens, lengths, splits, ids, id_lengths, annotations)
+        self._identifiers.add(digest.id_hashes, prints[:, 0], first)
+        self._writer.append(digest.tokens, digest.lengths, splits, digest.ids, digest.id_lengths, digest.annotations)
 
-    def _keys_of_split(
-        self, block: RecordBlock, keep: NDArray[np.bool_], id_hashes: NDArray[np.uint64]
-    ) -> NDArray[np.uint64]:
+    def end_source(self, source: Source) -> None:
+        """Note where the records since the last source came from."""
+        facts = {"name": source.path.name, "bytes": source.bytes_read, "sha256": source.sha256}
+        self._sources.append({**facts, "sequences": self._num_read - self._num_read_before})
+        self._num_read_before = self._num_read
+
+    def _keys_of_split(self, digest: Digest) -> NDArray[np.uint64]:
         """What decides the split of each record: its identifier, or its cluster."""
         if self._clusters is None:
-            return id_hashes
-        keys, has_cluster = self._clusters.keys(id_hashes)
-        if (without := keep & ~has_cluster).any():
-            self._num_without_cluster += int(without.sum())
+            return digest.id_hashes
+        keys, has_cluster = self._clusters.keys(digest.id_hashes)
+        if not has_cluster.all():
+            self._num_without_cluster += int((~has_cluster).sum())
             if len(self._without_cluster) < _SHOWN:
-                self._without_cluster += [name.decode() for name in block.sequence_ids.select(without).cut()]
+                ends = np.cumsum(digest.id_lengths)
+                names = Spans(digest.ids.tobytes(), ends - digest.id_lengths, ends).select(~has_cluster)
+                self._without_cluster += [name.decode() for name in names.cut()]
         return keys
 
     def check(self, sources: Sequence[Path]) -> None:
         """Drop duplicates, and refuse what can only be seen when all is read."""
         if (suspects := self._identifiers.conflicts()).size:
-            _refuse_identifier(suspects, sources, self._policy, self._on_error)
-        self._filter.check()
+            _refuse_identifier(suspects, sources, self._settings)
+        check_answered(self._settings.filters, self._was_said)
         if self._table:
             self._table.check_all_seen()
         if self._clusters and self._num_without_cluster:
@@ -158,9 +190,9 @@ class _Corpus:
         for records in self._sequences.repeats():
             repeated.add(records)
         self._writer.drop(repeated)
-        self._filter.num_dropped["duplicate_sequence"] = repeated.num_members
+        self._num_dropped["duplicate_sequence"] = repeated.num_members
         if not self._writer.num_sequences:
-            dropped = {reason: count for reason, count in self._filter.num_dropped.items() if count}
+            dropped = {reason: self._num_dropped[reason] for reason in REASONS if self._num_dropped[reason]}
             reasons = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in dropped.items())
             raise InputError(
                 f"no sequence is left of {self._num_read:,} in {', '.join(map(str, sources))}: {reasons}; "
@@ -176,10 +208,10 @@ class _Corpus:
             "num_sequences": sum(numbers["num_sequences"] for numbers in splits.values()),
             "num_residues": sum(numbers["num_residues"] for numbers in splits.values()),
             "num_read": self._num_read,
-            "num_dropped": self._filter.num_dropped,
-            "filters": self._filters.facts(),
-            "on_error": self._on_error.value,
-            "residue_policy": self._policy.value,
+            "num_dropped": {reason: self._num_dropped[reason] for reason in REASONS},
+            "filters": self._settings.filters.facts(),
+            "on_error": self._settings.on_error.value,
+            "residue_policy": self._settings.policy.value,
             "residue_changes": {name: self._changes[name] for name in _CHANGES},
             "split": {
                 "rule": "hash of cluster_id" if clusters else "hash of sequence_id",
@@ -197,16 +229,14 @@ _SHOWN = 10
 _CHANGES = ("lower_case", "gaps", "final_stops", "j_to_x", "bouz_to_x")
 
 
-def _refuse_identifier(
-    suspects: NDArray[np.uint64], sources: Sequence[Path], policy: ResiduePolicy, on_error: OnError
-) -> None:
+def _refuse_identifier(suspects: NDArray[np.uint64], sources: Sequence[Path], settings: Settings) -> None:
     """Refuse an identifier that stands for two sequences; once more for the same sequence is a duplicate sequence."""
     if STANDARD_INPUT in sources:
         raise InputError(
             "standard input has an identifier that stands for two sequences; write it to a file, and it will be named"
         )
     first: dict[bytes, tuple[str, bytes]] = {}
-    for record in _records_of(suspects, sources, policy, on_error):
+    for record in _records_of(suspects, sources, settings):
         identifier, tokens, place = record
         earlier_place, earlier_tokens = first.setdefault(identifier, (place, tokens))
         if tokens != earlier_tokens:
@@ -217,12 +247,12 @@ def _refuse_identifier(
 
 
 def _records_of(
-    id_hashes: NDArray[np.uint64], sources: Sequence[Path], policy: ResiduePolicy, on_error: OnError
+    id_hashes: NDArray[np.uint64], sources: Sequence[Path], settings: Settings
 ) -> Iterator[tuple[bytes, bytes, str]]:
     """Identifier, tokens and place of the records with these hashes, out of the sources, which are read again."""
     for path in sources:  # places are not worth the memory when all is well
         with Source(path) as source:
-            for block in read_blocks(source, policy=policy, on_error=on_error):
+            for block in read_blocks(source, policy=settings.policy, on_error=settings.on_error):
                 identifiers = block.sequence_ids.cut()
                 chosen = np.isin(hash_identifiers(identifiers), id_hashes)
                 records = zip(identifiers, block.sequences(), block.lines, strict=True)

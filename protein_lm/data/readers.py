@@ -29,8 +29,8 @@ _SHOWN_LETTERS = 40
 class TextFormat:
     """A format whose text is cut where records begin."""
 
-    parse: Callable[[bytes, int, Path], tuple[RawRecords, int]]
-    """Text of whole records, its first line's number, the file -> records, number of lines."""
+    parse: Callable[[bytes, int, Path], RawRecords]
+    """Text of whole records, its first line's number, the file -> records."""
     mark: bytes
     kept: int
 
@@ -64,12 +64,43 @@ def read_blocks(
     Raises:
         InputError: as `read_records`; with `OnError.SKIP`, records at fault are left out and counted instead.
     """
-    for raw in _raw_records(source):
-        if raw.lines.size:
-            yield raw.finish(policy, on_error)
+    for part in parts(source):
+        block = part.block(policy, on_error)
+        if block is not None:
+            yield block
 
 
-def _raw_records(source: Source) -> Iterator[RawRecords]:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive whole records of a file, not parsed yet or as a table gives them; another process can take it on."""
+
+    path: Path
+    content: bytes | RawRecords
+    line: int = 0
+    """Of the text's beginning."""
+    parse: Callable[[bytes, int, Path], RawRecords] | None = None
+    """Of a text."""
+
+    def block(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock | None:
+        """The records; None if there are none.
+
+        Raises:
+            InputError: a record is at fault, and `on_error` is STOP.
+        """
+        if isinstance(self.content, RawRecords):
+            raw = self.content
+        else:
+            assert self.parse is not None
+            raw = self.parse(self.content, self.line, self.path)
+        return raw.finish(policy, on_error) if raw.lines.size else None
+
+
+def parts(source: Source) -> Iterator[Part]:
+    """The contents of an open sequence file, cut between records.
+
+    Raises:
+        InputError: the file cannot be read, is of no known format, or is cut off.
+    """
     path, raw_blocks = source.path, source.blocks()
     first = next(raw_blocks, b"")
     if first.startswith(_PARQUET_MAGIC):
@@ -77,20 +108,19 @@ def _raw_records(source: Source) -> Iterator[RawRecords]:
             pass
         if not source.is_plain_file:
             raise InputError(f"{path} is a Parquet table inside something else; write it to a file, uncompressed")
-        yield from table_file.read_parquet(path)
+        yield from (Part(path, raw) for raw in table_file.read_parquet(path))
         return
     blocks = unix_lines(_chain(first, raw_blocks))
     text, line = beginning(blocks)
     if table_file.is_table(text):
-        yield from table_file.read_text(text, line, blocks, path)
+        yield from (Part(path, raw) for raw in table_file.read_text(text, line, blocks, path))
         return
     form = _recognise(text, line, path)
     is_whole = True
     for part in whole_records(text, blocks, form.mark, form.kept):
-        raw, num_lines = form.parse(part, line, path)
         is_whole = form is not _XML or xml_file.is_closed(part)
-        line += num_lines
-        yield raw
+        yield Part(path, part, line, form.parse)
+        line += part.count(b"\n")
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
 

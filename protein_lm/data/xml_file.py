@@ -22,6 +22,8 @@ MARK = b"</entry>"
 KEPT = len(MARK)
 """Where `text.whole_records` cuts."""
 ROOT = re.compile(rb"<(uniprot|UniRef(?:50|90|100)?)[\s>]")
+_CLOSE = re.compile(rb"</(?:uniprot|UniRef(?:50|90|100)?)\s*>\s*$")
+_CLOSING_BYTES = 200
 _BEGIN = re.compile(rb"<entry[\s>]")
 _NAMESPACE = re.compile(rb"(<entry[^>]*?)\sxmlns=(?:\"[^\"]*\"|'[^']*')")
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"']([^\"']+)")
@@ -56,8 +58,8 @@ def check_encoding(beginning: bytes, path: Path) -> None:
         raise InputError(f"{path}: XML in {found[1].decode('ascii', 'replace')}; save the file as UTF-8")
 
 
-def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
-    """The entries of a text; its number of lines. What stands before and between entries is not looked at."""
+def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
+    """The entries of a text. What stands before and between entries is not looked at."""
     texts, lines = _cut(text, first_line)
     try:
         elements = list(ElementTree.fromstring(b"<all>" + b"".join(texts) + b"</all>"))
@@ -74,7 +76,7 @@ def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
     )
     own_lines = np.array([entry.line for entry in entries], dtype=np.int64)
     layout = [letters.text.count(b"\n", a, b) + letters.text.count(b" ", a, b) for a, b in _pairs(letters)]
-    raw = RawRecords(
+    return RawRecords(
         path=path,
         headers=headers,
         sequence_ids=ids,
@@ -91,12 +93,11 @@ def parse(text: bytes, first_line: int, path: Path) -> tuple[RawRecords, int]:
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
-    return raw, text.count(b"\n")
 
 
 def is_closed(text: bytes) -> bool:
     """Whether the text behind the last entry closes the file, as whole files do."""
-    return re.search(rb"</(?:uniprot|UniRef(?:50|90|100)?)\s*>\s*$", text) is not None
+    return _CLOSE.search(text[-_CLOSING_BYTES:]) is not None
 
 
 def _cut(text: bytes, first_line: int) -> tuple[list[bytes], list[int]]:

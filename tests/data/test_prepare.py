@@ -211,6 +211,40 @@ def test_formats_mix(tmp_path):
     assert manifest["num_dropped"]["duplicate_sequence"] == 1  # H2CNN8 is in the flat file and in the XML
 
 
+def test_the_result_does_not_depend_on_workers(tmp_path):
+    sources = [FIXTURE, FIXTURE.parent / "entries.dat", FIXTURE.parent / "entries.xml"]
+    (tmp_path / "table.csv").write_text("sequence_id,sequence\nt1,MKV\nt2,M-K\n")
+    sources.append(tmp_path / "table.csv")
+    settings = {"block_bytes": 500, "policy": ResiduePolicy.DROP, "filters": Filters(drop_fragments=True)}
+    for workers in (0, 1, 2):
+        prepare(sources, tmp_path / f"store{workers}", workers=workers, **settings)
+    contents = [
+        {file.name: file.read_bytes() for file in (tmp_path / f"store{workers}").iterdir()} for workers in (0, 1, 2)
+    ]
+    assert contents[1:] == contents[:1] * 2
+    (tmp_path / "bad.fasta").write_text(">a\nMK\n" * 300 + ">b\nM1\n" + ">c\nM2\n" * 300)
+    with pytest.raises(InputError, match=r"bad\.fasta, line 602, sequence b: '1' is not a residue letter"):
+        prepare([tmp_path / "bad.fasta"], tmp_path / "store", workers=2, block_bytes=100)
+    assert not (tmp_path / "store").exists()
+
+
+def test_workers_end_with_a_killed_process(tmp_path):
+    (tmp_path / "in.fasta").write_text("".join(f">s{i}\n{'MKVLA' * 60}{'ACDEF' * (i % 50)}\n" for i in range(60_000)))
+    command = [sys.executable, "-m", "protein_lm", "data", "prepare", "in.fasta", "-o", "store", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers: list[str] = []
+    while len(workers) < 3 and process.poll() is None:  # two workers and multiprocessing's own tracker
+        workers = children.read_text().split() if children.exists() else []
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
 def test_an_identifier_for_two_sequences(tmp_path, fasta):
     other = tmp_path / "other.fasta"
     other.write_text("\n>e twice\nMK\n")
