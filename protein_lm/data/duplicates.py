@@ -112,6 +112,10 @@ class RecordSet:
         byte = int(np.argmax(self._bits != 0))
         return 8 * byte + int(np.unpackbits(self._bits[byte : byte + 1], bitorder="little").argmax())
 
+    def has(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(N,) whether each of some records is in the set."""
+        return (self._bits[records >> 3] >> (records & 7).astype(np.uint8)) & 1 > 0
+
     def contains(self, start: int, end: int) -> NDArray[np.bool_]:
         """(end - start,) whether each of these records is in the set."""
         bits = np.unpackbits(self._bits[start // 8 : -(-end // 8)], bitorder="little")

