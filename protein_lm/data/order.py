@@ -16,7 +16,7 @@ def shuffled(places: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int6
     """Where a shuffle of `size` numbers, chosen by `key`, has these places: a permutation of 0 ... size - 1.
 
     >>> shuffled(np.arange(8), 8, 1, 0).tolist()
-    [7, 0, 1, 2, 4, 6, 3, 5]
+    [7, 6, 0, 3, 2, 1, 5, 4]
     """
     half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
     rounds = round_keys(_ROUNDS, *key)

@@ -34,7 +34,7 @@ def store(tmp_path) -> TokenStore:
     return TokenStore.open(tmp_path / "store")
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_clusters_are_never_torn_apart(store, tmp_path, fast):
     assert cluster(store, tmp_path / "clusters.tsv", fast=fast, threads=1) == 40
     prepare(
