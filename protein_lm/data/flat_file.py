@@ -18,7 +18,7 @@ _LETTERS_AT = 5
 _STATUS = {b"Reviewed;": REVIEWED, b"STANDARD;": REVIEWED, b"Unreviewed;": UNREVIEWED, b"PRELIMINARY;": UNREVIEWED}
 _TAXON = re.compile(rb"\nOX   NCBI_TaxID=(\d{1,10})")
 _EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
-_FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\(FRAGMENTS?\))", re.IGNORECASE)
+_FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\((?i:FRAGMENTS?)\))")
 _NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
 _SPECIES = re.compile(rb"\nOS   ([^\n]*)")
 
@@ -36,15 +36,13 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         entries.append(_Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
         line += text.count(b"\n", start, end)
         start = end
-    headers = b"".join(entry.header for entry in entries)
-    ends = np.cumsum([len(entry.header) for entry in entries], dtype=np.int64)
-    starts = ends - [len(entry.header) for entry in entries]
-    word_starts = starts + [entry.accession_at for entry in entries]
+    headers = Spans.of([entry.header for entry in entries])
+    word_starts = headers.starts + [entry.accession_at for entry in entries]
     bodies = np.array([entry.body for entry in entries], dtype=np.int64).reshape(-1, 2)
     return RawRecords(
         path=path,
-        headers=Spans(headers, starts, ends),
-        sequence_ids=Spans(headers, word_starts, word_starts + [len(entry.accession) for entry in entries]),
+        headers=headers,
+        sequence_ids=Spans(headers.text, word_starts, word_starts + [len(entry.accession) for entry in entries]),
         lines=np.array([entry.line for entry in entries], dtype=np.int64),
         bodies=Spans(text, bodies[:, 0], bodies[:, 1]),
         body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),

@@ -1,6 +1,7 @@
 """What a sequence file is read into: one record for a person, one block of records for a machine."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -48,6 +49,13 @@ class Spans:
     text: bytes
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes]) -> "Spans":
+        """Pieces put together into a text."""
+        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        ends = np.cumsum(lengths)
+        return cls(b"".join(pieces), ends - lengths, ends)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

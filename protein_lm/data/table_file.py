@@ -117,24 +117,18 @@ def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
             faults[number] = "the row has no sequence_id; write one"
         elif len(identifier.split()) > 1 or b"|" in identifier:
             faults[number] = f"identifier {identifier.decode()[:40]!r} is not one word; {_MIXED}"
-    spans = _spans(ids)
+    spans = Spans.of(ids)
     return RawRecords(
         path=path,
         headers=spans,
         sequence_ids=spans,
         lines=lines,
-        bodies=_spans(bodies),
+        bodies=Spans.of(bodies),
         body_lines=lines,
         num_layout=np.array([body.count(b"\n") for body in bodies], dtype=np.int64),
         annotations=Annotations.none(len(rows)),
         faults=faults,
     )
-
-
-def _spans(pieces: list[bytes]) -> Spans:
-    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    return Spans(b"".join(pieces), ends - lengths, ends)
 
 
 def _delimiter(heading: str) -> str:

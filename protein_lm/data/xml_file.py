@@ -72,7 +72,7 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         else [_read_alone(entry, line) for entry, line in zip(texts, lines, strict=True)]
     )
     headers, ids, letters = (
-        _spans([getattr(entry, name).encode() for entry in entries]) for name in ("header", "sequence_id", "letters")
+        Spans.of([getattr(entry, name).encode() for entry in entries]) for name in ("header", "sequence_id", "letters")
     )
     own_lines = np.array([entry.line for entry in entries], dtype=np.int64)
     layout = [letters.text.count(b"\n", a, b) + letters.text.count(b" ", a, b) for a, b in _pairs(letters)]
@@ -193,12 +193,6 @@ def _number(text: str | None) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
         raise ValueError(f"{text[:20]!r} stands where a number should")
     return int(text)
-
-
-def _spans(pieces: list[bytes]) -> Spans:
-    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    return Spans(b"".join(pieces), ends - lengths, ends)
 
 
 def _pairs(spans: Spans) -> list[tuple[int, int]]:
