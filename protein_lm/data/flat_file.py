@@ -33,8 +33,8 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         if stop < 0 and not text[start:].strip():
             break
         blanks = len(text[start : start + 64]) - len(text[start : start + 64].lstrip(b"\n"))
-        entries.append(_Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
-        line += text.count(b"\n", start, end)
+        entries.append(entry := _Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
+        line = entry.next_line
         start = end
     headers = Spans.of([entry.header for entry in entries])
     word_starts = headers.starts + [entry.accession_at for entry in entries]
@@ -79,7 +79,9 @@ class _Entry:
         body = min(body, stop)
         self.body = start + body, start + stop
         self.body_line = line + entry.count(b"\n", 0, body)
-        self.num_layout = entry.count(b"\n", body, stop) + entry.count(b" ", body, stop)
+        num_lines = entry.count(b"\n", body, stop)
+        self.next_line = self.body_line + num_lines + 1
+        self.num_layout = num_lines + entry.count(b" ", body, stop)
         self.header, self.accession_at = self._as_fasta(entry, name)
         if not first.startswith(b"ID   "):
             self.fault = f"an entry begins with {first[:20].decode('utf-8', 'replace')!r}, not with its ID line"
