@@ -35,6 +35,7 @@ STORE_BYTES_PER_BYTE = 1.8
 _BLOCK_BYTES = 2**20
 _PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
 _ATTEMPTS = 6
+_ATTEMPTS_TO_FIND = 3
 _FIRST_PAUSE_SECONDS = 1.0
 _STALL_SECONDS = 30.0
 
@@ -165,7 +166,7 @@ class Server:
 
     def _text(self, url: str) -> bytes:
         pause = self._pause_seconds
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _ATTEMPTS_TO_FIND + 1):
             try:
                 response = self._client.get(url)
                 response.raise_for_status()
@@ -175,7 +176,7 @@ class Server:
                     f"{url}: the server says {error.response.status_code}; check the base address"
                 ) from error
             except httpx2.HTTPError as error:
-                if attempt == _ATTEMPTS:
+                if attempt == _ATTEMPTS_TO_FIND:
                     raise InputError(
                         f"{url} cannot be reached ({str(error) or type(error).__name__}); check network and base address"
                     ) from error

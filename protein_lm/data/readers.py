@@ -101,7 +101,7 @@ def parts(source: Source) -> Iterator[Part]:
     Raises:
         InputError: the file cannot be read, is of no known format, or is cut off.
     """
-    path, raw_blocks = source.path, source.blocks()
+    path, raw_blocks = source.shown, source.blocks()
     first = next(raw_blocks, b"")
     if first.startswith(_PARQUET_MAGIC):
         for _ in raw_blocks:  # it is read by name, but its bytes count as read and hashed

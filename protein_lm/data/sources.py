@@ -86,6 +86,11 @@ class Source:
         self._buffer.close()
 
     @property
+    def shown(self) -> Path:
+        """What messages call it."""
+        return Path("standard input") if self.path == STANDARD_INPUT else self.path
+
+    @property
     def is_plain_file(self) -> bool:
         """Whether the file holds its contents as they are, and can be opened again by name."""
         return self._text is None and self.path != STANDARD_INPUT
@@ -115,11 +120,11 @@ class Source:
             while block := (self._text or self._buffer).read(self.block_bytes):
                 yield block
         except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR, lzma.LZMAError) as error:
-            raise InputError(f"{self.path} {_fault(name, error)}; fetch or compress the file again") from error
+            raise InputError(f"{self.shown} {_fault(name, error)}; fetch or compress the file again") from error
         except OSError as error:
             if name == "zstd":  # Arrow's errors are of this class too
-                raise InputError(f"{self.path} {_fault(name, error)}; fetch or compress the file again") from error
-            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
+                raise InputError(f"{self.shown} {_fault(name, error)}; fetch or compress the file again") from error
+            raise InputError(f"{self.shown} cannot be read: {error.strerror or error}") from error
 
 
 def _open_gzip(file: io.BufferedReader) -> IO[bytes]:

@@ -277,6 +277,8 @@ def test_standard_input(pack):
         [sys.executable, "-c", script], input=pack(b">a\nMK\n>b\nMV"), capture_output=True, check=True
     )
     assert result.stdout.decode().strip() == "[('a', 'MK'), ('b', 'MV')]"
+    failed = subprocess.run([sys.executable, "-c", script], input=pack(b">a\nM1\n"), capture_output=True, check=False)
+    assert b"standard input, line 2, sequence a: '1' is not a residue letter" in failed.stderr
 
 
 def test_skipped_fasta_records_are_counted(write):
