@@ -9,15 +9,13 @@ are kept as they come; the same command goes on where it stopped.
 
 import argparse
 import gzip
-import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,70 +76,64 @@ def _statistics() -> tuple[np.ndarray, np.ndarray]:
     return np.array([len(record) for record in records]), np.frombuffer(STANDARD_RESIDUES.encode(), np.uint8)[places]
 
 
-def _read(path: Path) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+_READ = """
+import hashlib, sys
+digest = hashlib.sha256()
+with open(sys.argv[1], "rb") as file:
+    while block := file.read(2**20):
+        digest.update(block)
+"""
+_GUNZIP = """
+import sys
+from isal import igzip_threaded
+with igzip_threaded.open(sys.argv[1], "rb") as file:
+    while file.read(2**20):
+        pass
+"""
+_BIOPYTHON = """
+import sys
+from Bio import SeqIO
+for record in SeqIO.parse(sys.argv[1], "fasta"):
+    len(record.seq)
+"""
 
 
-def _gunzip(path: Path) -> None:
-    from isal import igzip_threaded
-
-    with igzip_threaded.open(path, "rb") as file:
-        while file.read(2**20):
-            pass
-
-
-def _biopython(path: Path) -> None:
-    from Bio import SeqIO
-
-    for record in SeqIO.parse(path, "fasta"):
-        len(record.seq)
-
-
-def _prepare(path: Path) -> None:
-    from protein_lm.data.prepare import prepare
-
-    store = path.with_suffix(".store")
-    shutil.rmtree(store, ignore_errors=True)
-    prepare([path], store)
-    print(json.dumps({"store_bytes": sum(file.stat().st_size for file in store.iterdir())}))
-    shutil.rmtree(store)
-
-
-TASKS: dict[str, Callable[[Path], None]] = {
-    "prepare": _prepare,
-    "read": _read,
-    "gunzip": _gunzip,
-    "Bio.SeqIO": _biopython,
-}
+def command(task: str, path: Path) -> list[str]:
+    """What is timed, as its users start it."""
+    if task == "prepare":
+        return [sys.executable, "-m", "protein_lm", "data", "prepare", str(path), "-o", str(path.with_suffix(".store"))]
+    return [sys.executable, "-c", {"read": _READ, "gunzip": _GUNZIP, "Bio.SeqIO": _BIOPYTHON}[task], str(path)]
 
 
 def measure(task: str, path: Path) -> dict[str, Any]:
-    """Run a task in a process of its own."""
-    start = time.perf_counter()
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.prepare", "--worker", task, str(path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds = time.perf_counter() - start
+    """Run a task from start to end of its process; the peak is that of the resident sets of all its processes together."""
+    store = path.with_suffix(".store")
+    shutil.rmtree(store, ignore_errors=True)
+    start, peak = time.perf_counter(), 0
+    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command(task, path), cwd=ROOT, text=True, **outputs) as process:
+        while process.poll() is None:
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        words = process.stderr.read() if process.stderr else ""
     if process.returncode:
-        raise SystemExit(
-            f"benchmarks.prepare: {task} of {path.name} failed: {process.stderr.strip().splitlines()[-1:]}"
-        )
-    return {"seconds_with_start": seconds, **json.loads(process.stdout.splitlines()[-1])}
+        raise SystemExit(f"benchmarks.prepare: {task} of {path.name} failed: {words.strip().splitlines()[-1:]}")
+    facts = {"seconds": seconds, "peak_bytes": peak}
+    if store.exists():
+        facts["store_bytes"] = sum(file.stat().st_size for file in store.iterdir())
+        shutil.rmtree(store)
+    return facts
 
 
-def _work(task: str, path: Path) -> None:
-    start = time.perf_counter()
-    TASKS[task](path)
-    facts = {"seconds": time.perf_counter() - start}
-    facts["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(facts))
+def _resident(pid: int) -> int:
+    """Bytes of a process and of those that it started."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(_resident(int(child)) for child in children)
 
 
 def run(folder: Path, megabytes: Sequence[int], output: Path) -> list[dict[str, Any]]:
@@ -233,7 +225,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        _work(sys.argv[2], Path(sys.argv[3]))
-    else:
-        sys.exit(main())
+    sys.exit(main())

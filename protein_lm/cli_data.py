@@ -88,7 +88,11 @@ def prepare_data(
     ] = None,
     min_cluster_size: Annotated[int, typer.Option(help="Drop UniRef clusters of fewer members.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that parse; by default one per processor if files are large.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that parse; by default, of large files, all processors but one if there are three.",
+        ),
     ] = None,
     protein_existence: Annotated[
         list[int] | None,

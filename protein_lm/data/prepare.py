@@ -62,8 +62,8 @@ def prepare(
         filters: which records are wanted; None: all.
         on_progress: called with the bytes of source files read so far.
         block_bytes: of text worked on at a time; the result does not depend on it.
-        workers: processes that parse; the result does not depend on it. 0: this one alone. None: one for each processor if
-            the files are large, or else this one alone.
+        workers: processes that parse; the result does not depend on it. 0: this one alone. None: all processors but one if
+            there are more than two and the files are large, or else this one alone.
 
     Raises:
         InputError: a source or a table is at fault, a filter cannot be applied, or no sequence is left.
@@ -74,7 +74,7 @@ def prepare(
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
     if workers is None:
-        workers = _processors() if _size(sources) > _LARGE_BYTES else 0
+        workers = _processors() - 1 if _processors() > 2 and _size(sources) > _LARGE_BYTES else 0
     settings = Settings(policy, on_error, filters or Filters())
     with new_directory(output) as folder, StoreWriter(folder) as writer, _pool(workers) as pool:
         corpus = _Corpus(settings, rule, table, of_clusters, writer, folder)
