@@ -22,6 +22,8 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks import memory
 from benchmarks.machine import processor
@@ -218,16 +220,33 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     )
     for panel, objective in zip(axes[0], objectives, strict=True):
         means = _means([row for row in results if row["job"]["recipe"]["objective"] == objective])
-        for kind, row in means.items():
-            if "failed" not in row:
-                panel.plot(row["seconds"], row["perplexity"], "o", color="#1b4f8a", markersize=4)
-                panel.annotate(
-                    kind, (row["seconds"], row["perplexity"]), (4, 2), textcoords="offset points", fontsize=8
-                )
+        points = {kind: (row["seconds"], row["perplexity"]) for kind, row in means.items() if "failed" not in row}
+        panel.plot(*zip(*points.values(), strict=True), "o", color="#1b4f8a", markersize=4)
         panel.set(xscale="log", title=objective, xlabel="seconds of training", ylabel="validation perplexity")
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(ScalarFormatter())
+        panel.tick_params(axis="x", which="minor", labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
+        figure.canvas.draw()
+        _label(panel, points)
     figure.savefig(path, dpi=200)
     plt.close(figure)
+
+
+def _label(panel: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Write names beside points, each as near as leaves those before it legible."""
+    scale = panel.figure.dpi / 72
+    taken: list[tuple[float, float, float]] = []
+    for kind, point in sorted(points.items(), key=lambda item: item[1][1]):
+        x, y = panel.transData.transform(point) / scale
+        width = 4.6 * len(kind)
+        for step in range(40):
+            place = y + 2 + (step // 2 + 1) * (9 if step % 2 else -9) * (step > 0)
+            if all(abs(place - other) >= 9 or x + width < left or x > right for left, right, other in taken):
+                break
+        taken.append((x, x + width + 8, place))
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.6"} if abs(place - y) > 9 else None
+        panel.annotate(kind, point, (5, place - y - 2), textcoords="offset points", fontsize=8, arrowprops=line)
 
 
 def main() -> None:

@@ -110,15 +110,15 @@ def measure(task: str, path: Path) -> dict[str, Any]:
     store = path.with_suffix(".store")
     shutil.rmtree(store, ignore_errors=True)
     start, peak = time.perf_counter(), 0
-    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(task, path), cwd=ROOT, text=True, **outputs) as process:
+    words = command(task, path)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max(peak, _resident(process.pid))
             time.sleep(0.01)
         seconds = time.perf_counter() - start
-        words = process.stderr.read() if process.stderr else ""
+        said = process.stderr.read() if process.stderr else ""
     if process.returncode:
-        raise SystemExit(f"benchmarks.prepare: {task} of {path.name} failed: {words.strip().splitlines()[-1:]}")
+        raise SystemExit(f"benchmarks.prepare: {task} of {path.name} failed: {said.strip().splitlines()[-1:]}")
     facts = {"seconds": seconds, "peak_bytes": peak}
     if store.exists():
         facts["store_bytes"] = sum(file.stat().st_size for file in store.iterdir())
