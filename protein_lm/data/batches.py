@@ -19,7 +19,7 @@ from protein_lm.config import DataConfig
 from protein_lm.data.hashing import mix
 from protein_lm.data.masking import corrupted, ranks
 from protein_lm.data.order import round_keys
-from protein_lm.data.plan import Planned, TrainingPlan
+from protein_lm.data.plan import Planned, TrainingPlan, filled
 from protein_lm.data.store import TokenStore
 
 IGNORED = -100
@@ -64,14 +64,8 @@ def fill(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[NDArray[np.i
 
     A sequence that alone is over the budget makes a batch of its own.
     """
-    ends = np.cumsum(lengths)
-    groups, start = [], 0
-    while start < lengths.size:
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + tokens_per_batch, side="right")))
-        groups.append(np.arange(start, stop))
-        start = stop
-    return groups
+    ends = filled(lengths, tokens_per_batch)
+    return [np.arange(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def tokens_of(sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:

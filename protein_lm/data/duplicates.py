@@ -115,8 +115,3 @@ class RecordSet:
     def has(self, records: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(N,) whether each of some records is in the set."""
         return (self._bits[records >> 3] >> (records & 7).astype(np.uint8)) & 1 > 0
-
-    def contains(self, start: int, end: int) -> NDArray[np.bool_]:
-        """(end - start,) whether each of these records is in the set."""
-        bits = np.unpackbits(self._bits[start // 8 : -(-end // 8)], bitorder="little")
-        return bits[start % 8 :][: end - start].astype(bool)

@@ -82,7 +82,7 @@ class Selection:
     num_dropped: Counter[str]
     """By reason."""
     was_said: frozenset[str]
-    """Fields of `annotations` that filters asked for and that some record has."""
+    """Fields of `Annotations` that filters can ask for and that some record has."""
 
 
 _ASKED = {"taxon_ids": "taxon", "cluster_sizes": "cluster size", "protein_existence": "level of protein existence"}

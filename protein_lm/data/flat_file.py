@@ -13,8 +13,6 @@ from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations,
 
 MARK, KEPT = b"\n//\n", 4
 """Where `text.whole_records` cuts."""
-_LETTERS_AT = 5
-"""Letters before what a line says: its code and three blanks."""
 _STATUS = {b"Reviewed;": REVIEWED, b"STANDARD;": REVIEWED, b"Unreviewed;": UNREVIEWED, b"PRELIMINARY;": UNREVIEWED}
 _TAXON = re.compile(rb"\nOX   NCBI_TaxID=(\d{1,10})")
 _EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
@@ -47,12 +45,7 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         bodies=Spans(text, bodies[:, 0], bodies[:, 1]),
         body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),
         num_layout=np.array([entry.num_layout for entry in entries], dtype=np.int64),
-        annotations=Annotations(
-            np.array([entry.taxon_id for entry in entries], dtype=np.int32),
-            np.zeros(len(entries), dtype=np.int32),
-            np.array([entry.protein_existence for entry in entries], dtype=np.uint8),
-            np.array([entry.flags for entry in entries], dtype=np.uint8),
-        ),
+        annotations=Annotations.of(entries),
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
@@ -60,6 +53,8 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
 
 class _Entry:
     """One entry `text[start:end]`."""
+
+    cluster_size = 0
 
     def __init__(self, text: bytes, start: int, end: int, line: int, *, is_whole: bool) -> None:
         self.line, self.fault = line, ""

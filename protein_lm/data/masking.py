@@ -20,15 +20,17 @@ def ranks(draws: NDArray[np.uint64], owners: NDArray[np.int64], lengths: NDArray
         owners: (L,) number of the sequence of each residue, ascending.
         lengths: (N,) residues of each sequence.
     """
-    # Sorted as one number of sequence (16 bits), draw (24) and place (24): faster than to sort places by draws.
-    assert lengths.size <= 2**16 and owners.size <= 2**24, "a batch of more than 65,536 pieces or 16 million residues"
-    places = np.arange(owners.size, dtype=np.uint64)
-    keys = (owners.astype(np.uint64) << np.uint64(48)) | (draws >> np.uint64(40) << np.uint64(24)) | places
-    keys.sort()
+    draws = draws >> np.uint64(40)
+    if lengths.size <= 2**16 and owners.size <= 2**24:
+        # Sorted as one number of sequence (16 bits), draw (24) and place (24): faster than to sort places by draws.
+        places = np.arange(owners.size, dtype=np.uint64)
+        keys = (owners.astype(np.uint64) << np.uint64(48)) | (draws << np.uint64(24)) | places
+        keys.sort()
+        order = (keys & np.uint64(2**24 - 1)).astype(np.int64)
+    else:
+        order = np.lexsort((draws, owners))  # stable, so that equal draws go by place here too
     result = np.empty(owners.size, dtype=np.int64)
-    result[(keys & np.uint64(2**24 - 1)).astype(np.int64)] = np.arange(owners.size) - np.repeat(
-        np.cumsum(lengths) - lengths, lengths
-    )
+    result[order] = np.arange(owners.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return result
 
 

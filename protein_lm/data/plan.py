@@ -75,6 +75,20 @@ class Planned:
     """Where the next batch begins."""
 
 
+def filled(lengths: NDArray[np.int64], budget: int) -> list[int]:
+    """Where parts of `lengths` end whose sums are as large as the budget lets them; one that is over it stands alone.
+
+    >>> filled(np.array([500, 2, 98, 1]), 100)
+    [1, 3, 4]
+    """
+    sums, ends, start = np.cumsum(lengths), [], 0
+    while start < lengths.size:
+        before = int(sums[start - 1]) if start else 0
+        start = max(start + 1, int(np.searchsorted(sums, before + budget, side="right")))
+        ends.append(start)
+    return ends
+
+
 class TrainingPlan:
     """Batches of a store's training split, epoch after epoch, for models of one window."""
 
@@ -210,12 +224,7 @@ class TrainingPlan:
             wanted = np.arange(rows, last_row + 1 + rows * is_last, rows)
             ends = np.searchsorted(pieces.rows, wanted, side="left")
             return sorted(set(ends[ends > 0].tolist()))
-        budget, ends, start = self._config.tokens_per_batch, [], 0
-        sums = np.cumsum(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS)
-        while start < len(pieces):
-            before = int(sums[start - 1]) if start else 0
-            start = max(start + 1, int(np.searchsorted(sums, before + budget, side="right")))
-            ends.append(start)
+        ends = filled(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS, self._config.tokens_per_batch)
         return ends if is_last else ends[:-1]
 
     def _survey(self) -> tuple[int, int, int, int]:

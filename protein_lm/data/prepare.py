@@ -170,8 +170,7 @@ class _Corpus:
             records = self._writer.num_sequences + np.flatnonzero(~has_cluster)
             self._without_cluster.append(records)
             if len(self._names_without_cluster) < _NAMES_HELD:
-                ends = np.cumsum(digest.id_lengths)
-                names = Spans(digest.ids.tobytes(), ends - digest.id_lengths, ends).select(~has_cluster).cut()
+                names = Spans.back_to_back(digest.ids.tobytes(), digest.id_lengths).select(~has_cluster).cut()
                 self._names_without_cluster |= zip(records.tolist(), map(bytes.decode, names), strict=True)
         return keys
 

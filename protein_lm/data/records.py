@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,13 @@ class Spans:
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> "Spans":
         """Pieces put together into a text."""
-        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        return cls.back_to_back(b"".join(pieces), np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
+
+    @classmethod
+    def back_to_back(cls, text: bytes, lengths: NDArray[np.int64]) -> "Spans":
+        """A text of N pieces of these lengths (N,), in bytes."""
         ends = np.cumsum(lengths)
-        return cls(b"".join(pieces), ends - lengths, ends)
+        return cls(text, ends - lengths, ends)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -82,6 +87,15 @@ FRAGMENT, REVIEWED, UNREVIEWED = 1, 2, 4
 """Bits of `Annotations.flags`; a record of neither Swiss-Prot nor TrEMBL is neither reviewed nor unreviewed."""
 
 
+class Annotated(Protocol):
+    """One entry's part of `Annotations`."""
+
+    taxon_id: int
+    cluster_size: int
+    protein_existence: int
+    flags: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotations:
     """What N records say about themselves; 0 where one does not say it."""
@@ -100,6 +114,16 @@ class Annotations:
         """Of `size` records that say nothing."""
         numbers = np.zeros(size, dtype=np.int32)
         return cls(numbers, numbers.copy(), np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.uint8))
+
+    @classmethod
+    def of(cls, entries: Sequence["Annotated"]) -> "Annotations":
+        """Of entries that were parsed one by one."""
+        return cls(
+            np.array([entry.taxon_id for entry in entries], dtype=np.int32),
+            np.array([entry.cluster_size for entry in entries], dtype=np.int32),
+            np.array([entry.protein_existence for entry in entries], dtype=np.uint8),
+            np.array([entry.flags for entry in entries], dtype=np.uint8),
+        )
 
     def select(self, keep: NDArray[np.bool_]) -> "Annotations":
         """Of the records to keep."""
@@ -136,8 +160,7 @@ class RecordBlock:
 
     def sequences(self) -> list[bytes]:
         """Token ids of each record."""
-        ends = np.cumsum(self.lengths)
-        return Spans(self.tokens, ends - self.lengths, ends).cut()
+        return Spans.back_to_back(self.tokens, self.lengths).cut()
 
     def without(self, faulty: NDArray[np.bool_]) -> "RecordBlock":
         """The block without its faulty records (N,), which are counted."""

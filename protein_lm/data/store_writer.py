@@ -50,7 +50,16 @@ class StoreWriter:
         id_lengths: NDArray[np.int64],
         annotations: Annotations,
     ) -> None:
-        """Add N sequences: token ids back to back and lengths, splits, UTF-8 identifiers back to back and lengths."""
+        """Add N sequences.
+
+        Args:
+            tokens: token ids of all, back to back.
+            lengths: (N,) residues of each.
+            splits: (N,) values of `Split`.
+            ids: UTF-8 identifiers of all, back to back.
+            id_lengths: (N,) bytes of each.
+            annotations: of all.
+        """
         self._files["tokens.npy"].append(tokens)
         self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
         self._files["splits.npy"].append(splits)
@@ -71,7 +80,7 @@ class StoreWriter:
         self._num_id_bytes = self._drop_pieces("ids.npy", "id_offsets.npy", first, unwanted)
         for name in ("splits.npy", *ANNOTATIONS):
             file = self._files[name]
-            kept = (file.read(a, b)[~unwanted.contains(a, b)] for a, b in self._parts(first))
+            kept = (file.read(a, b)[~unwanted.has(np.arange(a, b))] for a, b in self._parts(first))
             file.replace_from(first, kept)
         self.num_sequences -= unwanted.num_members
 
@@ -112,13 +121,13 @@ class StoreWriter:
         def new_ends() -> Iterator[NDArray[np.int64]]:
             nonlocal end
             for start, stop in self._parts(first):
-                lengths = np.diff(ends.read(start, stop + 1))[~unwanted.contains(start, stop)]
+                lengths = np.diff(ends.read(start, stop + 1))[~unwanted.has(np.arange(start, stop))]
                 yield end + np.cumsum(lengths)
                 end += int(lengths.sum())
 
         def pieces() -> Iterator[NDArray[np.uint8]]:
             for start, stop in self._parts(first):
-                places, keep = ends.read(start, stop + 1), ~unwanted.contains(start, stop)
+                places, keep = ends.read(start, stop + 1), ~unwanted.has(np.arange(start, stop))
                 for a, b in _in_bytes(places):
                     yield file.read(int(places[a]), int(places[b]))[np.repeat(keep[a:b], np.diff(places[a : b + 1]))]
 

@@ -14,7 +14,6 @@ from protein_lm.errors import InputError
 COLUMNS = ("sequence_id", "sequence")
 _ROWS_OF_BLOCK = 4096
 _LONGEST_CELL = 2**27
-_MIXED = "remove blanks and '|' from it"
 
 
 def is_table(beginning: bytes) -> bool:
@@ -89,7 +88,7 @@ class _Joined(io.RawIOBase):
     """Blocks of bytes as a file."""
 
     def __init__(self, first: bytes, blocks: Iterable[bytes]) -> None:
-        self._pending, self._blocks = first, iter(blocks)
+        self._pending, self._blocks = memoryview(first), iter(blocks)  # a view: what is left is cut without a copy
 
     def readable(self) -> bool:
         return True
@@ -97,7 +96,7 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         while not self._pending:
             try:
-                self._pending = next(self._blocks)
+                self._pending = memoryview(next(self._blocks))
             except StopIteration:
                 return 0
         size = min(len(buffer), len(self._pending))
@@ -116,7 +115,7 @@ def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
         if not identifier:
             faults[number] = "the row has no sequence_id; write one"
         elif len(identifier.split()) > 1 or b"|" in identifier:
-            faults[number] = f"identifier {identifier.decode()[:40]!r} is not one word; {_MIXED}"
+            faults[number] = f"identifier {identifier.decode()[:40]!r} is not one word; remove blanks and '|' from it"
     spans = Spans.of(ids)
     return RawRecords(
         path=path,

@@ -84,12 +84,7 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         bodies=letters,
         body_lines=own_lines,
         num_layout=np.array(layout, dtype=np.int64),
-        annotations=Annotations(
-            np.array([entry.taxon_id for entry in entries], dtype=np.int32),
-            np.array([entry.cluster_size for entry in entries], dtype=np.int32),
-            np.array([entry.protein_existence for entry in entries], dtype=np.uint8),
-            np.array([entry.flags for entry in entries], dtype=np.uint8),
-        ),
+        annotations=Annotations.of(entries),
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )

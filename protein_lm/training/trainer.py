@@ -218,14 +218,15 @@ class Trainer:
 
     def _validation_sequences(self) -> list[Any]:
         longest = self.batches.plan.max_residues
-        indices = [i for i in self.store.indices(Split.VALID).tolist() if self.store.lengths[i] <= longest]
-        if not indices:
+        indices = self.store.indices(Split.VALID)
+        indices = indices[self.store.lengths_of(indices) <= longest]
+        if not indices.size:
             raise ConfigError(
                 f"{self.store.path}: the split valid has no sequence of {longest} residues or less; prepare the "
                 "corpus with a larger --valid-fraction"
             )
         chosen = indices[: self.recipe.training.num_validation_sequences]
-        return [self.store.residues(i) for i in chosen]
+        return [self.store.residues(i) for i in chosen.tolist()]
 
     def _validate(self, log: RunLog) -> float:
         """Mean loss in nats over the validation residues, shared out over the processes."""

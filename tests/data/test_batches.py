@@ -98,6 +98,15 @@ def test_ranks_by_sorting_each_sequence() -> None:
     assert ranks(draws, np.repeat(np.arange(4), lengths), lengths).tolist() == expected.tolist()
 
 
+def test_ranks_of_more_sequences_than_one_number_holds() -> None:
+    lengths = np.full(70_000, 3)
+    draws = mix(np.arange(210_000, dtype=np.uint64))
+    owners = np.repeat(np.arange(70_000), 3)
+    whole = ranks(draws, owners, lengths)
+    assert whole[:3000].tolist() == ranks(draws[:3000], owners[:3000], lengths[:1000]).tolist()
+    assert np.bincount(whole).tolist() == [70_000] * 3
+
+
 def test_evaluation_hides_what_it_chooses() -> None:
     residues = np.full(1000, alphabet.TOKENS.index("W"), dtype=np.uint8)
     positions = choose_positions(residues.size, 0.15, np.random.default_rng(0))

@@ -35,13 +35,11 @@ def test_fingerprints_tell_sequences_apart_and_never_change():
     assert prints[0].tolist() == [0x99AA06D3014798D8, 0x6001C324468D497F]  # XXH3-128 of nothing, as published
 
 
-@given(members=st.sets(st.integers(0, 99)), start=st.integers(0, 99), size=st.integers(0, 99))
-def test_record_sets_against_sets(members, start, size):
+@given(members=st.sets(st.integers(0, 99)))
+def test_record_sets_against_sets(members):
     ours = RecordSet(100)
     for part in (sorted(members)[::2], sorted(members)[1::2]):
         ours.add(np.array(part, dtype=np.int64))
-    end = min(start + size, 100)
-    assert ours.contains(start, end).tolist() == [record in members for record in range(start, end)]
     assert ours.has(np.arange(100)).tolist() == [record in members for record in range(100)]
     assert ours.num_members == len(members)
     if members:

@@ -18,16 +18,6 @@ from protein_lm.errors import InputError
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes | str, name: str = "in.fasta") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
 def in_blocks(path: Path, block_bytes: int, policy=ResiduePolicy.KEEP) -> list[tuple[str, str, bytes, int]]:
     with Source(path, block_bytes=block_bytes) as source:
         return [

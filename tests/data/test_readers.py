@@ -25,16 +25,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 DAT, XML, CLUSTERS = FIXTURES / "entries.dat", FIXTURES / "entries.xml", FIXTURES / "clusters.xml"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes | str, name: str = "in.file") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
 def records(path: Path) -> list[tuple[str, str]]:
     return [(record.sequence_id, record.sequence) for record in read_records(path)]
 
@@ -118,7 +108,7 @@ def test_faulty_entries_are_named_or_skipped(write, change, fault, block_bytes):
     text = DAT.read_bytes()
     assert change[0] in text
     path = write(text.replace(*change, 1))
-    with pytest.raises(InputError, match=rf"in\.file, {fault}"):
+    with pytest.raises(InputError, match=rf"in\.fasta, {fault}"):
         in_blocks(path, block_bytes)
     rows, num_faulty = in_blocks(path, block_bytes, OnError.SKIP)
     assert ([row[0] for row in rows], num_faulty) == ([b"IPI00383150", b"P39896"], 1)
@@ -134,7 +124,7 @@ def test_a_truncated_flat_file_is_never_read_as_whole(write, cut):
 def test_an_illegal_letter_in_a_flat_file_is_found_in_its_line(write):
     text = DAT.read_bytes()
     path = write(text.replace(b"RRSAALSLLG", b"RRSA?LSLLG"))
-    with pytest.raises(InputError, match=r"in\.file, line 149, sequence P39896: '\?' is not a residue letter"):
+    with pytest.raises(InputError, match=r"in\.fasta, line 149, sequence P39896: '\?' is not a residue letter"):
         records(path)
 
 
@@ -142,7 +132,7 @@ def test_malformed_xml_in_the_middle(write):
     text = XML.read_bytes().replace(b"<name>H2CNN8_9ARCH</name>", b"<name>H2CNN8_9ARCH</nam>", 1)
     path = write(text)
     line = text[: text.index(b"</nam>")].count(b"\n") + 1
-    with pytest.raises(InputError, match=rf"in\.file, line {line}: malformed XML \(mismatched tag\)"):
+    with pytest.raises(InputError, match=rf"in\.fasta, line {line}: malformed XML \(mismatched tag\)"):
         records(path)
     rows, num_faulty = in_blocks(path, 2**20, OnError.SKIP)
     assert ([row[0] for row in rows], num_faulty) == ([b"P84001"], 1)
@@ -256,7 +246,7 @@ def test_damaged_compressed_files(write, name):
     packed = COMPRESSIONS[name](b">a\n" + text)
     damaged = packed[: len(packed) // 2] + bytes(20) + packed[len(packed) // 2 + 20 :]
     for broken in (packed[:-100], *([damaged] if name == "xz" else [])):  # zstd as packed here has no checksum
-        with pytest.raises(InputError, match=rf"in\.file is a (truncated|damaged) {name} file"):
+        with pytest.raises(InputError, match=rf"in\.fasta is a (truncated|damaged) {name} file"):
             records(write(broken))
 
 
