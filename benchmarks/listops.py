@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.rows import Rows
 from protein_lm.model.block import AttentionLayer, Block, FeedForward
 from protein_lm.model.positions import LearnedPositions
-from protein_lm.model.rows import Rows
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
 TOKENS = ("<pad>", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")

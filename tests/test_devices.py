@@ -17,6 +17,7 @@ from protein_lm.analysis.attention_maps import recorded_calls
 from protein_lm.analysis.similarity import amino_acid_indicators
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.rows import Rows
 from protein_lm.config import ModelConfig
 from protein_lm.data.batches import causal_targets, pack
 from protein_lm.model.language_model import ProteinLM
@@ -70,7 +71,7 @@ def test_operations_forward_and_backward(attention, dtype, causal, layout) -> No
     tensors = [torch.randn(shape, device=META, dtype=dtype, requires_grad=True) for _ in range(3)]
     mask = torch.ones(rows, 150, dtype=torch.bool, device=META) if layout == "padded" else None
     packing = Packing.of_lengths([40, 110]) if layout == "packed" else None
-    output = operation(*tensors, mask, packing)
+    output = operation(*tensors, Rows(mask, packing))
     assert output.device == META and output.dtype == dtype and output.shape == (rows, 3, 150, 16)
     used = [tensors[0], tensors[2]] if operation.shares_query_and_key else tensors
     for gradient, tensor in zip(torch.autograd.grad(output.sum(), used), used, strict=True):
@@ -111,8 +112,8 @@ def test_looking_inside(attention, objective) -> None:
             model.hidden_states(tokens.to(META), packing=packing)
         call, indicators = calls[0], amino_acid_indicators(tokens.to(META))
         value = indicators[:, None].expand(-1, call.query.shape[1], -1, -1)
-        assert call.operation.forward(call.query, call.key, value, None, packing).device == META
-        assert call.operation.matrix(call.query, call.key, None, packing).device == META
+        assert call.operation.forward(call.query, call.key, value, Rows(packing=packing)).device == META
+        assert call.operation.matrix(call.query, call.key, Rows(packing=packing)).device == META
 
 
 def test_a_mismatch_is_refused() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.operations import AttentionOperation
-from protein_lm.attention.packing import Packing
+from protein_lm.attention.rows import Rows
 from protein_lm.data.batches import pack
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError
@@ -29,8 +29,7 @@ class LayerCall(NamedTuple):
     """(B, H, L, E), positions applied."""
     value: Tensor
     """(B, H, L, E)."""
-    valid_mask: Tensor | None
-    packing: Packing | None
+    rows: Rows
     output: Tensor
     """(B, H, L, E)."""
 
@@ -41,8 +40,8 @@ def recorded_calls(model: ProteinLM) -> Iterator[list[LayerCall]]:
     calls: list[LayerCall] = []
 
     def record(operation: Any, inputs: Any, output: Tensor) -> None:
-        query, key, value, valid_mask, packing = inputs
-        calls.append(LayerCall(operation, query, key, value, valid_mask, packing, output))
+        query, key, value, rows = inputs
+        calls.append(LayerCall(operation, query, key, value, rows, output))
 
     handles = [operation.register_forward_hook(record) for operation in model.operations()]
     try:

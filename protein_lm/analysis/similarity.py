@@ -108,7 +108,7 @@ def amino_acid_indicators(tokens: Tensor) -> Tensor:
 def _sum_pairs(call: LayerCall, kinds: Tensor) -> NDArray[np.float64]:
     """(H, 20, 20) attention of one layer per pair of amino acids, summed over the batch."""
     value = kinds[:, None].expand(-1, call.query.shape[1], -1, -1)
-    received = call.operation.forward(call.query, call.key, value, call.valid_mask, call.packing)
+    received = call.operation.forward(call.query, call.key, value, call.rows)
     return torch.einsum("bla,bhlc->hac", kinds, received).double().cpu().numpy()
 
 

@@ -21,6 +21,7 @@ from protein_lm.attention.packing import Packing
 from protein_lm.attention.patterns import Pattern
 from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
+from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.sparse import extend_sparse_attention, sparse_attention, sparse_attention_matrix
 from protein_lm.attention.trainable import TrainableFeatures
 
@@ -41,23 +42,11 @@ class AttentionOperation(nn.Module):
         super().__init__()
         self.causal = causal
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
-        """Output (B, H, L, width of value) of queries and keys (B, H, L, E).
-
-        Tokens that are False in valid_mask (B, L) are seen by none; the sequences of a packing do not see each other.
-        """
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
+        """Output (B, H, L, width of value) of queries and keys (B, H, L, E)."""
         raise NotImplementedError
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """The attention matrix (B, H, L, L): `matrix(q, k) @ v` equals the output. O(L²) memory."""
         raise NotImplementedError
 
@@ -81,22 +70,13 @@ class _CachedOperation(AttentionOperation):
 class ExactOperation(_CachedOperation):
     """Softmax attention."""
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return exact_attention(query, key, value, causal=self.causal, valid_mask=valid_mask, packing=packing)
+        return exact_attention(query, key, value, causal=self.causal, **rows._asdict())
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return exact_attention_matrix(query, key, causal=self.causal, valid_mask=valid_mask, packing=packing)
+        return exact_attention_matrix(query, key, causal=self.causal, **rows._asdict())
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
         """See `AttentionOperation`."""
@@ -112,26 +92,13 @@ class LinearOperation(AttentionOperation):
         self.weights_are_positive = feature_map.is_positive
         self.heads_are_alike = not isinstance(feature_map, TrainableFeatures)
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return linear_attention(
-            query, key, value, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
-        )
+        return linear_attention(query, key, value, self.feature_map, causal=self.causal, **rows._asdict())
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return linear_attention_matrix(
-            query, key, self.feature_map, causal=self.causal, valid_mask=valid_mask, packing=packing
-        )
+        return linear_attention_matrix(query, key, self.feature_map, causal=self.causal, **rows._asdict())
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
@@ -155,25 +122,16 @@ class CosformerOperation(LinearOperation):
         super().__init__(WeightedRows(head_width), causal=causal)
         self.longest = longest
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        check_inputs(query, key, value, valid_mask, packing)
-        query, key = self._weighted(query, key, packing)
-        return super().forward(query, key, value, valid_mask, packing)
+        check_inputs(query, key, value, *rows)
+        query, key = self._weighted(query, key, rows.packing)
+        return super().forward(query, key, value, rows)
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        query, key = self._weighted(query, key, packing)
-        return super().matrix(query, key, valid_mask, packing)
+        query, key = self._weighted(query, key, rows.packing)
+        return super().matrix(query, key, rows)
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
         """See `LinearOperation`."""
@@ -207,14 +165,7 @@ class SparseOperation(_CachedOperation):
         self.heads_per_output = 2 if own_global_projections and not causal else 1
         self.heads_are_alike = self.heads_per_output == 1
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         (query, key, value), of_globals = self._halves(query, key, value)
         return sparse_attention(
@@ -223,14 +174,11 @@ class SparseOperation(_CachedOperation):
             value,
             self.pattern,
             causal=self.causal,
-            valid_mask=valid_mask,
-            packing=packing,
+            **rows._asdict(),
             global_inputs=of_globals,
         )
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`; rows of global tokens weigh the second half of the values."""
         (query, key), of_globals = self._halves(query, key)
         return sparse_attention_matrix(
@@ -238,8 +186,7 @@ class SparseOperation(_CachedOperation):
             key,
             self.pattern,
             causal=self.causal,
-            valid_mask=valid_mask,
-            packing=packing,
+            **rows._asdict(),
             global_inputs=of_globals,
         )
 
@@ -265,14 +212,7 @@ class LshOperation(AttentionOperation):
         self.hashing = hashing
         self.window = window
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         return lsh_attention(
             query,
@@ -281,21 +221,17 @@ class LshOperation(AttentionOperation):
             window=self.window,
             block=Pattern.block,
             causal=self.causal,
-            valid_mask=valid_mask,
-            packing=packing,
+            **rows._asdict(),
         )
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         return lsh_attention_matrix(
             query,
             self.hashing(query),
             window=self.window,
             causal=self.causal,
-            valid_mask=valid_mask,
-            packing=packing,
+            **rows._asdict(),
         )
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LshCache:
@@ -316,22 +252,13 @@ class LinformerOperation(AttentionOperation):
         super().__init__(causal=False)
         self.projections = projections
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return linformer_attention(query, key, value, self.projections, valid_mask=valid_mask, packing=packing)
+        return linformer_attention(query, key, value, self.projections, **rows._asdict())
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
+        return matrix_of(lambda value: self(query, key, value, rows), query)
 
 
 class NystromOperation(AttentionOperation):
@@ -343,19 +270,10 @@ class NystromOperation(AttentionOperation):
         super().__init__(causal=False)
         self.num_landmarks = num_landmarks
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return nystrom_attention(query, key, value, self.num_landmarks, valid_mask=valid_mask, packing=packing)
+        return nystrom_attention(query, key, value, self.num_landmarks, **rows._asdict())
 
-    def matrix(
-        self, query: Tensor, key: Tensor, valid_mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return matrix_of(lambda value: self(query, key, value, valid_mask, packing), query)
+        return matrix_of(lambda value: self(query, key, value, rows), query)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm.attention.operations import AttentionOperation
+from protein_lm.attention.rows import Rows
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.positions import rotate
-from protein_lm.model.rows import Rows
 
 
 @dataclass
@@ -90,7 +90,7 @@ class AttentionLayer(nn.Module):
         parts = queries_and_keys.unbind(0)
         query, key = parts[0], parts[-1]
         if state is None:
-            output = self.operation(query, key, value, *rows)
+            output = self.operation(query, key, value, rows)
         else:
             output = self.operation.extend(query, key, value, state.attention)
         return self.output_projection(output.transpose(1, 2).reshape(batch, length, width))

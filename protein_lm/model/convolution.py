@@ -8,7 +8,7 @@ taps per layer give it them at hardly any cost. Sources: So et al. 2021 (Primer,
 import torch
 from torch import Tensor, nn
 
-from protein_lm.model.rows import Rows
+from protein_lm.attention.rows import Rows
 
 
 class ShortConvolution(nn.Module):

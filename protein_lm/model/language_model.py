@@ -15,6 +15,7 @@ from protein_lm.attention.low_rank import LengthProjections
 from protein_lm.attention.lsh import Hash
 from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.trainable import TrainableFeatures
 from protein_lm.choices import Objective, PositionKind
 from protein_lm.config import ModelConfig
@@ -22,7 +23,6 @@ from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerStat
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
-from protein_lm.model.rows import Rows
 
 
 @dataclass
@@ -184,7 +184,7 @@ class ProteinLM(nn.Module):
         hidden = self._embed(tokens, positions, before=state.before)
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
         for block, layer in zip(self.blocks, state.layers, strict=True):
-            hidden = block(hidden, rotary, Rows(), layer)
+            hidden = block(hidden, rotary, WHOLE, layer)
         state.num_tokens = end
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]

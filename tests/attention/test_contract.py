@@ -8,6 +8,7 @@ from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.operations import AttentionOperation, LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.projections import PROJECTIONS
+from protein_lm.attention.rows import Rows
 from protein_lm.choices import AttentionKind, ProjectionKind
 
 HEAD_WIDTH, NUM_FEATURES, BATCH, HEADS = 16, 24, 2, 3
@@ -64,13 +65,13 @@ def draw(
     return [scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)]
 
 
-def twin(operation: AttentionOperation, query, key, value, valid_mask=None, packing=None) -> torch.Tensor:
+def twin(operation: AttentionOperation, query, key, value, rows: Rows) -> torch.Tensor:
     """The output by way of the matrix."""
-    matrix = operation.matrix(query, key, valid_mask, packing)
+    matrix = operation.matrix(query, key, rows)
     if operation.heads_per_output == 1:
         return matrix @ value
     ordinary, of_globals = value.chunk(2, dim=1)
-    positions = torch.arange(value.shape[2]) if packing is None else torch.from_numpy(packing.positions)
+    positions = torch.arange(value.shape[2]) if rows.packing is None else torch.from_numpy(rows.packing.positions)
     is_global = positions < OPTIONS.num_global_tokens
     return torch.where(is_global[:, None], matrix @ of_globals, matrix @ ordinary)
 
@@ -101,8 +102,8 @@ def test_equals_its_textbook_twin(kind, causal, length, segment_bytes, padded, m
     if padded:
         valid_mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
         weight = weight * valid_mask[:, None, :, None]
-    fast = operation(*tensors, valid_mask)
-    slow = twin(operation, *tensors, valid_mask)
+    fast = operation(*tensors, Rows(valid_mask))
+    slow = twin(operation, *tensors, Rows(valid_mask))
     torch.testing.assert_close(fast * (weight != 0), slow * (weight != 0), rtol=1e-10, atol=1e-10)
     fast_gradients = gradients(operation, (fast * weight).sum(), tensors)
     slow_gradients = gradients(operation, (slow * weight).sum(), tensors)
@@ -114,7 +115,7 @@ def test_rows_of_the_matrix_sum_to_one_over_visible_keys(kind, causal) -> None:
     operation = build(kind, causal)
     query, key, _ = draw(operation, 70)
     valid_mask = torch.arange(70) < torch.tensor([[70], [33]])
-    matrix = operation.matrix(query, key, valid_mask)
+    matrix = operation.matrix(query, key, Rows(valid_mask))
     assert (matrix[1, :, :, 33:] == 0).all()
     if operation.weights_are_positive:
         assert (matrix >= 0).all()
@@ -128,9 +129,9 @@ def test_rows_of_the_matrix_sum_to_one_over_visible_keys(kind, causal) -> None:
 def test_padding_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
     query, key, value = draw(operation, 150)
-    alone = operation(query[:, :, :90], key[:, :, :90], value[:, :, :90], None)
+    alone = operation(query[:, :, :90], key[:, :, :90], value[:, :, :90])
     valid_mask = (torch.arange(150) < 90).expand(BATCH, -1)
-    padded = operation(query, key, value, valid_mask)
+    padded = operation(query, key, value, Rows(valid_mask))
     torch.testing.assert_close(padded[:, :, :90], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -138,10 +139,10 @@ def test_padding_changes_nothing(kind, causal) -> None:
 def test_batch_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
     query, key, value = draw(operation, 130, batch=5)
-    together = operation(query, key, value, None)
+    together = operation(query, key, value)
     for row in range(5):
         one = slice(row, row + 1)
-        alone = operation(query[one], key[one], value[one], None)
+        alone = operation(query[one], key[one], value[one])
         torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -155,8 +156,8 @@ def test_packed_equals_its_textbook_twin(kind, causal, segment_bytes, monkeypatc
     operation = build(kind, causal, torch.float64)
     packing = Packing.of_lengths(LENGTHS)
     tensors = [tensor.requires_grad_() for tensor in draw(operation, packing.length, torch.float64, batch=1)]
-    fast = operation(*tensors, None, packing)
-    slow = twin(operation, *tensors, None, packing)
+    fast = operation(*tensors, Rows(packing=packing))
+    slow = twin(operation, *tensors, Rows(packing=packing))
     weight = torch.randn(fast.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
     fast_gradients = gradients(operation, (fast * weight).sum(), tensors)
@@ -169,9 +170,9 @@ def test_packing_changes_nothing(kind, causal) -> None:
     operation = build(kind, causal)
     packing = Packing.of_lengths(LENGTHS)
     tensors = draw(operation, packing.length, batch=1)
-    packed = operation(*tensors, None, packing)
+    packed = operation(*tensors, Rows(packing=packing))
     for part, *alone in zip(packed.split(LENGTHS, 2), *(tensor.split(LENGTHS, 2) for tensor in tensors), strict=True):
-        torch.testing.assert_close(part, operation(*alone, None), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(part, operation(*alone), rtol=1e-5, atol=1e-6)
 
 
 @causal_kinds
@@ -180,12 +181,12 @@ def test_packing_changes_nothing(kind, causal) -> None:
 def test_the_future_does_not_change_the_past(kind, factor, changed) -> None:
     operation = build(kind, causal=True)
     query, key, value = draw(operation, 129)
-    before = operation(query, key, value, None)
+    before = operation(query, key, value)
     generator = torch.Generator().manual_seed(7)
     for tensor in (query, key, value):
         noise = torch.randn(tensor[:, :, changed:].shape, generator=generator, dtype=tensor.dtype)
         tensor[:, :, changed:] = factor * noise
-    after = operation(query, key, value, None)
+    after = operation(query, key, value)
     # The future decides where in a matrix product a token of a hash lies, and so the order of its sums, but nothing else.
     tolerance = 1e-6 if kind == "lsh" else 0
     torch.testing.assert_close(after[:, :, :changed], before[:, :, :changed], rtol=tolerance, atol=tolerance)
@@ -198,7 +199,7 @@ def test_the_future_does_not_change_the_past(kind, factor, changed) -> None:
 def test_finite_at_any_norm(kind, causal, scale, dtype) -> None:
     operation = build(kind, causal)
     tensors = [tensor.requires_grad_() for tensor in draw(operation, 200, dtype, scale)]
-    output = operation(*tensors, None)
+    output = operation(*tensors)
     assert output.dtype == tensors[2].dtype
     assert output.isfinite().all()
     for gradient in gradients(operation, output.float().sum(), tensors):
@@ -209,7 +210,7 @@ def test_finite_at_any_norm(kind, causal, scale, dtype) -> None:
 def test_output_is_a_weighted_mean_of_the_values(kind, causal) -> None:
     operation = build(kind, causal)
     query, key, value = draw(operation, 80, scale=5.0)
-    output = operation(query, key, torch.ones_like(value), None)
+    output = operation(query, key, torch.ones_like(value))
     if operation.weights_are_positive:  # else they need not sum to 1
         torch.testing.assert_close(output, torch.ones_like(output), rtol=1e-5, atol=1e-5)
 
@@ -218,9 +219,9 @@ def test_output_is_a_weighted_mean_of_the_values(kind, causal) -> None:
 def test_bfloat16_stays_near_float32(kind, causal) -> None:
     operation = build(kind, causal)
     tensors = [tensor.bfloat16() for tensor in draw(operation, 300)]
-    exact = operation(*(tensor.float() for tensor in tensors), None)
+    exact = operation(*(tensor.float() for tensor in tensors))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = operation(*tensors, None)
+        rough = operation(*tensors)
     if kind in SIGNED:
         assert rough.dtype == torch.bfloat16
     else:
@@ -237,7 +238,7 @@ def test_going_on_from_a_state_equals_one_pass(kind, parts) -> None:
     pieces = zip(*(tensor.split(parts, 2) for tensor in tensors), strict=True)
     with torch.no_grad():
         output = torch.cat([operation.extend(*piece, state) for piece in pieces], dim=2)
-        expected = operation(*tensors, None)
+        expected = operation(*tensors)
     assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -253,13 +254,13 @@ def test_bad_inputs_are_refused(kind, causal) -> None:
     mask = torch.ones(BATCH, 10, dtype=torch.bool)
     mask[1] = False
     with pytest.raises(ValueError, match="row 1 of valid_mask has no real token; leave the row out"):
-        operation(query, key, value, mask)
+        operation(query, key, value, Rows(mask))
     with pytest.raises(ValueError, match=r"valid_mask is torch.float32 \(2, 10\), expected boolean \(2, 10\)"):
-        operation(query, key, value, mask.float())
+        operation(query, key, value, Rows(mask.float()))
     with pytest.raises(ValueError, match=r"the packing of 10 tokens does not fit .*: packed sequences lie in one row"):
-        operation(query, key, value, None, Packing.of_lengths([4, 6]))
+        operation(query, key, value, Rows(packing=Packing.of_lengths([4, 6])))
     with pytest.raises(ValueError, match="give valid_mask or packing, not both"):
-        operation(query[:1], key[:1], value[:1], mask[:1], Packing.of_lengths([4, 6]))
+        operation(query[:1], key[:1], value[:1], Rows(mask[:1], Packing.of_lengths([4, 6])))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ATTENTION_KINDS if kind.startswith("performer")])
