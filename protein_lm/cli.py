@@ -106,6 +106,80 @@ def train(
         print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
 
 
+@app.command(
+    epilog="Example: protein-lm finetune scripts/recipes/finetune.yaml --data labels.csv --init run -o tuned "
+    "--set head.task=classification"
+)
+def finetune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file with the parts head, data, training.")],
+    table: Annotated[
+        Path,
+        typer.Option("--data", metavar="TABLE", help=".csv, .tsv or .parquet: sequence, label; sequence_id, split."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")],
+    initial: Annotated[
+        str | None, typer.Option("--init", metavar="M", help="Model directory or run that the head is put on.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
+    from protein_lm.checkpoint import LAST, find_model, read_config
+    from protein_lm.config import load_fine_tuning_recipe
+    from protein_lm.errors import ConfigError
+
+    if initial is None and not resume:
+        raise ConfigError("fine-tuning starts from a model; name it with --init")
+    source = output / LAST if initial is None else Path(initial)
+    loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(find_model(str(source))))
+
+    from protein_lm.results import write_fine_tuning
+    from protein_lm.training.fine_tuner import FineTuner
+
+    tuner = FineTuner(loaded, table, output, resume=resume, initial=initial)
+    progress = tuner.fit()
+    if tuner.accelerator.is_main_process:
+        evaluation = tuner.evaluation()
+        write_fine_tuning(output, evaluation)
+        print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
+        print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+
+
+@app.command(epilog="Example: protein-lm predict proteins.fasta --model tuned -o predictions.csv")
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Proteins, or a .csv, .tsv, .parquet with the column sequence.")
+    ],
+    model: ModelName,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
+    ] = "-",
+    long_sequences: Annotated[
+        LongPolicy, typer.Option("--long", help="Sequences over the model's window: stop (error) or drop.")
+    ] = LongPolicy.ERROR,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """What a model made by `finetune` predicts of each protein, or of each of its residues."""
+    from protein_lm.tables import check_table_output, write_table
+
+    check_table_output(output)
+
+    from protein_lm.checkpoint import load_predictor
+    from protein_lm.inference.predict import prediction_table, read_sequences
+
+    opened = load_predictor(model, device=device)
+    identifiers, sequences, dropped = read_sequences(
+        source, max_residues=opened.backbone.max_residues, long_sequences=long_sequences
+    )
+    write_table(prediction_table(opened, identifiers, sequences, tokens_per_batch=batch_tokens), output)
+    _tell_dropped(dropped)
+    if output != "-":
+        print(f"{output}: {len(sequences):,} sequences predicted")
+
+
 @app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")
 def evaluate(
     model: ModelName,
@@ -320,22 +394,31 @@ def convert(
     model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory (its best model).")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
     settings: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="attention=KIND and other settings of the kind. Repeatable."),
-    ],
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Make base and adapters one model, and nothing else.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random features and trainable kernels.")] = 0,
 ) -> None:
-    """The same weights under another kind of attention, to fine-tune with `train --init`; not a model to use as it is."""
+    """The same weights under another kind of attention, to fine-tune with `train --init`; or adapters made part of them."""
     from protein_lm.output import check_absent
 
     check_absent(output)
 
-    from protein_lm.checkpoint import load_model, save_model
+    from protein_lm.checkpoint import find_model, load_model, read_facts, read_head, save_model
     from protein_lm.config import parse_settings
+    from protein_lm.errors import ConfigError
     from protein_lm.model.conversion import with_attention
 
-    opened = load_model(model)
-    converted = with_attention(opened, seed=seed, **parse_settings(settings))
+    if merge and settings:
+        raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
+    opened, path = load_model(model), find_model(model)
+    if merge:
+        head = read_head(path, opened.config.width) if "head" in read_facts(path) else None
+        save_model(opened, output, facts={"weights_from": model}, head=head)
+        print(f"{output}: one model of {opened.num_parameters:,} weights, which stands on no other")
+        return
+    converted = with_attention(opened, seed=seed, **parse_settings(settings or []))
     save_model(converted, output, facts={"weights_from": f"{model} ({opened.config.attention_name} attention)"})
     print(f"{output}: {converted.config.attention_name} attention with the weights of {model}; fine-tune it before use")
 

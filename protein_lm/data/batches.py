@@ -37,6 +37,11 @@ class Batch:
     targets: Tensor
     """(1, L) int64, the token to predict at each position, IGNORED where none is."""
 
+    @property
+    def num_predicted(self) -> int:
+        """Positions that have a target."""
+        return int((self.targets != IGNORED).sum())
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`."""
         return Batch(self.tokens.to(device), self.packing, self.targets.to(device))

@@ -49,17 +49,22 @@ MANIFEST = "manifest.json"
 
 
 class TokenStore:
-    """Read access to a prepared corpus; the arrays are memory-mapped, so that opening costs nothing."""
+    """Read access to a prepared corpus."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Take the arrays by the names of `ARRAYS`.
+
+        Raises:
+            StoreError: they do not fit together.
+        """
         self.path = path
         self.manifest = manifest
-        self.tokens: NDArray[np.uint8] = _map(path / "tokens.npy")
-        self.offsets: NDArray[np.int64] = _map(path / "offsets.npy")
-        self.splits: NDArray[np.uint8] = _map(path / "splits.npy")
-        self._ids: NDArray[np.uint8] = _map(path / "ids.npy")
-        self._id_offsets: NDArray[np.int64] = _map(path / "id_offsets.npy")
-        self.annotations = Annotations(**{attribute: _map(path / name) for name, attribute in ANNOTATIONS.items()})
+        self.tokens: NDArray[np.uint8] = arrays["tokens.npy"]
+        self.offsets: NDArray[np.int64] = arrays["offsets.npy"]
+        self.splits: NDArray[np.uint8] = arrays["splits.npy"]
+        self._ids: NDArray[np.uint8] = arrays["ids.npy"]
+        self._id_offsets: NDArray[np.int64] = arrays["id_offsets.npy"]
+        self.annotations = Annotations(**{attribute: arrays[name] for name, attribute in ANNOTATIONS.items()})
         pairs = ((self.offsets, self.tokens), (self._id_offsets, self._ids))
         fits = all(ends.size == self.num_sequences + 1 and ends[-1] == values.size for ends, values in pairs)
         if not fits or any(getattr(self.annotations, name).size != self.num_sequences for name in ANNOTATIONS.values()):
@@ -67,7 +72,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path) -> "TokenStore":
-        """Open the folder that `data prepare` made.
+        """Open the folder that `data prepare` made; the arrays are memory-mapped, so that opening costs nothing.
 
         Raises:
             StoreError: there is no such folder, or it is incomplete, damaged or of another format version.
@@ -80,7 +85,7 @@ class TokenStore:
                 raise StoreError(
                     f"{path} is damaged: {name} has {size:,} bytes instead of {facts['bytes']:,}; prepare it again"
                 )
-        return cls(path, manifest)
+        return cls(path, manifest, {name: _map(path / name) for name in ARRAYS})
 
     @property
     def num_sequences(self) -> int:

@@ -17,26 +17,31 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
+from protein_lm.base_model import Base
 from protein_lm.checkpoint import (
     BEST,
     LAST,
     find_model,
+    load_adapters,
     load_weights,
+    read_config,
     read_facts,
     read_training_state,
     write_model,
     write_training_state,
 )
 from protein_lm.choices import Precision, TrainingLongPolicy
-from protein_lm.config import ModelConfig, Recipe, parse
+from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.inference.likelihood import evaluation_log_probabilities
+from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.output import new_directory
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
 from protein_lm.training.run_log import RunLog
@@ -72,8 +77,16 @@ class Progress:
 class Trainer:
     """Trains the model of a recipe on a prepared corpus into a run directory."""
 
+    _loss_name = "loss_nats"
+
     def __init__(
-        self, recipe: Recipe, store: TokenStore, run: Path, *, resume: bool = False, initial: str | None = None
+        self,
+        recipe: Recipe | FineTuningRecipe,
+        store: TokenStore,
+        run: Path,
+        *,
+        resume: bool = False,
+        initial: str | None = None,
     ) -> None:
         """Set up model, optimizers and data.
 
@@ -86,8 +99,9 @@ class Trainer:
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run or the initial model.
-            ModelError: the checkpoint to go on from, or the initial model, is damaged.
+            ConfigError: the recipe does not fit the corpus, the run or the initial model, or it asks for adapters without
+                an initial model.
+            ModelError: the checkpoint to go on from, or the initial model, is damaged, or what it stands on has changed.
         """
         if resume and initial is not None:
             raise ConfigError(
@@ -96,22 +110,61 @@ class Trainer:
         config = recipe.training
         self.recipe, self.store, self.run = recipe, store, run
         self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
-        self.batches = TrainingBatches(
-            store, recipe.data, objective=recipe.model.objective, max_length=recipe.model.max_length, seed=config.seed
-        )
+        self.batches = self._batches()
         self.validation = self._validation_sequences()
         self.progress = Progress()
-        model = ProteinLM(recipe.model)
-        model.initialize(torch.Generator().manual_seed(config.seed))
-        optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
+        state, moments = self._read_state() if resume else ({}, {})
+        model, self.base = self._build_model(resume, initial)
+        self.head = self._build_head(resume)
+        trained = model if self.head is None else Predictor(model, self.head)
+        optimizers = build_optimizers(trained, config)
         if resume:
-            self._restore(model, optimizers)
-        elif initial is not None:
-            self._start_from(model, find_model(initial))
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+            _restore_optimizers(optimizers, moments)
+            self.progress = Progress(**state["progress"])
+        self.model, *self.optimizers = self.accelerator.prepare(trained, *optimizers)
         self.plain_model = model
+
+    def _batches(self) -> Any:
+        recipe = self.recipe
+        assert isinstance(recipe, Recipe)
+        return TrainingBatches(
+            self.store,
+            recipe.data,
+            objective=recipe.model.objective,
+            max_length=recipe.model.max_length,
+            seed=recipe.training.seed,
+        )
+
+    def _build_model(self, resume: bool, initial: str | None) -> tuple[ProteinLM, Base | None]:
+        """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
+        recipe = self.recipe
+        model = ProteinLM(recipe.model)
+        model.initialize(torch.Generator().manual_seed(recipe.training.seed))
+        base = None
+        if resume:
+            facts = read_facts(self.run / LAST).get("base")
+            base = None if facts is None else Base.read(self.run / LAST, facts)
+            load_weights(model, self.run / LAST if base is None else base.path)
+        elif initial is not None:
+            path = find_model(initial)
+            self._check_same_model(path)
+            base = Base.of(path, recipe.training) if recipe.keeps_model else None
+            load_weights(model, path)
+        elif recipe.keeps_model:
+            raise ConfigError("training.lora_rank trains adapters of an existing model; name it with --init")
+        if recipe.keeps_model:
+            model.requires_grad_(False)
+        if recipe.training.lora_rank:
+            add_adapters(model, recipe.training)
+            if resume:
+                load_adapters(model, self.run / LAST)
+        return model, base
+
+    def _build_head(self, resume: bool) -> PredictionHead | None:
+        """What is trained on top of the model: nothing, for a language model."""
+        return None
 
     def fit(self) -> Progress:
         """Train to the recipe's last step; write metrics, the best and the last model."""
@@ -166,22 +219,18 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor([sum(int((batch.targets != IGNORED).sum()) for batch in batches)])
+        predicted = torch.tensor([sum(batch.num_predicted for batch in batches)])
         all_predicted = int(self._sum_over_processes(predicted))
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(device) for batch in batches):
-            selected = batch.targets != IGNORED
-            targets = batch.targets[selected]
-            logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
-            loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+            loss, correct = self._loss(batch)
             # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
             weighted = loss * (self.accelerator.num_processes / all_predicted)
             if config.orthogonality:
                 weighted = weighted + config.orthogonality / len(batches) * self.plain_model.orthogonality()
             self.accelerator.backward(weighted)
-            correct = (logits.detach().argmax(-1) == targets).sum()
-            sums[:3] += torch.stack([loss.detach(), correct, selected.sum()]).double().cpu()
-            sums[3] += batch.tokens.numel()
+            sums[:2] += torch.stack([loss.detach(), correct]).double().cpu()
+            sums[2:] += torch.tensor([batch.num_predicted, batch.tokens.numel()])
         total = self._sum_over_processes(sums)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         if not (total[0].isfinite() and torch.as_tensor(norm).isfinite()):
@@ -191,6 +240,14 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.progress.num_tokens += int(total[3])
         return total
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of what a batch predicts, and how much of it is right."""
+        selected = batch.targets != IGNORED
+        targets = batch.targets[selected]
+        logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
+        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return loss, (logits.detach().argmax(-1) == targets).sum()
 
     def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
@@ -248,7 +305,7 @@ class Trainer:
         return loss / count
 
     def _log(self, log: RunLog, window: "_Window") -> None:
-        facts = window.facts()
+        facts = self._facts(window)
         learning_rate = self.optimizers[0].param_groups[0]["lr"]
         log.row(
             step=self.progress.step,
@@ -258,12 +315,20 @@ class Trainer:
             learning_rate=learning_rate,
             **facts,
         )
-        log.advance(self.progress.step, f"loss {facts['loss_nats']:.3f}  {facts['tokens_per_second']:,.0f} tokens/s")
+        log.advance(
+            self.progress.step, f"loss {facts[self._loss_name]:.3f}  {facts['tokens_per_second']:,.0f} tokens/s"
+        )
+
+    def _facts(self, window: "_Window") -> dict[str, float]:
+        return window.facts()
 
     def _describe(self, log: RunLog) -> None:
         model, batches = self.recipe.model, self.batches
         num_weights = f"{self.plain_model.num_parameters:,} weights"
-        if of_kernels := self.plain_model.num_kernel_parameters:
+        if self.base is not None:
+            num_trained = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+            num_weights += f" ({num_trained:,} of them trained)"
+        elif of_kernels := self.plain_model.num_kernel_parameters:
             num_weights += f" ({of_kernels:,} of them in the attention kernels)"
         log.line(
             f"{model.objective.value} {model.attention_name}, {num_weights}, "
@@ -278,7 +343,7 @@ class Trainer:
             )
         if batches.plan.concatenates:
             log.line(f"sequences are concatenated and cut into windows of {model.max_length:,} tokens")
-        elif number := batches.plan.num_too_long:
+        elif (number := batches.plan.num_too_long) and isinstance(self.recipe, Recipe):
             done = _DONE_TO_LONG[self.recipe.data.long_sequences]
             log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
 
@@ -289,11 +354,13 @@ class Trainer:
             facts = {
                 "step": self.progress.step,
                 "num_tokens": self.progress.num_tokens,
-                "best_validation_loss_nats": None if math.isinf(best := self.progress.best_loss_nats) else best,
+                f"best_validation_{self._loss_name}": None
+                if math.isinf(best := self.progress.best_loss_nats)
+                else best,
                 "corpus": {source["name"]: source["sha256"] for source in self.store.manifest["sources"]},
             }
             with new_directory(self.run / name, replace=True) as folder:
-                write_model(self.plain_model, folder, facts=facts)
+                write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head)
                 if name == LAST:
                     state = {"progress": progress, "recipe": self.recipe.model_dump(mode="json")}
                     write_training_state(folder, state, _optimizer_tensors(self.optimizers))
@@ -305,22 +372,20 @@ class Trainer:
         if not resume and self.run.exists():
             raise OutputError(f"{self.run} exists already; add --resume to go on with it, or name another run")
 
-    def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer]) -> None:
-        state, tensors = read_training_state(self.run / LAST)
-        old = parse(Recipe, state["recipe"], str(self.run / LAST)).model_dump(mode="json")
+    def _read_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The training state to go on from, of the same recipe."""
+        state, moments = read_training_state(self.run / LAST)
+        old = parse(type(self.recipe), state["recipe"], str(self.run / LAST)).model_dump(mode="json")
         if old != (new := self.recipe.model_dump(mode="json")):
             raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
-        load_weights(model, self.run / LAST)
-        _restore_optimizers(optimizers, tensors)
-        self.progress = Progress(**state["progress"])
+        return state, moments
 
-    def _start_from(self, model: ProteinLM, initial: Path) -> None:
-        old = parse(ModelConfig, read_facts(initial).get("model"), str(initial)).model_dump(mode="json")
+    def _check_same_model(self, initial: Path) -> None:
+        old = read_config(initial).model_dump(mode="json")
         new = self.recipe.model.model_dump(mode="json") | {"dropout": old["dropout"]}  # dropout has no weights
         if old != new:
             differences = ", ".join(_differences({"model": old}, {"model": new}))
             raise ConfigError(f"{initial}: is another model than the recipe's: {differences}; change the recipe")
-        load_weights(model, initial)
 
 
 class _Window:
