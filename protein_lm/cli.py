@@ -95,11 +95,11 @@ def train(
 
     loaded = load_recipe(recipe, overrides)
 
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
     from protein_lm.results import write_learning_curve
     from protein_lm.training.trainer import Trainer
 
-    trainer = Trainer(loaded, TokenStore.open(store), output, resume=resume, initial=initial)
+    trainer = Trainer(loaded, open_corpus(store), output, resume=resume, initial=initial)
     progress = trainer.fit()
     if trainer.accelerator.is_main_process:
         figure = write_learning_curve(output)
@@ -136,11 +136,11 @@ def evaluate(
 
     from protein_lm.analysis.evaluation import describe, evaluate
     from protein_lm.checkpoint import load_model
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
     table = evaluate(
         load_model(model, device=device),
-        TokenStore.open(store),
+        open_corpus(store),
         splits=chosen,
         long_sequences=long_sequences,
         max_sequences=max_sequences,

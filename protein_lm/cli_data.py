@@ -137,6 +137,24 @@ def prepare_data(
     )
 
 
+@data.command("join", epilog="Example: protein-lm data join shards/* -o uniref50")
+def join_data(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Folders made by data prepare or data join, in order.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CORPUS", help="Folder to make.")],
+) -> None:
+    """Make one corpus of several token stores, which stay where they are; a sequence of two is taken from the first."""
+    from protein_lm.data.joined import join
+
+    manifest = join(stores, output)
+    number = sum(numbers["num_sequences"] for numbers in manifest["splits"].values())
+    print(
+        f"{output}: {number:,} sequences of {len(manifest['parts'])} stores; "
+        f"{manifest['num_dropped']['duplicate_sequence']:,} duplicates left out"
+    )
+
+
 @data.command("inspect", epilog="Example: protein-lm data inspect swissprot")
 def inspect_data(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
@@ -144,9 +162,9 @@ def inspect_data(
 ) -> None:
     """Show what a token store holds, and how long its sequences are."""
     from protein_lm.data.inspect import measure, report
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    opened = TokenStore.open(store)
+    opened = open_corpus(store)
     if json:
         from json import dumps
 
@@ -168,9 +186,9 @@ def cluster_data(
 ) -> None:
     """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
     from protein_lm.data.clusters import cluster
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    opened = TokenStore.open(store)
+    opened = open_corpus(store)
     number = cluster(opened, output, identity=identity, coverage=coverage, fast=fast, threads=threads)
     print(f"{output}: {opened.num_sequences:,} sequences in {number:,} clusters")
 
@@ -189,21 +207,21 @@ def leakage_data(
     check_table_output(output)
 
     from protein_lm.data.clusters import leakage
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    write_table(leakage(TokenStore.open(store), threads=threads), output)
+    write_table(leakage(open_corpus(store), threads=threads), output)
 
 
 @data.command("verify", epilog="Example: protein-lm data verify swissprot")
 def verify_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare or data join.")],
 ) -> None:
-    """Check every file of a token store against its checksum."""
-    from protein_lm.data.store import ARRAYS, TokenStore
-    from protein_lm.data.verify import verify
+    """Check every file of a prepared or joined corpus against its checksum."""
+    from protein_lm.data.joined import open_corpus
+    from protein_lm.data.verify import files_of, verify
 
-    opened = TokenStore.open(store)
-    with _progress("checking", [store / name for name in ARRAYS]) as on_progress:
+    opened = open_corpus(store)
+    with _progress("checking", files_of(opened)) as on_progress:
         num_bytes = verify(opened, on_progress)
     print(f"{store}: {opened.num_sequences:,} sequences, {num_bytes:,} bytes as they were written")
 
@@ -221,10 +239,10 @@ def export_data(
 ) -> None:
     """Write the sequences of a token store as FASTA or as a table."""
     from protein_lm.data.export import export
+    from protein_lm.data.joined import open_corpus
     from protein_lm.data.split import Split, parse_split
-    from protein_lm.data.store import TokenStore
 
-    number = export(TokenStore.open(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
+    number = export(open_corpus(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
     print(f"{output}: {number:,} sequences")
 
 

@@ -197,6 +197,8 @@ class DataConfig(_Section):
     """Sequences that are longer than the model's window; without meaning when they are concatenated."""
     window_overlap: int = Field(default=0, ge=0)
     """Residues that the windows of a long sequence share, at least."""
+    weights: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] | None = None
+    """Of a joined corpus: how often its stores, by name, are drawn from, in sequences; None: each sequence once an epoch."""
     mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)
     """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
 
@@ -235,7 +237,7 @@ class TrainingConfig(_Section):
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations."""
     num_validation_sequences: int = Field(default=512, ge=1)
-    """Sequences of the split `valid` that each validation uses: always the same, the first ones of the store."""
+    """Sequences of the split `valid` that each validation uses: always the same, evenly spread over the corpus."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     seed: int = Field(default=0, ge=0)

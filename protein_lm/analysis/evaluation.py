@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
 from protein_lm.model.language_model import ProteinLM
@@ -34,7 +34,7 @@ class _Sums(NamedTuple):
 
 def evaluate(
     model: ProteinLM,
-    store: TokenStore,
+    store: Corpus,
     *,
     splits: Sequence[Split] = (Split.VALID, Split.TEST, Split.HELD_OUT),
     long_sequences: LongPolicy = LongPolicy.ERROR,
@@ -83,7 +83,7 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
-def unigram_log_probabilities(store: TokenStore) -> NDArray[np.float64]:
+def unigram_log_probabilities(store: Corpus) -> NDArray[np.float64]:
     """Log-frequency (V,) of each residue token in the split `train`; every residue token counts once more than seen."""
     counts = np.zeros(alphabet.VOCABULARY_SIZE, dtype=np.int64)
     for index in store.indices(Split.TRAIN):
@@ -96,7 +96,7 @@ def unigram_log_probabilities(store: TokenStore) -> NDArray[np.float64]:
 
 
 def _sequences(
-    model: ProteinLM, store: TokenStore, split: Split, policy: LongPolicy, max_sequences: int | None
+    model: ProteinLM, store: Corpus, split: Split, policy: LongPolicy, max_sequences: int | None
 ) -> tuple[list[Residues], int]:
     window = model.max_residues
     sequences, num_too_long = [], 0

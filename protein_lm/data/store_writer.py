@@ -26,7 +26,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files = {name: _ArrayFile(folder / name, dtype) for name, dtype in ARRAYS.items()}
+        self._files = {name: ArrayFile(folder / name, dtype) for name, dtype in ARRAYS.items()}
         self.num_sequences = self._num_residues = self._num_id_bytes = 0
         for name in ("offsets.npy", "id_offsets.npy"):
             self._files[name].append(np.zeros(1, dtype=np.int64))
@@ -155,7 +155,7 @@ def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-class _ArrayFile:
+class ArrayFile:
     """A one-dimensional .npy file whose length is known only at the end, when its header is written again."""
 
     def __init__(self, path: Path, dtype: type) -> None:

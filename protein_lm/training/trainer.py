@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -30,9 +31,9 @@ from protein_lm.checkpoint import (
 from protein_lm.choices import Precision, TrainingLongPolicy
 from protein_lm.config import ModelConfig, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.inference.likelihood import evaluation_log_probabilities
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
@@ -73,7 +74,7 @@ class Trainer:
     """Trains the model of a recipe on a prepared corpus into a run directory."""
 
     def __init__(
-        self, recipe: Recipe, store: TokenStore, run: Path, *, resume: bool = False, initial: str | None = None
+        self, recipe: Recipe, store: Corpus, run: Path, *, resume: bool = False, initial: str | None = None
     ) -> None:
         """Set up model, optimizers and data.
 
@@ -225,7 +226,8 @@ class Trainer:
                 f"{self.store.path}: the split valid has no sequence of {longest} residues or less; prepare the "
                 "corpus with a larger --valid-fraction"
             )
-        chosen = indices[: self.recipe.training.num_validation_sequences]
+        number = min(self.recipe.training.num_validation_sequences, indices.size)
+        chosen = indices[np.arange(number) * indices.size // number]
         return [self.store.residues(i) for i in chosen.tolist()]
 
     def _validate(self, log: RunLog) -> float:
@@ -273,8 +275,8 @@ class Trainer:
         num_valid = self.store.indices(Split.VALID).size
         if len(self.validation) < num_valid:
             log.line(
-                f"validation uses {len(self.validation):,} of {num_valid:,} sequences: the first "
-                f"{self.recipe.training.num_validation_sequences:,} of {batches.plan.max_residues:,} residues or less"
+                f"validation uses {len(self.validation):,} of {num_valid:,} sequences, "
+                f"evenly spread over those of {batches.plan.max_residues:,} residues or less"
             )
         if batches.plan.concatenates:
             log.line(f"sequences are concatenated and cut into windows of {model.max_length:,} tokens")
@@ -290,7 +292,7 @@ class Trainer:
                 "step": self.progress.step,
                 "num_tokens": self.progress.num_tokens,
                 "best_validation_loss_nats": None if math.isinf(best := self.progress.best_loss_nats) else best,
-                "corpus": {source["name"]: source["sha256"] for source in self.store.manifest["sources"]},
+                "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
             }
             with new_directory(self.run / name, replace=True) as folder:
                 write_model(self.plain_model, folder, facts=facts)

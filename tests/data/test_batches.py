@@ -128,7 +128,7 @@ def test_masks_reach_every_position_alike(corpus) -> None:
 
 def test_crops_reach_the_whole_of_a_sequence(corpus) -> None:
     training = batches(corpus, max_length=12)
-    index = int(corpus.indices(Split.TRAIN)[np.argmax(corpus.lengths[corpus.indices(Split.TRAIN)])])
+    index = int(corpus.indices(Split.TRAIN)[np.argmax(corpus.lengths_of(corpus.indices(Split.TRAIN)))])
     residues = corpus.residues(index)
     starts = set()
     for epoch in range(300):

@@ -29,7 +29,7 @@ def test_measures(store):
 
 def test_composition_agrees_with_a_plain_count_in_parts(store, monkeypatch):
     whole = measure(store)
-    monkeypatch.setattr("protein_lm.data.inspect._SCANNED_RESIDUES", 10)
+    monkeypatch.setattr("protein_lm.data.inspect._SCANNED_SEQUENCES", 2)
     assert measure(store).residue_counts == whole.residue_counts
     assert np.asarray(store.tokens).size == sum(whole.residue_counts.values())
 
