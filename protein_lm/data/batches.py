@@ -18,7 +18,7 @@ from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import mix
-from protein_lm.data.masking import corrupted, ranks
+from protein_lm.data.masking import corrupted, drawn
 from protein_lm.data.order import keys_of_visits
 from protein_lm.data.plan import Planned, TrainingPlan, filled
 
@@ -109,9 +109,10 @@ class TrainingBatches:
             return Batch(row, packing, causal_targets(row, packing))
         keys = keys_of_visits(pieces.visits, 2, self._seed)
         draws = mix(mix(pieces.indices.astype(np.uint64) ^ keys)[owners] + of_sequence.astype(np.uint64))
-        wanted = np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64)
-        chosen = ranks(draws, owners, pieces.lengths) < np.maximum(1, wanted)[owners]
+        wanted = np.maximum(1, np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64))
+        chosen = drawn(draws, pieces.lengths, np.minimum(wanted, pieces.lengths))
+        places, residues = places[chosen], residues[chosen]
         targets = np.full(packing.length, IGNORED, dtype=np.int64)
-        targets[places[chosen]] = residues[chosen]
-        tokens[places[chosen]] = corrupted(residues[chosen], mix(draws[chosen]))
+        targets[places] = residues
+        tokens[places] = corrupted(residues, mix(draws[chosen]))
         return Batch(row, packing, torch.from_numpy(targets)[None])
