@@ -57,6 +57,8 @@ def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
     )
     yield _sentence(f"residue policy {manifest['residue_policy']}, changed", manifest["residue_changes"])
     yield _split_table(manifest)
+    if families := manifest["split"].get("families"):
+        yield _sentence("held out of families", families["num_held_out"])
     yield _composition(contents.residue_counts)
     yield _sentence("longest", dict(contents.longest))
     yield _histogram_table(contents.histogram)
