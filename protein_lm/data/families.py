@@ -66,10 +66,10 @@ def _read_file(path: Path) -> set[str]:
 
 
 class HeldOutFamilies:
-    """The members of some families among the records of a corpus, noted block by block; holds 24 bytes per member.
+    """The members of some families among the records of a corpus, noted block by block; holds 16 bytes per membership.
 
     A record is a member if it says so itself, as UniProtKB's flat files and XML do, or if the table says so, or if another
-    record with the same residues is one.
+    record with the same residues is one: otherwise the family would be in training under another name.
 
     Args:
         families: accessions, at least one.
@@ -82,9 +82,9 @@ class HeldOutFamilies:
     def __init__(self, families: Sequence[str], table: Path | None) -> None:
         self.families = tuple(families)
         self._table = FamilyTable(table, families) if table else None
+        self._telling: list[str] = []
         self._noted: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
         self._elsewhere: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-        self._telling: list[str] = []
         self._counts = np.zeros(len(families), dtype=np.int64)
 
     def note(self, digest: Digest, first: int, elsewhere: NDArray[np.bool_], source: Source) -> None:
@@ -104,8 +104,8 @@ class HeldOutFamilies:
             found.append(self._table.memberships(digest.ids, digest.id_lengths, digest.id_hashes))
         if not found:
             raise InputError(
-                f"{source.shown} does not tell the families of its sequences, as UniProtKB's .dat and XML do; give a table "
-                "of families with columns sequence_id and family_id"
+                f"{source.shown} does not tell the families of its sequences, as UniProtKB's .dat and XML do; give a family "
+                "table with columns sequence_id and family_id"
             )
         if digest.memberships and source.path.name not in self._telling:
             self._telling.append(source.path.name)

@@ -38,7 +38,7 @@ class FamilyTable:
 
     Either its first line names `sequence_id` and `family_id`, or it is Pfam's own (`Pfam-A.regions.tsv`,
     `Pfam-A.regions.uniprot.tsv`), or it has two columns without names of which, in the first line, one holds an accession of
-    Pfam. Rows of other families are passed over, so that memory holds no more than 16 bytes per member of these.
+    Pfam. Rows of other families are passed over: memory holds 16 bytes for each row of these.
 
     The clusters `UniRef50_P12345` (or 90, 100) and the isoforms `P12345-2` belong to the families of `P12345`.
 
@@ -48,30 +48,32 @@ class FamilyTable:
 
     def __init__(self, path: Path, families: Sequence[str]) -> None:
         self.path = path
-        pairs = [np.empty((0, 2), dtype=np.uint64)]
+        hashes: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+        places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
         with Source(path) as source:
             for identifiers, numbers in _rows(source, families):
-                pairs.append(np.stack((hash_identifiers(identifiers), numbers.astype(np.uint64)), axis=1))
+                hashes.append(hash_identifiers(identifiers))
+                places.append(numbers)
             self.sha256 = source.sha256
-        members = np.unique(np.concatenate(pairs), axis=0)
-        if not members.size:
+        all_hashes = np.concatenate(hashes)
+        if not all_hashes.size:
             raise InputError(f"{path} has no row of a family to hold out; check the accessions, or give another table")
-        self._hashes, self._families = members[:, 0].copy(), members[:, 1].astype(np.int64)
+        order = np.argsort(all_hashes)
+        self._hashes, self._families = all_hashes[order], np.concatenate(places)[order]
 
     def memberships(
         self, ids: NDArray[np.uint8], id_lengths: NDArray[np.int64], id_hashes: NDArray[np.uint64]
     ) -> Memberships:
-        """Of N sequences, given their identifiers back to back, the bytes of each, and their hashes."""
-        found = self._find(id_hashes)
-        names = ids.tobytes()
-        if b"UniRef" in names or b"-" in names:
-            identifiers = Spans.back_to_back(names, id_lengths).cut()
-            accessions = [match[1] if (match := _NAMED_AFTER.fullmatch(name)) else name for name in identifiers]
-            others = self._find(hash_identifiers(accessions))
-            records = np.concatenate((found.records, others.records))
-            families = np.concatenate((found.families, others.families))
-            return Memberships(records, families)
-        return found
+        """Of N sequences, given their identifiers back to back, the bytes of each, and their hashes; pairs may repeat."""
+        found, names = self._find(id_hashes), ids.tobytes()
+        if b"UniRef" not in names and b"-" not in names:
+            return found
+        identifiers = Spans.back_to_back(names, id_lengths).cut()
+        accessions = [match[1] if (match := _NAMED_AFTER.fullmatch(name)) else name for name in identifiers]
+        others = self._find(hash_identifiers(accessions))
+        return Memberships(
+            np.concatenate((found.records, others.records)), np.concatenate((found.families, others.families))
+        )
 
     def _find(self, hashes: NDArray[np.uint64]) -> Memberships:
         first, end = (np.searchsorted(self._hashes, hashes, side=side) for side in ("left", "right"))

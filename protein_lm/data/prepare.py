@@ -62,9 +62,9 @@ def prepare(
         test_fraction: likewise.
         split_table: a table of splits by identifier, see `SplitTable`; it goes before all else.
         clusters: a table of clusters, see `ClusterTable`: the fractions are then of clusters, which are never torn apart.
-        hold_out_families: families whose members are held out, see `read_families`; it goes before all but the table of splits,
-            before clusters too.
-        family_table: says which sequences belong to them where the sources do not, see `FamilyTable`.
+        hold_out_families: whose members are held out, see `read_families`; this goes before all but the table of splits,
+            and a cluster may be torn apart by it.
+        family_table: tells which sequences belong to them where the sources do not, see `FamilyTable`.
         filters: which records are wanted; None: all.
         on_progress: called with the bytes of source files read so far.
         block_bytes: of text worked on at a time; the result does not depend on it.
@@ -201,7 +201,7 @@ class _Corpus:
                 self._families.replace(records, firsts)
         if self._clusters:
             self._check_clusters(self._clusters, repeated)
-        if self._families:
+        if self._families and self._writer.num_sequences:
             self._writer.move(self._families.held_out(), Split.HELD_OUT)
         self._writer.drop(repeated)
         self._num_dropped["duplicate_sequence"] = repeated.num_members
