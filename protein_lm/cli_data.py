@@ -11,6 +11,7 @@ import typer
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 
+_SHOWN = 20
 data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
 
 
@@ -77,6 +78,21 @@ def prepare_data(
             help="TSV or CSV with columns sequence_id and cluster_id, or MMseqs2's: clusters are split, not sequences.",
         ),
     ] = None,
+    hold_out_families: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILIES",
+            help="Pfam accessions (PF00069,PF07714), a file of them, or performer (that paper's 20): their members get the "
+            "split held_out. Repeatable.",
+        ),
+    ] = None,
+    family_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TSV or CSV with columns sequence_id and family_id, or Pfam's; UniProtKB .dat and XML need none.",
+        ),
+    ] = None,
     min_length: Annotated[int, typer.Option(help="Drop shorter sequences (residues).")] = 1,
     max_length: Annotated[int | None, typer.Option(help="Drop longer sequences (residues).")] = None,
     drop_fragments: Annotated[
@@ -118,6 +134,8 @@ def prepare_data(
             test_fraction=test_fraction,
             split_table=split_table,
             clusters=clusters,
+            hold_out_families=hold_out_families or (),
+            family_table=family_table,
             filters=Filters(
                 min_length=min_length,
                 max_length=max_length,
@@ -129,6 +147,11 @@ def prepare_data(
             on_progress=on_progress,
             workers=workers,
         )
+    if families := manifest["split"]["families"]:
+        numbers = families["num_held_out"]
+        if absent := [family for family, number in numbers.items() if not number]:
+            shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
+            print(f"{len(absent):,} of {len(numbers):,} families have no sequence held out: {shown}", file=sys.stderr)
     dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}
     listed = f" ({', '.join(f'{name} {count:,}' for name, count in dropped.items())})" if dropped else ""
     print(

@@ -43,13 +43,16 @@ class Ledger:
         if self._num_held >= _HELD_ROWS:
             self._spread()
 
-    def repeats(self) -> Iterator[NDArray[np.int64]]:
-        """Records whose key and check an earlier record has too."""
+    def repeats(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Records whose key and check an earlier record has too, and for each the first that has them."""
         for rows in self._tables():
             rows = _with_shared_keys(rows)
             rows = rows[np.lexsort((rows["record"], rows["check"], rows["key"]))]
             same = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] == rows["check"][:-1])
-            yield rows["record"][1:][same]
+            repeated = np.flatnonzero(same) + 1
+            begins = np.flatnonzero(np.append(True, ~same))
+            first = begins[np.searchsorted(begins, repeated, side="right") - 1]
+            yield rows["record"][repeated], rows["record"][first]
 
     def conflicts(self) -> NDArray[np.uint64]:
         """Keys that stand with more than one check."""

@@ -83,6 +83,8 @@ def _origin(store: TokenStore) -> Iterator[str]:
         "dropped", {reason: count for reason, count in manifest["num_dropped"].items() if count} or {"none": 0}
     )
     yield _sentence(f"residue policy {manifest['residue_policy']}, changed", manifest["residue_changes"])
+    if families := manifest["split"].get("families"):
+        yield _sentence("held out of families", families["num_held_out"])
 
 
 def _sentence(title: str, counts: dict[str, int]) -> str:

@@ -220,7 +220,7 @@ def _repeats(parts: Sequence[TokenStore], folder: Path) -> RecordSet:
     if (suspects := identifiers.conflicts()).size:
         _refuse_identifier(suspects, parts)
     repeats = RecordSet(first)
-    for records in sequences.repeats():
+    for records, _ in sequences.repeats():
         repeats.add(records)
     return repeats
 

@@ -18,14 +18,15 @@ from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
 from protein_lm.data.digest import Digest, Settings, digests, make_pool
 from protein_lm.data.duplicates import Ledger, RecordSet
+from protein_lm.data.families import HeldOutFamilies, read_families
 from protein_lm.data.filters import REASONS, Filters, check_answered
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.readers import parts, read_blocks
 from protein_lm.data.records import Spans
 from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source
-from protein_lm.data.split import SplitRule, SplitTable
+from protein_lm.data.split import Split, SplitRule, SplitTable
 from protein_lm.data.store_writer import StoreWriter
-from protein_lm.errors import InputError
+from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_directory
 
 
@@ -40,6 +41,8 @@ def prepare(
     test_fraction: float = 0.05,
     split_table: Path | None = None,
     clusters: Path | None = None,
+    hold_out_families: Sequence[str] = (),
+    family_table: Path | None = None,
     filters: Filters | None = None,
     on_progress: Callable[[int], None] | None = None,
     block_bytes: int = BLOCK_BYTES,
@@ -59,6 +62,9 @@ def prepare(
         test_fraction: likewise.
         split_table: a table of splits by identifier, see `SplitTable`; it goes before all else.
         clusters: a table of clusters, see `ClusterTable`: the fractions are then of clusters, which are never torn apart.
+        hold_out_families: whose members are held out, see `read_families`; this goes before all but the table of splits,
+            and a cluster may be torn apart by it.
+        family_table: tells which sequences belong to them where the sources do not, see `FamilyTable`.
         filters: which records are wanted; None: all.
         on_progress: called with the bytes of source files read so far.
         block_bytes: of text worked on at a time; the result does not depend on it.
@@ -71,17 +77,21 @@ def prepare(
         OutputError: the output exists already or cannot be written.
     """
     rule = SplitRule(seed=seed, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    accessions = read_families(hold_out_families)
+    if family_table and not accessions:
+        raise ConfigError(f"{family_table} tells families, but none is to be held out; name some, or leave it out")
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
+    families = HeldOutFamilies(accessions, family_table) if accessions else None
     if workers is None:
         workers = _processors() - 1 if _processors() > 2 and _size(sources) > _LARGE_BYTES else 0
     settings = Settings(policy, on_error, filters or Filters())
     with new_directory(output) as folder, StoreWriter(folder) as writer, _pool(workers) as pool:
-        corpus = _Corpus(settings, rule, table, of_clusters, writer, folder)
+        corpus = _Corpus(settings, rule, table, of_clusters, families, writer, folder)
         for path in sources:
             with Source(path, block_bytes=block_bytes) as source:
-                for each in digests(parts(source), settings, pool, workers):
-                    corpus.add(each)
+                for each in digests(parts(source, accessions), settings, pool, workers):
+                    corpus.add(each, source)
                     if on_progress:
                         on_progress(corpus.bytes_before + source.bytes_read)
                 corpus.end_source(source)
@@ -122,11 +132,13 @@ class _Corpus:
         rule: SplitRule,
         table: SplitTable | None,
         clusters: ClusterTable | None,
+        families: HeldOutFamilies | None,
         writer: StoreWriter,
         folder: Path,
     ) -> None:
         self._settings = settings
-        self._rule, self._table, self._clusters, self._writer = rule, table, clusters, writer
+        self._rule, self._table, self._clusters, self._families = rule, table, clusters, families
+        self._writer = writer
         self._without_cluster: list[NDArray[np.int64]] = []
         self._names_without_cluster: dict[int, str] = {}
         self._sources: list[dict[str, Any]] = []
@@ -141,16 +153,17 @@ class _Corpus:
         """Bytes of the sources that are done."""
         return sum(source["bytes"] for source in self._sources)
 
-    def add(self, digest: Digest) -> None:
-        """Write records; duplicates are noted."""
+    def add(self, digest: Digest, source: Source) -> None:
+        """Write records; duplicates and members of families are noted."""
         self._num_read += digest.num_read
         self._num_dropped += digest.num_dropped
         self._was_said |= digest.was_said
         self._changes += digest.changes
         splits = self._rule.assign(self._keys_of_split(digest))
-        if self._table:
-            self._table.assign(digest.id_hashes, splits)
         first, prints = self._writer.num_sequences, digest.fingerprints
+        by_table = self._table.assign(digest.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
+        if self._families:
+            self._families.note(digest, first, by_table & (splits != Split.HELD_OUT), source)
         self._sequences.add(prints[:, 0], prints[:, 1], first)
         self._identifiers.add(digest.id_hashes, prints[:, 0], first)
         self._writer.append(digest.tokens, digest.lengths, splits, digest.ids, digest.id_lengths, digest.annotations)
@@ -182,10 +195,14 @@ class _Corpus:
         if self._table:
             self._table.check_all_seen()
         repeated = RecordSet(self._writer.num_sequences)
-        for records in self._sequences.repeats():
+        for records, firsts in self._sequences.repeats():
             repeated.add(records)
+            if self._families:
+                self._families.replace(records, firsts)
         if self._clusters:
             self._check_clusters(self._clusters, repeated)
+        if self._families and self._writer.num_sequences:
+            self._writer.move(self._families.held_out(), Split.HELD_OUT)
         self._writer.drop(repeated)
         self._num_dropped["duplicate_sequence"] = repeated.num_members
         if not self._writer.num_sequences:
@@ -228,6 +245,7 @@ class _Corpus:
                 "test_fraction": self._rule.test_fraction,
                 "table": {"name": table.path.name, "sha256": table.sha256} if table else None,
                 "clusters": {"name": clusters.path.name, "sha256": clusters.sha256} if clusters else None,
+                "families": self._families.facts() if self._families else None,
             },
             "splits": splits,
         }

@@ -71,6 +71,16 @@ class StoreWriter:
         self._num_id_bytes += ids.size
         self.num_sequences += lengths.size
 
+    def move(self, records: NDArray[np.int64], split: Split) -> None:
+        """Give sequences, by their numbers (K,) in ascending order, another split."""
+        file = self._files["splits.npy"]
+        for start, end in self._parts(0):
+            first, last = np.searchsorted(records, (start, end))
+            if last > first:
+                splits = file.read(start, end).copy()
+                splits[records[first:last] - start] = split
+                file.overwrite(start, splits)
+
     def drop(self, unwanted: RecordSet) -> None:
         """Take sequences out again: what stands behind them moves up, within the files."""
         if not unwanted.num_members:
@@ -177,6 +187,12 @@ class ArrayFile:
         values = np.frombuffer(self._file.read((end - start) * self._dtype.itemsize), dtype=self._dtype)
         self._file.seek(0, 2)
         return values
+
+    def overwrite(self, start: int, values: NDArray) -> None:
+        """Replace the values from `start` on by as many others."""
+        self._file.seek(self._place(start))
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self._file.seek(0, 2)
 
     def replace_from(self, start: int, parts: Iterator[NDArray]) -> None:
         """Replace all values from `start` on by those of `parts`, which may come from this file further on."""

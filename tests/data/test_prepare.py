@@ -91,6 +91,7 @@ def test_the_manifest_tells_where_it_came_from(tmp_path, fasta):
         "test_fraction": 0,
         "table": {"name": "table.csv", "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
         "clusters": None,
+        "families": None,
     }
     assert manifest["splits"]["held_out"] == {"num_sequences": 1, "num_residues": 3}
     assert manifest["splits"]["train"] == {"num_sequences": 3, "num_residues": 10}
