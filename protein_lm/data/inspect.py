@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES, RESIDUES
+from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SCANNED_RESIDUES = 2**24
+_SCANNED_SEQUENCES = 2**20
 _NUM_LONGEST = 5
 _BAR_WIDTH = 40
 _FULL, _EIGHTHS = "█", " ▏▎▍▌▋▊▉"
@@ -27,8 +29,17 @@ class Contents:
     """Letter -> number in the whole store, most frequent first, without letters that do not occur."""
     longest: list[tuple[str, int]]
     """Identifier and length in residues of the longest sequences."""
-    histogram: list[tuple[int, int, int]]
-    """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+    lengths: NDArray[np.int64]
+    """(K,) the different lengths in residues, ascending: 10¹¹ residues have fewer than 450,000 of them."""
+    numbers: dict[str, NDArray[np.int64]]
+    """(K,) sequences of each length, by split."""
+
+    def histogram(self) -> Iterator[tuple[int, int, int]]:
+        """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+        exponents = np.frexp(self.lengths)[1] - 1
+        numbers = np.bincount(exponents, sum(self.numbers.values()))
+        for exponent in range(int(exponents[0]), numbers.size):
+            yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])
 
 
 def measure(store: TokenStore) -> Contents:
@@ -37,12 +48,30 @@ def measure(store: TokenStore) -> Contents:
     for start in range(0, store.tokens.size, _SCANNED_RESIDUES):
         counts += np.bincount(store.tokens[start : start + _SCANNED_RESIDUES], minlength=256)
     letters = dict(zip(RESIDUES, counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_RESIDUES].tolist(), strict=True))
-    longest = np.argsort(-store.lengths, kind="stable")[:_NUM_LONGEST]
+    longest: list[tuple[int, int]] = []
+    lengths, numbers = np.empty(0, dtype=np.int64), np.empty((len(Split), 0), dtype=np.int64)
+    for start in range(0, store.num_sequences, _SCANNED_SEQUENCES):
+        part = np.diff(store.offsets[start : start + _SCANNED_SEQUENCES + 1])
+        first = np.argsort(-part, kind="stable")[:_NUM_LONGEST]
+        longest = sorted([*longest, *((-int(part[i]), start + int(i)) for i in first)])[:_NUM_LONGEST]
+        lengths, numbers = _with(lengths, numbers, part, store.splits[start : start + _SCANNED_SEQUENCES])
     return Contents(
         residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
-        longest=[(store.sequence_id(index), int(store.lengths[index])) for index in longest],
-        histogram=list(_doubling_bins(store.lengths)),
+        longest=[(store.sequence_id(index), -length) for length, index in longest],
+        lengths=lengths,
+        numbers={split.label: numbers[split] for split in Split},
     )
+
+
+def _with(
+    lengths: NDArray[np.int64], numbers: NDArray[np.int64], part: NDArray[np.int64], splits: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different lengths (K,) and the numbers (splits, K) with more sequences (N,) and their splits (N,)."""
+    together, places = np.unique(np.concatenate((lengths, part)), return_inverse=True)
+    total = np.zeros((len(Split), together.size), dtype=np.int64)
+    total[:, places[: lengths.size]] = numbers
+    np.add.at(total, (splits, places[lengths.size :]), 1)
+    return together, total
 
 
 def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
@@ -59,7 +88,7 @@ def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
     yield _split_table(manifest)
     yield _composition(contents.residue_counts)
     yield _sentence("longest", dict(contents.longest))
-    yield _histogram_table(contents.histogram)
+    yield _histogram_table(list(contents.histogram()))
 
 
 def _sentence(title: str, counts: dict[str, int]) -> str:
@@ -97,10 +126,3 @@ def _histogram_table(histogram: list[tuple[int, int, int]]) -> "RenderableType":
         eighths = -(-8 * _BAR_WIDTH * number // highest)  # rounded up, so that a rare length shows
         table.add_row(f"{low:,}–{high:,}", f"{number:,}", _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip())
     return table
-
-
-def _doubling_bins(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    exponents = np.frexp(lengths)[1] - 1
-    numbers = np.bincount(exponents)
-    for exponent in range(int(exponents.min()), numbers.size):
-        yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])
