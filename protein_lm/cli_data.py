@@ -127,6 +127,7 @@ def prepare_data(
                 protein_existence=frozenset(protein_existence or ()),
             ),
             on_progress=on_progress,
+            say=lambda line: print(line, file=sys.stderr),
             workers=workers,
         )
     dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}

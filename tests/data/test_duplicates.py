@@ -26,6 +26,8 @@ def test_ledgers_against_a_dictionary(tmp_path, monkeypatch, held_rows):
     found = np.concatenate(list(sequences.repeats()))
     assert sorted(found.tolist()) == repeats
     assert set(pairs.conflicts().tolist()) == {key for key, others in checks.items() if len(others) > 1}
+    for ledger in (sequences, pairs):
+        ledger.remove()
     assert not list(tmp_path.iterdir())
 
 
