@@ -17,6 +17,7 @@ from protein_lm.data.prepare import prepare
 from protein_lm.data.store_writer import StoreWriter
 from protein_lm.errors import InputError
 
+BLOCK_BYTES = 200
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -28,12 +29,12 @@ class Killed(Exception):
 def sources(tmp_path) -> list[Path]:
     generator = np.random.default_rng(0)
     pool = ["".join(generator.choice(list("ACDEFGHIKLx"), int(size))) for size in generator.integers(1, 40, 60)]
-    chosen = [pool[i] for i in generator.integers(0, 60, 150)]
+    chosen = [pool[i] for i in generator.integers(0, 60, 300)]
     records = [f">sp|Q{i}|x OS=y OX={i + 1}\n{letters}\n" for i, letters in enumerate(chosen)]
     folder = tmp_path / "in"
     folder.mkdir()
-    (folder / "a.fasta").write_text("".join(records[:80]))
-    (folder / "b.fasta.gz").write_bytes(gzip.compress("".join(records[80:]).encode()))
+    (folder / "a.fasta").write_text("".join(records[:150]))
+    (folder / "b.fasta.gz").write_bytes(gzip.compress("".join(records[150:]).encode()))
     table = pd.DataFrame({"sequence_id": ["t1", "t2", "t3"], "sequence": ["MKV", pool[0], "MKVL"]})
     table.to_csv(folder / "c.csv", index=False)
     table.assign(sequence_id=["u1", "u2", "u3"]).to_parquet(folder / "d.parquet")
@@ -44,13 +45,13 @@ def sources(tmp_path) -> list[Path]:
 
 @pytest.fixture
 def tables(tmp_path) -> dict[str, Path]:
-    (tmp_path / "splits.csv").write_text("sequence_id,split\nQ3,held_out\nQ125,test\nt1,\n")
+    (tmp_path / "splits.csv").write_text("sequence_id,split\nQ3,held_out\nQ250,test\nt1,\n")
     return {"split_table": tmp_path / "splits.csv"}
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr("protein_lm.data.journal.SAVED_BYTES", 1000)
+    monkeypatch.setattr("protein_lm.data.journal.SAVED_BYTES", 600)
     monkeypatch.setattr("protein_lm.data.duplicates._HELD_ROWS", 40)
 
 
@@ -81,7 +82,7 @@ def killed(sources: list[Path], output: Path, left: Path, *, moment: int, **sett
             snapshot(output, left)
 
     with pytest.raises(Killed):
-        prepare(sources, output, block_bytes=300, on_progress=on_progress, **settings)
+        prepare(sources, output, block_bytes=BLOCK_BYTES, on_progress=on_progress, **settings)
     return next(left.glob(".store.partial-*"))
 
 
@@ -95,12 +96,12 @@ def snapshot(output: Path, left: Path) -> None:
 @pytest.mark.parametrize("moment", [4, 11, 20, 27])
 def test_a_killed_run_is_gone_on_with(tmp_path, sources, tables, num_digests, moment):
     whole, said = tmp_path / "whole", []
-    prepare(sources, whole, block_bytes=300, **tables)
+    prepare(sources, whole, block_bytes=BLOCK_BYTES, **tables)
     total, num_digests[0] = num_digests[0], 0
     partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=moment, **tables)
     assert (partial / STATE).exists()
     num_digests[0] = 0
-    prepare(sources, tmp_path / "left" / "store", block_bytes=300, say=said.append, **tables)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append, **tables)
     assert contents(tmp_path / "left" / "store") == contents(whole)
     assert total - moment <= num_digests[0] <= total - moment + 3, "at most three parts stood since the last save"
     assert len(said) == 1 and "going on with what a killed run had begun, after " in said[0]
@@ -109,16 +110,16 @@ def test_a_killed_run_is_gone_on_with(tmp_path, sources, tables, num_digests, mo
 
 @pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2)])
 def test_with_another_number_of_workers(tmp_path, sources, tables, before, after):
-    prepare(sources, tmp_path / "whole", block_bytes=300)
+    prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     killed(sources, tmp_path / "store", tmp_path / "left", moment=15, workers=before)
     said: list[str] = []
-    prepare(sources, tmp_path / "left" / "store", block_bytes=300, workers=after, say=said.append)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, workers=after, say=said.append)
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
     assert "going on" in said[0]
 
 
 def test_killed_again_and_again(tmp_path, sources, num_digests):
-    prepare(sources, tmp_path / "whole", block_bytes=300)
+    prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     output = tmp_path / "store"
     for number in range(1, 30):
         try:
@@ -166,9 +167,9 @@ def test_what_cannot_be_trusted_is_started_over(tmp_path, sources, num_digests, 
     damage(next(partial.glob(name), tmp_path / "in" / name))
     said: list[str] = []
     num_digests[0] = 0
-    prepare(sources, tmp_path / "left" / "store", block_bytes=300, say=said.append)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append)
     again, num_digests[0] = num_digests[0], 0
-    prepare(sources, tmp_path / "whole", block_bytes=300)
+    prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     assert again == num_digests[0]
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
     assert len(said) == 1 and "starting over what a killed run had begun, because " in said[0]
@@ -178,8 +179,8 @@ def test_what_cannot_be_trusted_is_started_over(tmp_path, sources, num_digests, 
 def test_other_settings_start_over(tmp_path, sources, tables):
     said: list[str] = []
     killed(sources, tmp_path / "store", tmp_path / "left", moment=10)
-    prepare(sources, tmp_path / "left" / "store", block_bytes=300, seed=1, say=said.append, **tables)
-    prepare(sources, tmp_path / "whole", block_bytes=300, seed=1, **tables)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, seed=1, say=said.append, **tables)
+    prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES, seed=1, **tables)
     assert said[0].endswith("because not the same: rule of the split, table of splits")
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
 
@@ -188,23 +189,23 @@ def test_other_settings_start_over(tmp_path, sources, tables):
     ("owner", "method", "is_gone_on_with"), [(Ledger, "conflicts", True), (StoreWriter, "drop", False)]
 )
 def test_killed_when_all_is_read(tmp_path, sources, monkeypatch, owner, method, is_gone_on_with):
-    prepare(sources, tmp_path / "whole", block_bytes=300)
+    prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(owner, method, lambda *_: snapshot(tmp_path / "store", tmp_path / "left"))
-        prepare(sources, tmp_path / "store", block_bytes=300)
+        prepare(sources, tmp_path / "store", block_bytes=BLOCK_BYTES)
     said: list[str] = []
-    prepare(sources, tmp_path / "left" / "store", block_bytes=300, say=said.append)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append)
     assert bool(said) == is_gone_on_with
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
 
 
 def test_a_lack_of_clusters_is_remembered(tmp_path, sources):
     table = tmp_path / "clusters.csv"
-    names = [f"Q{number}" for number in range(3, 150)]
+    names = [f"Q{number}" for number in range(3, 300)]
     table.write_text("sequence_id,cluster_id\n" + "".join(f"{name},C\n" for name in names))
     fasta = sources[:2]
     killed(fasta, tmp_path / "store", tmp_path / "left", moment=10, clusters=table)
     said: list[str] = []
     with pytest.raises(InputError, match=r"clusters.csv has no cluster for 3 sequences: Q0, Q1, Q2; add them, or "):
-        prepare(fasta, tmp_path / "left" / "store", block_bytes=300, clusters=table, say=said.append)
+        prepare(fasta, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, clusters=table, say=said.append)
     assert "going on" in said[0] and not list((tmp_path / "left").iterdir())
