@@ -96,7 +96,7 @@ class Ledger:
                 name = f"{self._name}.{number}.tmp"
                 with (self._folder / name).open("ab") as file:
                     file.write(rows[start:end].data)
-                self._files.setdefault(name, Growth()).add(rows[start:end])
+                self._files.setdefault(name, Growth()).add(rows[start:end].data)
         self._held, self._num_held, self._is_spread = [], 0, True
 
 

@@ -193,7 +193,7 @@ class _ArrayFile:
 
     def append(self, values: bytes | NDArray) -> None:
         array = np.frombuffer(values, dtype=self._dtype)
-        self._write(array)
+        self._write(array.data)
         self.size += array.size
 
     def mark(self) -> Mark:
@@ -230,8 +230,8 @@ class _ArrayFile:
     def _place(self, index: int) -> int:
         return self._header_bytes + index * self._dtype.itemsize
 
-    def _write(self, values: bytes | NDArray) -> None:
-        self._file.write(values.data if isinstance(values, np.ndarray) else values)
+    def _write(self, values: bytes | memoryview) -> None:
+        self._file.write(values)
         self._growth.add(values)
 
     def _header(self) -> bytes:
