@@ -145,6 +145,7 @@ def prepare_data(
                 protein_existence=frozenset(protein_existence or ()),
             ),
             on_progress=on_progress,
+            say=lambda line: print(line, file=sys.stderr),
             workers=workers,
         )
     if families := manifest["split"]["families"]:
@@ -182,20 +183,34 @@ def join_data(
 def inspect_data(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FIGURE", help="Draw lengths and residues: .png, .svg or .pdf to make."),
+    ] = None,
 ) -> None:
     """Show what a token store holds, and how long its sequences are."""
     from protein_lm.data.inspect import measure, report
     from protein_lm.data.joined import open_corpus
 
     opened = open_corpus(store)
+    if plot:
+        from protein_lm.plots import check_figure_output
+
+        check_figure_output(plot)
+    contents = measure(opened) if plot or not json else None
+    if plot and contents:
+        from protein_lm.plots import corpus_contents, save_figure
+
+        title = f"{opened.path}: {opened.num_sequences:,} sequences, {opened.num_residues:,} residues"
+        save_figure(corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title), plot)
     if json:
         from json import dumps
 
         print(dumps(opened.manifest, indent=2))
-        return
-    from rich.console import Console
+    elif contents:
+        from rich.console import Console
 
-    Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
+        Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, contents), sep="\n")
 
 
 @data.command("cluster", epilog="Example: protein-lm data cluster swissprot -o clusters.tsv --identity 0.5")

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from protein_lm.errors import OutputError
@@ -51,8 +51,10 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the final name, on any error it is removed.
+
+    `adopt` says of a temporary folder that a killed process left whether it is gone on with; otherwise it is removed.
 
     Raises:
         OutputError: as `new_file`.
@@ -61,8 +63,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         check_absent(path)
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        partial, lock = _locked_folder(path)
+        partial, lock = _adopted_folder(path, adopt) or _locked_folder(path)
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
@@ -105,20 +106,28 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove partial folders for `path` whose process was killed: nobody holds their lock any more."""
+def _adopted_folder(path: Path, adopt: Callable[[Path], bool] | None) -> tuple[Path, int] | None:
+    """A partial folder for `path` whose process was killed, so that nobody holds its lock any more, and its descriptor.
+
+    Those that are not adopted are removed.
+    """
     if fcntl is None:
-        return
+        return None
+    adopted = None
     for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         if not partial.is_dir():
             continue
-        with suppress(OSError):
+        with suppress(OSError), ExitStack() as stack:
             descriptor = os.open(partial, os.O_RDONLY)
-            try:
-                if _lock(descriptor):
-                    shutil.rmtree(partial, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+            stack.callback(os.close, descriptor)
+            if not _lock(descriptor):
+                continue
+            if adopted is None and adopt is not None and partial.exists() and adopt(partial):
+                adopted = partial, descriptor
+                stack.pop_all()
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+    return adopted
 
 
 _REMEDIES = {

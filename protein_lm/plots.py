@@ -14,12 +14,29 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from protein_lm.output import new_file
+from protein_lm.choices import FigureFormat
+from protein_lm.errors import OutputError
+from protein_lm.output import check_absent, new_file
 
 CLASS_ORDER = "AVILMCFWYHKRDENQSTGP"
 """Amino acids so that those of one physico-chemical class stand side by side."""
+
+
+FIGURE_SUFFIXES = tuple(f".{each.value}" for each in FigureFormat)
+
+
+def check_figure_output(path: Path) -> None:
+    """Refuse a figure output early, before the work that it shows.
+
+    Raises:
+        OutputError: an unknown suffix, or a file that exists.
+    """
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise OutputError(f"{path}: unknown figure format; end it in {', '.join(FIGURE_SUFFIXES)}")
+    check_absent(path)
 
 
 def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:
@@ -181,5 +198,56 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
     axes[0, 0].set_ylabel(f"relative error of the {error.split('_')[0]}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside right upper", fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+_BINS_PER_DOUBLING = 4
+_WINDOWS = (1022, 8190)
+"""Residues of the longest sequences that windows of 1,024 and 8,192 tokens hold."""
+
+
+def corpus_contents(
+    lengths: NDArray[np.int64], numbers: dict[str, NDArray[np.int64]], residue_counts: dict[str, int], *, title: str
+) -> Figure:
+    """How long the sequences of each split are, and which residues they have.
+
+    The histogram's area over a doubling of length is the share of the split's sequences in it, whatever the bins; so
+    splits of all sizes can be compared.
+
+    Args:
+        lengths: (K,) different lengths in residues, ascending.
+        numbers: (K,) sequences of each length by split; splits without sequences are left out.
+        residue_counts: number of each letter, in the order of the bars.
+        title: of the whole figure.
+    """
+    num_bins = 1 + int(_BINS_PER_DOUBLING * np.log2((lengths[-1] + 1) / lengths[0]))
+    edges = np.unique(np.geomspace(lengths[0], lengths[-1] + 1, num_bins + 1).round()) - 0.5
+    doublings = np.diff(np.log2(edges))
+    filled = {name: counts for name, counts in numbers.items() if counts.any()}
+    with sns.axes_style("ticks"):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
+        )
+    for (name, counts), color in zip(filled.items(), sns.color_palette("colorblind", len(filled)), strict=True):
+        shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
+        left.stairs(shares, edges, color=color, linewidth=1.4, label=f"{name.replace('_', ' ')}, {counts.sum():,}")
+    left.set(xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None))
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    left.minorticks_off()
+    left.tick_params(axis="x", labelsize=8)
+    up_to = np.cumsum(list(filled.values()), axis=1).sum(axis=0)
+    median = int(lengths[np.searchsorted(up_to, (up_to[-1] + 1) // 2)])
+    for length, text, style in ((median, f"median {median:,}", "--"), *((w, f"{w:,}", ":") for w in _WINDOWS)):
+        if lengths[0] <= length <= lengths[-1]:
+            left.axvline(length, color="0.4", linestyle=style, linewidth=1)
+            left.text(length, 1.01, text, transform=left.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    counts = np.array(list(residue_counts.values()))
+    right.bar(list(residue_counts), 100 * counts / counts.sum(), color="#1b4f8a")
+    right.set(xlabel="residue", ylabel="share of all residues (%)")
+    right.margins(x=0.02)
+    figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     return figure

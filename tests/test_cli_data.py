@@ -51,6 +51,14 @@ def test_prepare_and_inspect(tmp_path, capsys, monkeypatch):
     manifest = json.loads(capsys.readouterr().out)
     assert manifest == json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert manifest["residue_policy"] == "to-x"
+    assert main(["data", "inspect", "store", "--plot", "lengths.svg"]) == 0
+    assert capsys.readouterr().out == report and (tmp_path / "lengths.svg").read_text().startswith("<?xml")
+    for name, fault in (
+        ("lengths.svg", "exists already; remove it"),
+        ("lengths.jpg", "unknown figure format; end it in"),
+    ):
+        assert main(["data", "inspect", "store", "--plot", name]) == 2
+        assert capsys.readouterr().err.startswith(f"protein-lm: error: {name}{':' if 'jpg' in name else ''} {fault}")
 
 
 def test_families_are_held_out(tmp_path, capsys, monkeypatch):

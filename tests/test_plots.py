@@ -49,3 +49,19 @@ def test_similarity_heatmaps_survive_empty_cells() -> None:
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert "".join(labels) == plots.CLASS_ORDER and len(set(labels)) == 20
     plots.plt.close(figure)
+
+
+def test_corpus_contents_tell_splits_apart_and_mark_the_windows() -> None:
+    lengths = np.array([1, 2, 30, 500, 2000])
+    numbers = {"train": np.array([1, 2, 30, 40, 5]), "valid": np.array([0, 0, 3, 0, 0]), "test": np.zeros(5, dtype=int)}
+    figure = plots.corpus_contents(lengths, numbers, {"A": 3, "C": 1}, title="a store")
+    histogram, composition = figure.axes
+    assert [text.get_text() for text in histogram.get_legend().get_texts()] == ["train, 78", "valid, 3"]
+    for drawn in histogram.patches:
+        shares, edges, _ = drawn.get_data()
+        assert (shares * np.diff(np.log2(edges))).sum() == pytest.approx(100), "the area is all sequences of the split"
+    assert [text.get_text() for text in histogram.texts] == ["median 500", "1,022"], "8,190 is out of range"
+    assert [bar.get_height() for bar in composition.patches] == [75, 25]
+    one = plots.corpus_contents(np.array([7]), {"train": np.array([1])}, {"A": 1}, title="one length")
+    plots.plt.close(figure)
+    plots.plt.close(one)

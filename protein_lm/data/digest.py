@@ -97,17 +97,15 @@ def digest(part: Part, settings: Settings) -> Digest | None:
 
 def digests(
     parts: Iterable[Part], settings: Settings, pool: ProcessPoolExecutor | None, workers: int
-) -> Iterator[Digest]:
-    """The digests of parts, in their order, whoever makes them.
+) -> Iterator[Digest | None]:
+    """The digest of each part, in their order, whoever makes them.
 
     Raises:
         InputError: as `digest`, for the first part at fault.
     """
     if pool is None:
-        results = (digest(part, settings) for part in parts)
-    else:
-        results = _in_order(parts, settings, pool, workers * _PARTS_PER_WORKER)
-    yield from (result for result in results if result is not None)
+        return (digest(part, settings) for part in parts)
+    return _in_order(parts, settings, pool, workers * _PARTS_PER_WORKER)
 
 
 def _in_order(

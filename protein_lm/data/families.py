@@ -140,6 +140,21 @@ class HeldOutFamilies:
         self._noted = [np.concatenate(self._noted)]
         return self._noted[0]
 
+    def determinants(self) -> list[Any]:
+        """What the members depend on, besides the records."""
+        return [*self.families, self._table.path.name, self._table.sha256] if self._table else [*self.families]
+
+    def state(self) -> dict[str, list[Any]]:
+        """What was noted so far, for JSON."""
+        elsewhere = np.concatenate(self._elsewhere)
+        return {"noted": self._members().tolist(), "elsewhere": elsewhere.tolist(), "telling": self._telling}
+
+    def restore(self, state: dict[str, list[Any]]) -> None:
+        """Go on from what was noted before."""
+        self._noted = [np.array(state["noted"], dtype=np.int64).reshape(-1, 2)]
+        self._elsewhere = [np.array(state["elsewhere"], dtype=np.int64)]
+        self._telling = state["telling"]
+
     def facts(self) -> dict[str, Any]:
         """What the manifest says."""
         table = self._table

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES, RESIDUES
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.joined import JoinedStore
+from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 
 if TYPE_CHECKING:
@@ -29,31 +30,48 @@ class Contents:
     """Letter -> number in the whole store, most frequent first, without letters that do not occur."""
     longest: list[tuple[str, int]]
     """Identifier and length in residues of the longest sequences."""
-    histogram: list[tuple[int, int, int]]
-    """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+    lengths: NDArray[np.int64]
+    """(K,) the different lengths in residues, ascending: 10¹¹ residues have fewer than 450,000 of them."""
+    numbers: dict[str, NDArray[np.int64]]
+    """(K,) sequences of each length, by split."""
+
+    def histogram(self) -> Iterator[tuple[int, int, int]]:
+        """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+        exponents = np.frexp(self.lengths)[1] - 1
+        numbers = np.bincount(exponents, sum(self.numbers.values()))
+        for exponent in range(int(exponents[0]), numbers.size):
+            yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])
 
 
 def measure(store: Corpus) -> Contents:
     """Look through a whole store, a part at a time."""
     counts = np.zeros(256, dtype=np.int64)
-    doublings = np.zeros(64, dtype=np.int64)
-    longest, lengths_of_longest = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    longest: list[tuple[int, int]] = []
+    lengths, numbers = np.empty(0, dtype=np.int64), np.empty((len(Split), 0), dtype=np.int64)
     for block in store.blocks(_SCANNED_SEQUENCES):
-        lengths = store.lengths_of(block)
+        part = store.lengths_of(block)
         counts += np.bincount(store.tokens_of(block), minlength=256)
-        doublings += np.bincount(np.frexp(lengths)[1] - 1, minlength=64)
-        candidates = np.concatenate((longest, block)), np.concatenate((lengths_of_longest, lengths))
-        chosen = np.argsort(-candidates[1], kind="stable")[:_NUM_LONGEST]
-        longest, lengths_of_longest = candidates[0][chosen], candidates[1][chosen]
+        first = np.argsort(-part, kind="stable")[:_NUM_LONGEST]
+        longest = sorted([*longest, *zip((-part[first]).tolist(), block[first].tolist(), strict=True)])[:_NUM_LONGEST]
+        lengths, numbers = _with(lengths, numbers, part, store.splits[block])
     letters = dict(zip(RESIDUES, counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_RESIDUES].tolist(), strict=True))
     return Contents(
         residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
-        longest=[
-            (store.sequence_id(index), length)
-            for index, length in zip(longest.tolist(), lengths_of_longest.tolist(), strict=True)
-        ],
-        histogram=list(_bins(doublings)),
+        longest=[(store.sequence_id(index), -length) for length, index in longest],
+        lengths=lengths,
+        numbers={split.label: numbers[split] for split in Split},
     )
+
+
+def _with(
+    lengths: NDArray[np.int64], numbers: NDArray[np.int64], part: NDArray[np.int64], splits: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different lengths (K,) and the numbers (splits, K) with more sequences (N,) and their splits (N,)."""
+    together, places = np.unique(np.concatenate((lengths, part)), return_inverse=True)
+    total = np.zeros((len(Split), together.size), dtype=np.int64)
+    total[:, places[: lengths.size]] = numbers
+    np.add.at(total, (splits, places[lengths.size :]), 1)
+    return together, total
 
 
 def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
@@ -71,7 +89,7 @@ def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
         yield _split_table(store.manifest["splits"], f"splits by {rule['rule']}, seed {rule['seed']}{by_table}")
     yield _composition(contents.residue_counts)
     yield _sentence("longest", dict(contents.longest))
-    yield _histogram_table(contents.histogram)
+    yield _histogram_table(list(contents.histogram()))
 
 
 def _origin(store: TokenStore) -> Iterator[str]:
@@ -120,9 +138,3 @@ def _histogram_table(histogram: list[tuple[int, int, int]]) -> "RenderableType":
         eighths = -(-8 * _BAR_WIDTH * number // highest)  # rounded up, so that a rare length shows
         table.add_row(f"{low:,}–{high:,}", f"{number:,}", _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip())
     return table
-
-
-def _bins(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    filled = np.flatnonzero(numbers)
-    for exponent in range(int(filled[0]), int(filled[-1]) + 1):
-        yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])

@@ -222,6 +222,8 @@ def _repeats(parts: Sequence[TokenStore], folder: Path) -> RecordSet:
     repeats = RecordSet(first)
     for records, _ in sequences.repeats():
         repeats.add(records)
+    sequences.remove()
+    identifiers.remove()
     return repeats
 
 

@@ -26,6 +26,8 @@ def test_ledgers_against_a_dictionary(tmp_path, monkeypatch, held_rows):
     found = [pair for columns in sequences.repeats() for pair in zip(*map(np.ndarray.tolist, columns), strict=True)]
     assert sorted(found) == repeats
     assert set(pairs.conflicts().tolist()) == {key for key, others in checks.items() if len(others) > 1}
+    for ledger in (sequences, pairs):
+        ledger.remove()
     assert not list(tmp_path.iterdir())
 
 

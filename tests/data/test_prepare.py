@@ -314,11 +314,17 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
             body = letters[start : start + int(generator.integers(10, 50))].tobytes()
             file.write(b">s%d\n%b\n" % (number, body))
     arguments = ["data", "prepare", str(tmp_path / "in.fasta"), "-o", str(tmp_path / "store")]
-    command = [sys.executable, "-m", "protein_lm", *arguments]
+    script = (
+        "import sys; from protein_lm.cli import main; from protein_lm.data import journal\n"
+        "if __name__ == '__main__': journal.SAVED_BYTES = 2**18; sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "often.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "often.py"), *arguments]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     seconds = time.perf_counter() - start
     whole = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
+    num_resumed = 0
     for moment in generator.uniform(0.2, 1.0, 20) * seconds:
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -326,6 +332,9 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
         process.kill()
         process.wait()
         if not (tmp_path / "store").exists():
-            subprocess.run(command, check=True, capture_output=True)
+            workers = str(generator.integers(0, 3))
+            done = subprocess.run([*command, "--workers", workers], check=True, capture_output=True)
+            num_resumed += b"going on with what a killed run had begun" in done.stderr
         assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == whole
-        assert names(tmp_path) == ["in.fasta", "store"]
+        assert names(tmp_path) == ["in.fasta", "often.py", "store"]
+    assert num_resumed
