@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from protein_lm import __version__
-from protein_lm.choices import FigureFormat, LongPolicy
+from protein_lm.choices import CurveAxis, CurveMetric, FigureFormat, LongPolicy
 from protein_lm.cli_data import data
-from protein_lm.errors import ProteinLMError
+from protein_lm.errors import ConfigError, OutputError, ProteinLMError
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
@@ -104,6 +104,50 @@ def train(
     if trainer.accelerator.is_main_process:
         figure = write_learning_curve(output)
         print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+
+
+@app.command(epilog="Example: protein-lm curves runs/* -o curves.png --metric accuracy --against num_tokens")
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Figure: .png, .svg, .pdf. Table: .csv, .tsv, .parquet."),
+    ],
+    metric: Annotated[
+        CurveMetric | None, typer.Option(help="What the figure shows; perplexity if not given.", show_default=False)
+    ] = None,
+    against: Annotated[
+        CurveAxis | None, typer.Option(help="Its horizontal axis; step if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Learning curves of runs, in one figure or one table."""
+    from protein_lm.output import check_absent
+    from protein_lm.tables import SUFFIXES, write_table
+
+    draws = output.suffix in [f".{each.value}" for each in FigureFormat]
+    if not draws and output.suffix not in SUFFIXES:
+        raise OutputError(
+            f"{output}: unknown format; end it in .png, .svg or .pdf for a figure, {', '.join(SUFFIXES)} for a table"
+        )
+    if not draws and (metric or against):
+        raise ConfigError(
+            f"{output}: a table has every column; leave out --metric and --against, or draw a figure (.png)"
+        )
+    check_absent(output)
+
+    from protein_lm.analysis.curves import check_column, learning_curves
+
+    table = learning_curves(runs)
+    if not draws:
+        write_table(table, str(output))
+    else:
+        from protein_lm.plots import compare_runs, save_figure
+
+        metric, against = metric or CurveMetric.PERPLEXITY, against or CurveAxis.STEP
+        for column in (metric.value, against.value):
+            check_column(table, column)
+        save_figure(compare_runs(table, metric=metric.value, against=against.value), output)
+    print(f"{output}: {len(table):,} rows of {table['run'].nunique()} runs")
 
 
 @app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")

@@ -18,6 +18,7 @@ from protein_lm.choices import (
     PositionKind,
     Precision,
     ProjectionKind,
+    TrackerName,
     TrainingLongPolicy,
     Windows,
 )
@@ -240,6 +241,8 @@ class TrainingConfig(_Section):
     """Sequences of the split `valid` that each validation uses: always the same, evenly spread over the corpus."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Trackers that get the numbers of metrics.jsonl too."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
 

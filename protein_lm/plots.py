@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from protein_lm.choices import FigureFormat
@@ -71,6 +73,73 @@ def learning_curve(metrics: pd.DataFrame) -> Figure:
     left.legend(frameon=False)
     sns.despine(figure)
     return figure
+
+
+_PANELS = {"causal": "causal (U)", "masked": "masked (B)"}
+_METRICS = {"perplexity": "perplexity", "loss_nats": "loss (nats per residue)", "accuracy": "accuracy (%)"}
+
+
+def compare_runs(table: pd.DataFrame, *, metric: str = "perplexity", against: str = "step") -> Figure:
+    """Learning curves of several runs, as in the Performer paper: a panel for each objective that they have, a colour for
+    each run, training dashed, validation solid, and the unigram baseline dotted where it is known.
+
+    Args:
+        table: as `analysis.curves.learning_curves` gives it.
+        metric: perplexity, loss_nats or accuracy.
+        against: step, num_tokens or seconds.
+    """
+    runs = list(dict.fromkeys(table["run"]))
+    colors = dict(zip(runs, sns.color_palette("colorblind" if len(runs) <= 10 else "husl", len(runs)), strict=True))
+    objectives = [name for name in _PANELS if name in set(table["objective"])]
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(
+            1, len(objectives), figsize=(2 + 4 * len(objectives), 3.8), layout="constrained", sharey=True, squeeze=False
+        )
+    scale = 100 if metric == "accuracy" else 1
+    has_baseline = f"unigram_{metric}" in table
+    unit, name_of_unit = _unit_of_time(table) if against == "seconds" else (1, "")
+    for axis, objective in zip(axes[0], objectives, strict=True):
+        of_panel = pd.DataFrame(table[table["objective"] == objective])
+        for run, rows in of_panel.groupby("run", sort=False):
+            for split, style, width in (("train", "--", 1.2), ("valid", "o-", 1.8)):
+                part = rows[rows["split"] == split]
+                axis.plot(
+                    part[against] / unit, scale * part[metric], style, color=colors[run], linewidth=width, markersize=4
+                )
+        if has_baseline:
+            for value in set(of_panel[f"unigram_{metric}"].dropna().round(6)):
+                axis.axhline(scale * value, color="0.4", linestyle=":", linewidth=1.2)
+        axis.set_title(_PANELS[objective])
+        _label_horizontal(axis, against, name_of_unit)
+    axes[0, 0].set_ylabel(_METRICS[metric])
+    handles = [Line2D([], [], color=colors[run], linewidth=3, label=run) for run in runs]
+    handles += [
+        Line2D([], [], color="0.25", linestyle="--", label="training"),
+        Line2D([], [], color="0.25", marker="o", markersize=4, label="validation"),
+    ]
+    if has_baseline:
+        handles.append(Line2D([], [], color="0.4", linestyle=":", label="unigram baseline"))
+    figure.legend(handles=handles, frameon=False, loc="outside right upper")
+    sns.despine(figure)
+    return figure
+
+
+def _unit_of_time(table: pd.DataFrame) -> tuple[int, str]:
+    """The largest unit, in seconds, of which the longest run took three or more."""
+    longest = table["seconds"].max()
+    return next((size, name) for size, name in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * size or size == 1)
+
+
+def _label_horizontal(axis: Axes, against: str, unit: str) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    if against == "seconds":
+        axis.set_xlabel(f"training time ({unit})")
+    elif against == "num_tokens":
+        axis.set_xlabel("tokens seen")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    else:
+        axis.set_xlabel("optimizer step")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def attention_grid(

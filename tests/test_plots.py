@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from protein_lm import plots
+from protein_lm.analysis.curves import learning_curves
 from protein_lm.analysis.similarity import blosum62, normalized
 from protein_lm.errors import OutputError
 
@@ -29,6 +30,30 @@ def test_learning_curve(tmp_path) -> None:
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputError, match="exists already"):
         plots.save_figure(plots.learning_curve(metrics), tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize("against", ["step", "num_tokens", "seconds"])
+@pytest.mark.parametrize("metric", ["perplexity", "loss_nats", "accuracy"])
+def test_runs_side_by_side(runs, metric, against) -> None:
+    table = learning_curves([runs["masked"], runs["causal"]])
+    figure = plots.compare_runs(table, metric=metric, against=against)
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == ["causal (U)", "masked (B)"]
+    for panel, run in zip(panels, ("causal", "masked"), strict=True):
+        train, valid, baseline = panel.lines
+        assert [line.get_linestyle() for line in panel.lines] == ["--", "-", ":"]
+        assert train.get_color() == valid.get_color()
+        rows = table[(table["run"] == run) & (table["split"] == "valid")]
+        scale = 100 if metric == "accuracy" else 1
+        np.testing.assert_allclose(valid.get_ydata(), scale * rows[metric])
+        np.testing.assert_allclose(baseline.get_ydata(), scale * rows[f"unigram_{metric}"].iloc[0], atol=1e-4)
+        np.testing.assert_allclose(valid.get_xdata() / valid.get_xdata()[-1], rows[against] / rows[against].iloc[-1])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["masked", "causal", "training", "validation", "unigram baseline"]
+    plots.plt.close(figure)
+    causal = plots.compare_runs(table[table["run"] == "causal"].drop(columns=f"unigram_{metric}"), metric=metric)
+    assert len(causal.axes) == 1 and len(causal.axes[0].lines) == 2
+    plots.plt.close(causal)
 
 
 def test_attention_grid_is_numbered_by_residue_and_leaves_special_tokens_out() -> None:

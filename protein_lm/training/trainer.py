@@ -5,8 +5,11 @@ a run that goes on from one is the run that was never interrupted.
 """
 
 import math
+import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -35,14 +38,20 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError
-from protein_lm.inference.likelihood import evaluation_log_probabilities
+from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
+from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
-from protein_lm.training.run_log import RunLog
+from protein_lm.training.run_log import RECIPE, RunLog
+from protein_lm.training.trackers import check_trackers, start_trackers
 
-RECIPE = "recipe.yaml"
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 _DONE_TO_LONG = {
     TrainingLongPolicy.CROP: "cropped at a random place",
     TrainingLongPolicy.WINDOW: "cut into windows",
@@ -50,6 +59,8 @@ _DONE_TO_LONG = {
 }
 LOG_EVERY = 20
 """Steps between rows of training metrics; each row is the mean over these steps."""
+UNIGRAM_SEQUENCES = 20_000
+"""Training sequences that the unigram baseline of the log counts residues in: enough for its perplexity to three digits."""
 
 
 @dataclass
@@ -66,6 +77,8 @@ class Progress:
     """Within that sequence, see `data.plan.Place`."""
     num_tokens: int = 0
     """Tokens seen, special tokens included."""
+    seconds: float = 0.0
+    """Time of training, validation and checkpoints included."""
     best_loss_nats: float = math.inf
     """Lowest validation loss so far."""
 
@@ -87,7 +100,7 @@ class Trainer:
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run or the initial model.
+            ConfigError: the recipe does not fit the corpus, the run or the initial model, or a tracker is not installed.
             ModelError: the checkpoint to go on from, or the initial model, is damaged.
         """
         if resume and initial is not None:
@@ -95,12 +108,14 @@ class Trainer:
                 f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init"
             )
         config = recipe.training
+        check_trackers(config.trackers)
         self.recipe, self.store, self.run = recipe, store, run
         self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
         self.batches = TrainingBatches(
             store, recipe.data, objective=recipe.model.objective, max_length=recipe.model.max_length, seed=config.seed
         )
         self.validation = self._validation_sequences()
+        self.unigram = unigram_log_probabilities(store, max_sequences=UNIGRAM_SEQUENCES)
         self.progress = Progress()
         model = ProteinLM(recipe.model)
         model.initialize(torch.Generator().manual_seed(config.seed))
@@ -117,23 +132,37 @@ class Trainer:
     def fit(self) -> Progress:
         """Train to the recipe's last step; write metrics, the best and the last model."""
         config = self.recipe.training
-        main = self.accelerator.is_main_process
-        if main and not self.run.exists():
-            with new_directory(self.run) as folder:
-                (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
-        self.accelerator.wait_for_everyone()
-        with RunLog(self.run, num_steps=config.num_steps, active=main) as log:
-            log.rewind(self.progress.step)
+        with self._open_log() as log:
             self._describe(log)
+            began = time.perf_counter() - self.progress.seconds
             window = _Window()
             for batches in self._steps():
                 window.add(self._step(batches))
                 self.progress.step += 1
+                self.progress.seconds = time.perf_counter() - began
+                log.advance(self.progress.step, window.facts())
                 if self.progress.step % LOG_EVERY == 0 or self.progress.step == config.num_steps:
                     self._log(log, window)
                     window = _Window()
-                self._after_step(log)
+                with window.paused():
+                    self._after_step(log)
         return self.progress
+
+    def _open_log(self) -> RunLog:
+        """Make the run directory, unless it is there, and start the trackers."""
+        trackers, step = [], self.progress.step
+        if main := self.accelerator.is_main_process:
+            if is_new := not self.run.exists():
+                with new_directory(self.run) as folder:
+                    (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
+            try:
+                trackers = start_trackers(self.recipe, self.run, step=step)
+            except ConfigError:
+                if is_new:
+                    shutil.rmtree(self.run)  # the same command may be given again
+                raise
+        self.accelerator.wait_for_everyone()
+        return RunLog(self.run, step=step, num_steps=self.recipe.training.num_steps, active=main, trackers=trackers)
 
     def _after_step(self, log: RunLog) -> None:
         config, step = self.recipe.training, self.progress.step
@@ -158,7 +187,9 @@ class Trainer:
             yield [self.batches.batch(each) for each in planned[rank::num_processes]]
 
     def _step(self, batches: list[Batch]) -> Tensor:
-        """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
+        """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens), and the norm of
+        the gradient before it is clipped.
+        """
         config, step = self.recipe.training, self.progress.step
         device = self.accelerator.device
         # Dropout's random state is a function of (seed, step, process), so nothing of it need be saved.
@@ -191,7 +222,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.progress.num_tokens += int(total[3])
-        return total
+        return torch.cat([total, torch.as_tensor(norm, dtype=torch.float64, device="cpu").reshape(1)])
 
     def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
@@ -238,29 +269,42 @@ class Trainer:
             results = evaluation_log_probabilities(
                 self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
             )
+        unigram = unigram_results(self.unigram, mine, is_causal=self.plain_model.is_causal)
+        loss, accuracy = self._mean_over_residues(results)
+        unigram_loss, unigram_accuracy = self._mean_over_residues(unigram)
+        log.row(
+            step=self.progress.step,
+            split="valid",
+            epoch=self.progress.epoch,
+            num_tokens=self.progress.num_tokens,
+            seconds=self.progress.seconds,
+            loss_nats=loss,
+            perplexity=_perplexity(loss),
+            accuracy=accuracy,
+            unigram_perplexity=_perplexity(unigram_loss),
+            unigram_accuracy=unigram_accuracy,
+        )
+        return loss
+
+    def _mean_over_residues(self, results: list[ResidueLogProbabilities]) -> tuple[float, float]:
+        """Loss in nats and accuracy, over the residues of all processes."""
         sums = torch.zeros(3, dtype=torch.float64)
         for result in results:
             sums += torch.tensor([-result.log_probabilities.sum(), result.correct.sum(), result.correct.size])
         loss, correct, count = self._sum_over_processes(sums).tolist()
-        row = {"loss_nats": loss / count, "perplexity": math.exp(loss / count), "accuracy": correct / count}
-        log.row(step=self.progress.step, split="valid", num_tokens=self.progress.num_tokens, **row)
-        log.line(
-            f"step {self.progress.step}: validation perplexity {row['perplexity']:.3f}, accuracy {row['accuracy']:.1%}"
-        )
-        return loss / count
+        return loss / count, correct / count
 
     def _log(self, log: RunLog, window: "_Window") -> None:
-        facts = window.facts()
-        learning_rate = self.optimizers[0].param_groups[0]["lr"]
         log.row(
             step=self.progress.step,
             split="train",
             epoch=self.progress.epoch,
             num_tokens=self.progress.num_tokens,
-            learning_rate=learning_rate,
-            **facts,
+            seconds=self.progress.seconds,
+            learning_rate=self.optimizers[0].param_groups[0]["lr"],
+            **window.facts(),
+            peak_memory_bytes=_peak_memory_bytes(self.accelerator.device),
         )
-        log.advance(self.progress.step, f"loss {facts['loss_nats']:.3f}  {facts['tokens_per_second']:,.0f} tokens/s")
 
     def _describe(self, log: RunLog) -> None:
         model, batches = self.recipe.model, self.batches
@@ -309,8 +353,9 @@ class Trainer:
 
     def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer]) -> None:
         state, tensors = read_training_state(self.run / LAST)
-        old = parse(Recipe, state["recipe"], str(self.run / LAST)).model_dump(mode="json")
-        if old != (new := self.recipe.model_dump(mode="json")):
+        watched = {"training": {"trackers"}}  # who looks on changes nothing
+        old = parse(Recipe, state["recipe"], str(self.run / LAST)).model_dump(mode="json", exclude=watched)
+        if old != (new := self.recipe.model_dump(mode="json", exclude=watched)):
             raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
         load_weights(model, self.run / LAST)
         _restore_optimizers(optimizers, tensors)
@@ -329,19 +374,44 @@ class _Window:
     """Sums over the steps since the last row of the log."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.sums = torch.zeros(5, dtype=torch.float64)
+        self.num_steps = 0
         self.start = time.perf_counter()
 
     def add(self, sums: Tensor) -> None:
         self.sums += sums
+        self.num_steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is no time of training steps."""
+        before = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - before
 
     def facts(self) -> dict[str, float]:
-        loss, correct, predicted, tokens = self.sums.tolist()
+        loss, correct, predicted, tokens, norms = self.sums.tolist()
         return {
             "loss_nats": loss / predicted,
+            "perplexity": _perplexity(loss / predicted),
             "accuracy": correct / predicted,
+            "gradient_norm": norms / self.num_steps,
             "tokens_per_second": tokens / (time.perf_counter() - self.start),
         }
+
+
+def _perplexity(loss_nats: float) -> float:
+    return math.exp(loss_nats) if loss_nats < 700 else math.inf
+
+
+def _peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory that this process has held so far: of the GPU, or of the machine; None where it is not told."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:
