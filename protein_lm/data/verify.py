@@ -7,8 +7,8 @@ import numpy as np
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES
 from protein_lm.data.split import Split
 from protein_lm.data.store import ARRAYS, TokenStore
-from protein_lm.data.store_writer import checksum
 from protein_lm.errors import StoreError
+from protein_lm.output import checksum
 
 _SCANNED = 2**24
 
