@@ -89,6 +89,10 @@ def train(
         str | None,
         typer.Option("--init", metavar="M", help="Start from the weights of a model like the recipe's."),
     ] = None,
+    allowed_changes: Annotated[
+        list[str] | None,
+        typer.Option("--allow-change", metavar="KEY", help="With --resume, a key that may be another now. Repeatable."),
+    ] = None,
 ) -> None:
     """Train a model; also under `accelerate launch -m protein_lm train ...`."""
     from protein_lm.config import load_recipe
@@ -99,11 +103,16 @@ def train(
     from protein_lm.results import write_learning_curve
     from protein_lm.training.trainer import Trainer
 
-    trainer = Trainer(loaded, TokenStore.open(store), output, resume=resume, initial=initial)
+    corpus = TokenStore.open(store)
+    trainer = Trainer(loaded, corpus, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
-    if trainer.accelerator.is_main_process:
-        figure = write_learning_curve(output)
-        print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+    if not trainer.accelerator.is_main_process:
+        return
+    if progress.step < loaded.training.num_steps:
+        print(f"{output}: stopped at step {progress.step:,} of {loaded.training.num_steps:,}; go on with --resume")
+        return
+    figure = write_learning_curve(output)
+    print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
 
 
 @app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")

@@ -238,6 +238,12 @@ class TrainingConfig(_Section):
     """Sequences of the split `valid` that each validation uses: always the same, the first ones of the store."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept, beside the best model."""
+    max_skipped_steps: int = Field(default=5, ge=1)
+    """Steps in a row that may be skipped since their loss or gradient is not finite; with the last of them the run stops."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass: same gradients, less memory, about a third more time."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
 

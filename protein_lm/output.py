@@ -22,6 +22,7 @@ except ImportError:  # Windows: folders of killed processes stay
 _OLD = "old"
 _READ_BYTES = 2**22
 
+
 def check_absent(path: Path) -> None:
     """Raise OutputError if `path` exists: nothing a user made is overwritten."""
     if path.exists() or path.is_symlink():
@@ -97,8 +98,8 @@ def _exchange(partial: Path, path: Path) -> None:
         except OSError:
             (retired / _OLD).rename(path)
             raise
-    finally:
         shutil.rmtree(retired, ignore_errors=True)
+    finally:
         if lock is not None:
             os.close(lock)
 
