@@ -109,7 +109,8 @@ def train(
     if not trainer.accelerator.is_main_process:
         return
     if progress.step < loaded.training.num_steps:
-        print(f"{output}: stopped at step {progress.step:,} of {loaded.training.num_steps:,}; go on with --resume")
+        stopped = f"stopped at step {progress.step:,} of {loaded.training.num_steps:,}"
+        print(f"{output}: {stopped}; go on with the same command and --resume")
         return
     figure = write_learning_curve(output)
     print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")

@@ -46,7 +46,7 @@ def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
 
 
 def last_non_finite_gradient(model: ProteinLM, tokens: Tensor, targets: Tensor, packing: Packing) -> str:
-    """Name the weights nearest to the output whose gradient of the loss holds NaN or infinity: there the backward pass failed.
+    """Name the weights nearest to the output whose gradient holds NaN or infinity: there the backward pass failed.
 
     The gradients that weights hold stay as they are. Targets (B, L) below 0 are not predicted.
     """

@@ -19,7 +19,7 @@ HARMLESS = frozenset(
 )
 """Keys that no weight depends on: they may change without a word."""
 _OF_A_RUN = frozenset({"training.seed", "training.optimizer", "data.windows"})
-"""Keys that, like the model but for its dropout, a run cannot change: its weights, moments or place in the data fit no other."""
+"""Keys that, like the model but for its dropout, a run cannot change: its weights, moments or place would fit no other."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:

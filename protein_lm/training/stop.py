@@ -12,7 +12,7 @@ class StopRequest:
     """While entered, notes SIGINT and SIGTERM instead of dying of them."""
 
     def __init__(self, *, grace_seconds: float = 0.0) -> None:
-        """`grace_seconds` after the first, signals count as the same request: launchers pass on what the terminal sent to all."""
+        """Within `grace_seconds` of the first, signals are the same request: launchers pass on what all got anyway."""
         self.signal: signal.Signals | None = None
         self._grace_seconds, self._since = grace_seconds, 0.0
         self._before: dict[signal.Signals, object] = {}

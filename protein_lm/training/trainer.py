@@ -1,11 +1,12 @@
 """The training loop, the only one: one CPU or many processes, through Accelerate.
 
 Everything random is a pure function of (seed, step) or (seed, epoch, sequence), so a checkpoint needs no random states:
-a run that goes on from one is the run that was never interrupted. What processes decide (to skip a step, to stop) follows from
-sums over all of them, so that they always decide the same.
+a run that goes on from one is the run that was never interrupted. What processes decide (to skip a step, to stop) follows
+from sums over all of them, so that they always decide the same.
 """
 
 import math
+import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
@@ -452,8 +453,8 @@ class Trainer:
         self._notes += [f"{fault}; going on from the checkpoint of step {self.progress.step}" for fault in faults]
         if different := [name for name, value in _identity(self.store).items() if state["corpus"][name] != value]:
             raise ConfigError(
-                f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so far; "
-                f"name the corpus that it began with, or start a new run, with --init {self.run}"
+                f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
+                f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
             )
         old = parse(Recipe, state["recipe"], str(checkpoint))
         changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
@@ -493,14 +494,23 @@ def _accelerator(precision: Precision) -> Accelerator:
     Raises:
         ConfigError: it is configured for hardware or a library that is not there.
     """
+    num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Launchers start CPU processes as they start those of GPUs, but with no GPU to see.
+    is_for_cpus = num_launched > 1 and os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] in ("", "-1")
+    mixed_precision = "bf16" if precision is Precision.BFLOAT16 else "no"
     try:
-        return Accelerator(mixed_precision="bf16" if precision is Precision.BFLOAT16 else "no")
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=is_for_cpus)
+        reason = "" if accelerator.num_processes == num_launched else "no GPU is here"
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            reason = f"each process holds the whole model, which {accelerator.distributed_type.value} takes apart"
     except (RuntimeError, ValueError, ImportError, NotImplementedError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        accelerator, reason = None, str(error).strip().partition("\n")[0]
+    if accelerator is None or reason:
         raise ConfigError(
-            f"Accelerate cannot start as it is configured: {reason}; choose a configuration for this machine, such as "
-            "scripts/accelerate/cpu.yaml"
-        ) from error
+            f"{num_launched} process(es) cannot train as Accelerate is configured: {reason}; choose a configuration for this "
+            "machine: scripts/accelerate/cpu.yaml or ddp.yaml"
+        )
+    return accelerator
 
 
 def _identity(store: TokenStore) -> dict[str, str]:
