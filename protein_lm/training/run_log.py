@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl on disk, a progress bar (or plain lines) on standard error."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from protein_lm.errors import OutputError
 from protein_lm.output import clear_errors, new_file
 
 METRICS = "metrics.jsonl"
@@ -25,6 +27,7 @@ class RunLog:
     def __init__(self, run: Path, *, num_steps: int, active: bool) -> None:
         self.active = active
         self.path = run / METRICS
+        self._unwritten = ""
         console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("step"),
@@ -46,10 +49,24 @@ class RunLog:
                 partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def row(self, **row: Any) -> None:
-        """Append one row."""
+        """Append one row; rows that a full disk refuses are kept and written with a later one."""
         if self.active:
-            with clear_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            self._unwritten += json.dumps(row) + "\n"
+            try:
+                self._write()
+            except OutputError as error:
+                self.line(f"{error}; the run goes on, and its rows are kept")
+
+    def _write(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        with clear_errors(self.path):
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(self._unwritten)
+            except OSError:
+                os.truncate(self.path, size)  # no part of a row stays
+                raise
+        self._unwritten = ""
 
     def advance(self, step: int, facts: str) -> None:
         """Move the progress bar."""
@@ -69,3 +86,5 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+        if self._unwritten:
+            self._write()

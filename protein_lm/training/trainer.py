@@ -192,13 +192,15 @@ class Trainer:
                 partial.write_text(recipe, encoding="utf-8")
 
     def _after_step(self, log: RunLog, *, asked_to_stop: bool) -> bool:
-        """Validate and save what is due; whether to stop before the last step."""
+        """Validate and save what is due; whether to stop here."""
         config, step = self.recipe.training, self.progress.step
         at_end = step == config.num_steps
         if step % config.validate_every == 0 or at_end:
-            loss = self._validate(log)
-            if loss < self.progress.best_loss_nats and self._save(BEST, log, must=at_end):
+            loss, best = self._validate(log), self.progress.best_loss_nats
+            if loss < best:
                 self.progress.best_loss_nats = loss
+                if not self._save(BEST, log, must=at_end):
+                    self.progress.best_loss_nats = best
         if step % config.checkpoint_every == 0 or at_end or asked_to_stop:
             self._save(LAST, log, must=at_end or asked_to_stop)
         return asked_to_stop
