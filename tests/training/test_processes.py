@@ -69,6 +69,7 @@ def settings(num_steps: int, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"model": model, "data": recipe.data.model_copy(update={"tokens_per_batch": 256})})
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_batches_of_twice_the_size(corpus, tmp_path) -> None:
     """50 steps: 1 process that accumulates, 2 processes, and 2 processes that take over from 1 after 40 steps."""
     launch(1, settings(50, accumulation=2), corpus, tmp_path / "one", [])
