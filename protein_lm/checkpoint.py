@@ -36,13 +36,8 @@ def save_model(model: ProteinLM, path: Path, *, facts: dict[str, Any] | None = N
         write_model(model, folder, facts=facts or {})
 
 
-def write_model(
-    model: ProteinLM, folder: Path, *, facts: dict[str, Any], weights: dict[str, Tensor] | None = None
-) -> None:
-    """Write the files of a model directory into an existing folder; `facts` about training go into config and card.
-
-    `weights` are those of the model, where it does not hold them itself (sharded over processes, for example).
-    """
+def write_model(model: ProteinLM, folder: Path, *, facts: dict[str, Any]) -> None:
+    """Write the files of a model directory into an existing folder; `facts` about training go into config and card."""
     config = {
         "format_version": FORMAT_VERSION,
         "protein_lm_version": __version__,
@@ -51,7 +46,7 @@ def write_model(
         "training": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    _save_tensors(model.state_dict() if weights is None else weights, folder / WEIGHTS)
+    _save_tensors(model.state_dict(), folder / WEIGHTS)
     (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
 
 
