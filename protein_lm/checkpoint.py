@@ -1,6 +1,7 @@
 """Model directories (config.json, model.safetensors, README.md) and training states, without pickle.
 
-A run directory holds `best` and `last`, both model directories; `last` has the training state beside it.
+A run directory holds `best` and `last`, both model directories; `last` has the training state beside it, and so do the
+`step-N` of earlier steps. What a run writes has the checksums of its files with it.
 """
 
 import json
@@ -16,11 +17,12 @@ from protein_lm import __version__, alphabet
 from protein_lm.config import ModelConfig, parse
 from protein_lm.errors import ConfigError, ModelError, OutputError
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.output import new_directory
+from protein_lm.output import checksum, new_directory
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
+CHECKSUMS = "checksums.json"
 BEST, LAST = "best", "last"
 
 
@@ -104,6 +106,8 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
         config = parse(ModelConfig, read_facts(path).get("model"), str(path / CONFIG))
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    if (path / CHECKSUMS).exists():
+        check_files(path)
     model = ProteinLM(config)
     load_weights(model, path)
     model = model.to(choose_device(device)).eval()
@@ -146,6 +150,33 @@ def load_weights(model: ProteinLM, path: Path) -> None:
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise ModelError(f"{path / WEIGHTS}: weight {unknown[0]} does not belong to this model")
     model.load_state_dict(tensors)
+
+
+def write_checksums(folder: Path) -> None:
+    """Record the checksums of all files in a folder, but for the card, which is a person's to edit."""
+    sums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != CARD}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def check_files(path: Path) -> None:
+    """Compare a folder's files with the checksums that `write_checksums` recorded.
+
+    Raises:
+        ModelError: a file, or the record itself, is missing or damaged; the first one is named.
+    """
+    try:
+        sums = dict(json.loads((path / CHECKSUMS).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: incomplete, {CHECKSUMS} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path / CHECKSUMS}: damaged ({error})") from error
+    for name, expected in sums.items():
+        try:
+            found = checksum(path / name)
+        except OSError as error:
+            raise ModelError(f"{path}: incomplete, {name} cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise ModelError(f"{path / name}: damaged, its checksum is {found} instead of {expected}")
 
 
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -89,6 +89,10 @@ def train(
         str | None,
         typer.Option("--init", metavar="M", help="Start from the weights of a model like the recipe's."),
     ] = None,
+    allowed_changes: Annotated[
+        list[str] | None,
+        typer.Option("--allow-change", metavar="KEY", help="With --resume, a key that may be another now. Repeatable."),
+    ] = None,
 ) -> None:
     """Train a model; also under `accelerate launch -m protein_lm train ...`."""
     from protein_lm.config import load_recipe
@@ -99,11 +103,17 @@ def train(
     from protein_lm.results import write_learning_curve
     from protein_lm.training.trainer import Trainer
 
-    trainer = Trainer(loaded, open_corpus(store), output, resume=resume, initial=initial)
+    corpus = open_corpus(store)
+    trainer = Trainer(loaded, corpus, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
-    if trainer.accelerator.is_main_process:
-        figure = write_learning_curve(output)
-        print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+    if not trainer.accelerator.is_main_process:
+        return
+    if progress.step < loaded.training.num_steps:
+        stopped = f"stopped at step {progress.step:,} of {loaded.training.num_steps:,}"
+        print(f"{output}: {stopped}; go on with the same command and --resume")
+        return
+    figure = write_learning_curve(output)
+    print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
 
 
 @app.command(epilog="Example: protein-lm curves runs/* -o curves.png --metric accuracy --against num_tokens")

@@ -243,6 +243,12 @@ class TrainingConfig(_Section):
     """Steps between checkpoints."""
     trackers: tuple[TrackerName, ...] = ()
     """Trackers that get the numbers of metrics.jsonl too."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept, beside the best model."""
+    max_skipped_steps: int = Field(default=5, ge=1)
+    """Steps in a row that may be skipped since their loss or gradient is not finite; with the last of them the run stops."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass: same gradients, less memory, about a third more time."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
 

@@ -254,7 +254,7 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
     recipe.write_text(yaml.safe_dump(small_recipe(num_steps=10, warmup_steps=2).model_dump(mode="json")))
     train = ["train", recipe, "--data", corpus.path, "-o", tmp_path / "tuned", "--init", output]
     message = fails(capsys, *train)
-    assert "is another model than the recipe's: model.attention was ['local', 'exact'], now 'performer-relu'" in message
+    assert "is another model than the recipe's: model.attention: ['local', 'exact'] -> performer-relu" in message
     assert not (tmp_path / "tuned").exists()
     settings = ["--set", "model.attention=[local, exact]", "--set", "model.window=8"]
     assert main([str(word) for word in [*train, *settings]]) == 0

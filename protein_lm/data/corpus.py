@@ -40,6 +40,11 @@ class Corpus(ABC):
 
     @property
     @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Checksums of what makes it the same for training: residues, their order and their splits."""
+
+    @property
+    @abstractmethod
     def groups(self) -> dict[str, range]:
         """Names of the stores that it consists of, and the numbers of their sequences, in order."""
 

@@ -26,9 +26,9 @@ from protein_lm.data.hashing import hash_letters
 from protein_lm.data.records import Annotations, Spans
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, FORMAT_VERSION, MANIFEST, TokenStore, map_array, read_manifest
-from protein_lm.data.store_writer import ArrayFile, checksum
+from protein_lm.data.store_writer import ArrayFile
 from protein_lm.errors import InputError, StoreError
-from protein_lm.output import new_directory
+from protein_lm.output import checksum, new_directory
 
 _FILES = {"records.npy": np.int64, "splits.npy": np.uint8}
 _READ_RECORDS = 2**12
@@ -73,6 +73,12 @@ class JoinedStore(Corpus):
     def sources(self) -> list[dict[str, Any]]:
         """See `Corpus`."""
         return [source for part in self.parts for source in part.sources]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Corpus`."""
+        of_parts = {part["name"]: part["manifest_xxh3_128"] for part in self.manifest["parts"]}
+        return {name: facts["xxh3_128"] for name, facts in self.manifest["files"].items()} | of_parts
 
     @property
     def groups(self) -> dict[str, range]:

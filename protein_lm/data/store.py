@@ -89,6 +89,11 @@ class TokenStore(Corpus):
         return self.manifest["sources"]
 
     @property
+    def identity(self) -> dict[str, str]:
+        """See `Corpus`."""
+        return {name: self.manifest["files"][name]["xxh3_128"] for name in ("tokens.npy", "offsets.npy", "splits.npy")}
+
+    @property
     def groups(self) -> dict[str, range]:
         """See `Corpus`: the store itself."""
         return {self.path.resolve().name: range(self.num_sequences)}

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-import xxhash
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from protein_lm.data.journal import Growth, Mark
 from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
+from protein_lm.output import checksum
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -163,15 +163,6 @@ class StoreWriter:
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
         return end
-
-
-def checksum(path: Path) -> str:
-    """XXH3-128 of a file, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_COPIED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -10,8 +10,8 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.joined import JoinedStore
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
-from protein_lm.data.store_writer import checksum
 from protein_lm.errors import StoreError
+from protein_lm.output import checksum
 
 _SCANNED = 2**24
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from protein_lm import alphabet
 from protein_lm.attention.feature_maps import RandomFeatureMap
@@ -56,6 +57,8 @@ class ProteinLM(nn.Module):
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
+        self.gradient_checkpointing = False
+        """Whether gradients keep only what goes in and out of blocks, and compute what lies between a second time."""
 
     def _block(self, layer: int) -> Block:
         config = self.config
@@ -137,7 +140,10 @@ class ProteinLM(nn.Module):
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
         rows = Rows(valid_mask, packing)
         for block in self.blocks:
-            hidden = block(hidden, rotary, rows)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, rotary, rows, use_reentrant=False)
+            else:
+                hidden = block(hidden, rotary, rows)
         return self.final_norm(hidden)
 
     def forward(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from protein_lm.errors import InputError
+from protein_lm.errors import InputError, OutputError
 from protein_lm.output import clear_errors, new_file
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         raise InputError(f"{run} {missing}; give a folder that protein-lm train made") from error
     rows = []
     for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            break
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
             raise InputError(
                 f"{path}, line {number}: damaged, not valid JSON ({error.msg}); remove the line"
             ) from error
@@ -65,6 +66,7 @@ class RunLog:
         self.trackers = list(trackers)
         self.first_step, self.num_steps = step, num_steps
         self.start = time.perf_counter()
+        self._unwritten = ""
         console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("step"),
@@ -85,11 +87,17 @@ class RunLog:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def row(self, *, step: int, split: str, **values: float | None) -> None:
-        """Append a row, hand its values to the trackers as `split/name`, and say what a person wants to know of it."""
+        """Append a row, hand its values to the trackers as `split/name`, and say what a person wants to know of it.
+
+        Rows that a full disk refuses are kept and written with a later one.
+        """
         if not self.active:
             return
-        with clear_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._unwritten += json.dumps({"step": step, "split": split, **values}) + "\n"
+        try:
+            self._write()
+        except OutputError as error:
+            self.line(f"{error}; the run goes on, and its rows are kept")
         numbers = {f"{split}/{name}": value for name, value in values.items() if value is not None}
         for tracker in list(self.trackers):
             try:
@@ -102,6 +110,17 @@ class RunLog:
             self.line(f"step {step:,}/{self.num_steps:,}: {_validation_facts(values)}")
         elif self.bar.disable:
             self.line(f"step {step:,}/{self.num_steps:,}: {_training_facts(values)}, {self._time_left(step)} left")
+
+    def _write(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        with clear_errors(self.path):
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(self._unwritten)
+            except OSError:
+                os.truncate(self.path, size)  # no part of a row stays
+                raise
+        self._unwritten = ""
 
     def advance(self, step: int, facts: dict[str, float]) -> None:
         """Move the progress bar of a terminal; `facts` are the means since the last row."""
@@ -127,15 +146,19 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+        if self._unwritten:
+            self._write()
         for tracker in self.trackers:
             tracker.finish()
 
 
 def _training_facts(values: dict[str, Any]) -> str:
-    return (
-        f"loss {values['loss_nats']:.3f}, perplexity {values['perplexity']:.2f}, "
-        f"{values['tokens_per_second']:,.0f} tokens/s"
-    )
+    facts = [f"{values['tokens_per_second']:,.0f} tokens/s"]
+    if "loss_nats" in values:
+        facts = [f"loss {values['loss_nats']:.3f}, perplexity {values['perplexity']:.2f}", *facts]
+    if skipped := values["num_skipped_steps"]:
+        facts.append(f"{skipped:,} steps skipped")
+    return ", ".join(facts)
 
 
 def _validation_facts(values: dict[str, Any]) -> str:

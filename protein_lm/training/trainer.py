@@ -1,56 +1,58 @@
 """The training loop, the only one: one CPU or many processes, through Accelerate.
 
 Everything random is a pure function of (seed, step) or (seed, epoch, sequence), so a checkpoint needs no random states:
-a run that goes on from one is the run that was never interrupted.
+a run that goes on from one is the run that was never interrupted. What processes decide (to skip a step, to stop) follows
+from sums over all of them, so that they always decide the same.
 """
 
 import math
 import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
+from protein_lm import __version__
 from protein_lm.checkpoint import (
     BEST,
     LAST,
+    check_files,
     find_model,
     load_weights,
     read_facts,
     read_training_state,
+    write_checksums,
     write_model,
     write_training_state,
 )
-from protein_lm.choices import Precision, TrainingLongPolicy
+from protein_lm.choices import TrainingLongPolicy
 from protein_lm.config import ModelConfig, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.corpus import Corpus
-from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
-from protein_lm.errors import ConfigError, NumericalError, OutputError
+from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
-from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
+from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.output import new_directory
+from protein_lm.output import new_directory, new_file
+from protein_lm.training.changes import check_changes, differences
+from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
+from protein_lm.training.processes import start_accelerator
+from protein_lm.training.progress import Progress, Speed, peak_memory_bytes, perplexity
 from protein_lm.training.run_log import RECIPE, RunLog
+from protein_lm.training.stop import StopRequest
 from protein_lm.training.trackers import check_trackers, start_trackers
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 _DONE_TO_LONG = {
     TrainingLongPolicy.CROP: "cropped at a random place",
@@ -63,31 +65,18 @@ UNIGRAM_SEQUENCES = 20_000
 """Training sequences that the unigram baseline of the log counts residues in: enough for its perplexity to three digits."""
 
 
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    epoch: int = 0
-    """Epoch of the next batch."""
-    sequence: int = 0
-    """Place in the epoch's order where the next batch begins."""
-    part: int = 0
-    """Within that sequence, see `data.plan.Place`."""
-    num_tokens: int = 0
-    """Tokens seen, special tokens included."""
-    seconds: float = 0.0
-    """Time of training, validation and checkpoints included."""
-    best_loss_nats: float = math.inf
-    """Lowest validation loss so far."""
-
-
 class Trainer:
     """Trains the model of a recipe on a prepared corpus into a run directory."""
 
     def __init__(
-        self, recipe: Recipe, store: Corpus, run: Path, *, resume: bool = False, initial: str | None = None
+        self,
+        recipe: Recipe,
+        store: Corpus,
+        run: Path,
+        *,
+        resume: bool = False,
+        initial: str | None = None,
+        allowed_changes: Collection[str] = (),
     ) -> None:
         """Set up model, optimizers and data.
 
@@ -97,64 +86,79 @@ class Trainer:
             run: directory to make, or to go on with.
             resume: whether to start from the run's last checkpoint.
             initial: model or run directory whose weights a new run starts from; its model is that of the recipe.
+            allowed_changes: keys as `section.key` in which the recipe of a resumed run may differ.
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
             ConfigError: the recipe does not fit the corpus, the run or the initial model, or a tracker is not installed.
-            ModelError: the checkpoint to go on from, or the initial model, is damaged.
+            ModelError: no checkpoint to go on from is whole, or the initial model is damaged.
         """
         if resume and initial is not None:
             raise ConfigError(
                 f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init"
             )
+        if allowed_changes and not resume:
+            raise ConfigError(f"{run}: --allow-change is for a run that is resumed; add --resume, or leave it out")
         config = recipe.training
         check_trackers(config.trackers)
         self.recipe, self.store, self.run = recipe, store, run
-        self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
+        self.accelerator = start_accelerator(config.precision)
         self.batches = TrainingBatches(
             store, recipe.data, objective=recipe.model.objective, max_length=recipe.model.max_length, seed=config.seed
         )
         self.validation = self._validation_sequences()
         self.unigram = unigram_log_probabilities(store, max_sequences=UNIGRAM_SEQUENCES)
         self.progress = Progress()
+        self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
+        self.checkpoints = Checkpoints(run)
+        self._last_saved = 0
+        self._changes: list[dict[str, Any]] = []
+        self._notes: list[str] = []
+        self._damaged: list[Path] = []
         model = ProteinLM(recipe.model)
         model.initialize(torch.Generator().manual_seed(config.seed))
+        model.gradient_checkpointing = config.gradient_checkpointing
         optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         if resume:
-            self._restore(model, optimizers)
+            self._restore(model, optimizers, allowed_changes)
         elif initial is not None:
             self._start_from(model, find_model(initial))
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.plain_model = model
 
     def fit(self) -> Progress:
-        """Train to the recipe's last step; write metrics, the best and the last model."""
-        config = self.recipe.training
-        with self._open_log() as log:
+        """Train to the recipe's last step, or to where a signal asks to stop; write metrics, checkpoints, the best model.
+
+        Raises:
+            NumericalError: the loss or gradient of `training.max_skipped_steps` steps in a row was not finite.
+            OutputError: the last checkpoint cannot be written; what was there before is as it was.
+        """
+        with self._open_log() as log, self.stop:
             self._describe(log)
-            began = time.perf_counter() - self.progress.seconds
-            window = _Window()
+            began, speed = time.perf_counter() - self.progress.seconds, Speed()
             for batches in self._steps():
-                window.add(self._step(batches))
+                num_tokens, asked_to_stop = self._step(batches)
+                speed.num_tokens += num_tokens
                 self.progress.step += 1
                 self.progress.seconds = time.perf_counter() - began
-                log.advance(self.progress.step, window.facts())
-                if self.progress.step % LOG_EVERY == 0 or self.progress.step == config.num_steps:
-                    self._log(log, window)
-                    window = _Window()
-                with window.paused():
-                    self._after_step(log)
+                log.advance(self.progress.step, self._facts(speed))
+                if self.progress.step % LOG_EVERY == 0 or self.progress.step == self.recipe.training.num_steps:
+                    self._log(log, speed)
+                    speed = Speed()
+                with speed.paused():
+                    self._after_step(log, asked_to_stop=asked_to_stop)
+                if asked_to_stop:
+                    break
         return self.progress
 
     def _open_log(self) -> RunLog:
-        """Make the run directory, unless it is there, and start the trackers."""
+        """Make or tidy the run's folder, and start the trackers."""
         trackers, step = [], self.progress.step
         if main := self.accelerator.is_main_process:
-            if is_new := not self.run.exists():
-                with new_directory(self.run) as folder:
-                    (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
+            is_new = not self.run.exists()
+            self._prepare_folder()
             try:
                 trackers = start_trackers(self.recipe, self.run, step=step)
             except ConfigError:
@@ -164,32 +168,45 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return RunLog(self.run, step=step, num_steps=self.recipe.training.num_steps, active=main, trackers=trackers)
 
-    def _after_step(self, log: RunLog) -> None:
+    def _prepare_folder(self) -> None:
+        """A new run begins with a checkpoint of its first step; the folder of one that goes on is tidied up."""
+        recipe = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not self.run.exists():
+            with new_directory(self.run) as folder:
+                (folder / RECIPE).write_text(recipe, encoding="utf-8")
+                (folder / LAST).mkdir()
+                self._write_checkpoint(folder / LAST)
+            return
+        self.checkpoints.tidy(self._damaged)
+        if (self.run / RECIPE).read_text(encoding="utf-8") != recipe:
+            with new_file(self.run / RECIPE, replace=True) as partial:
+                partial.write_text(recipe, encoding="utf-8")
+
+    def _after_step(self, log: RunLog, *, asked_to_stop: bool) -> None:
+        """Validate and save what is due."""
         config, step = self.recipe.training, self.progress.step
         at_end = step == config.num_steps
         if step % config.validate_every == 0 or at_end:
-            loss = self._validate(log)
-            if loss < self.progress.best_loss_nats:
+            loss, best = self._validate(log), self.progress.best_loss_nats
+            if loss < best:
                 self.progress.best_loss_nats = loss
-                self._save(BEST)
-        if step % config.checkpoint_every == 0 or at_end:
-            self._save(LAST)
+                if not self._save(BEST, log, must=at_end):
+                    self.progress.best_loss_nats = best
+        if step % config.checkpoint_every == 0 or at_end or asked_to_stop:
+            self._save(LAST, log, must=at_end or asked_to_stop)
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
         num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        plan = self.batches.plan.batches(Place(progress.epoch, progress.sequence, progress.part))
+        plan = self.batches.plan.batches(progress.place)
         while progress.step < config.num_steps:
             planned = [next(plan) for _ in range(config.accumulation * num_processes)]
-            place = planned[-1].next_place
-            progress.epoch, progress.sequence, progress.part = place.epoch, place.sequence, place.part
+            progress.place = planned[-1].next_place
             yield [self.batches.batch(each) for each in planned[rank::num_processes]]
 
-    def _step(self, batches: list[Batch]) -> Tensor:
-        """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens), and the norm of
-        the gradient before it is clipped.
-        """
+    def _step(self, batches: list[Batch]) -> tuple[int, bool]:
+        """One optimizer step of all processes; returns their tokens, and whether one of them was asked to stop."""
         config, step = self.recipe.training, self.progress.step
         device = self.accelerator.device
         # Dropout's random state is a function of (seed, step, process), so nothing of it need be saved.
@@ -200,41 +217,57 @@ class Trainer:
         self.model.train()
         predicted = torch.tensor([sum(int((batch.targets != IGNORED).sum()) for batch in batches)])
         all_predicted = int(self._sum_over_processes(predicted))
-        sums = torch.zeros(4, dtype=torch.float64)
-        for batch in (batch.to(device) for batch in batches):
-            selected = batch.targets != IGNORED
-            targets = batch.targets[selected]
-            logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
-            loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
-            # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
-            weighted = loss * (self.accelerator.num_processes / all_predicted)
-            if config.orthogonality:
-                weighted = weighted + config.orthogonality / len(batches) * self.plain_model.orthogonality()
-            self.accelerator.backward(weighted)
-            correct = (logits.detach().argmax(-1) == targets).sum()
-            sums[:3] += torch.stack([loss.detach(), correct, selected.sum()]).double().cpu()
+        sums = torch.zeros(5, dtype=torch.float64)
+        for number, batch in enumerate((batch.to(device) for batch in batches), 1):
+            # Processes exchange gradients once, with the last batch.
+            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
+                loss, correct = self._backward(batch, all_predicted, len(batches))
+            sums[:3] += torch.stack([loss, correct, (batch.targets != IGNORED).sum()]).double().cpu()
             sums[3] += batch.tokens.numel()
-        total = self._sum_over_processes(sums)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        if not (total[0].isfinite() and torch.as_tensor(norm).isfinite()):
+        sums[4] = self.stop.signal is not None
+        loss, correct, predicted, num_tokens, num_asked = self._sum_over_processes(sums).tolist()
+        norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
+        self.progress.count(loss=loss, correct=correct, predicted=predicted, tokens=int(num_tokens), norm=norm)
+        if self.progress.num_skipped_in_a_row >= config.max_skipped_steps:
             self._refuse_to_go_on(batches)
         for optimizer in self.optimizers:
-            optimizer.step()
+            if not self.progress.num_skipped_in_a_row:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.progress.num_tokens += int(total[3])
-        return torch.cat([total, torch.as_tensor(norm, dtype=torch.float64, device="cpu").reshape(1)])
+        return int(num_tokens), bool(num_asked)
+
+    def _backward(self, batch: Batch, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:
+        """Add a batch's gradient; its loss in nats and how many tokens were predicted right."""
+        selected = batch.targets != IGNORED
+        targets = batch.targets[selected]
+        logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
+        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
+        weighted = loss * (self.accelerator.num_processes / all_predicted)
+        if penalty := self.recipe.training.orthogonality:
+            weighted = weighted + penalty / num_batches * self.plain_model.orthogonality()
+        self.accelerator.backward(weighted)
+        return loss.detach(), (logits.detach().argmax(-1) == targets).sum()
 
     def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
         places = set()
-        for batch in batches:
-            tokens = batch.tokens.to(self.accelerator.device)
+        for batch in (batch.to(self.accelerator.device) for batch in batches):
             with self.accelerator.autocast():
-                places.add(first_non_finite(self.plain_model, tokens, packing=batch.packing))
-        place = min(places - {ALL_FINITE}, default="the gradient")
+                place = first_non_finite(self.plain_model, batch.tokens, packing=batch.packing)
+                if place == ALL_FINITE:
+                    place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
+            places.add(place)
+        place = min(set(gather_object(sorted(places))) - {ALL_FINITE}, default="the gradient")
+        taken = (
+            "the step was not taken"
+            if (number := self.progress.num_skipped_in_a_row) == 1
+            else (f"none of the last {number} steps was taken")
+        )
         raise NumericalError(
-            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite, so the step was not taken: lower "
-            "training.learning_rate or training.gradient_clip, or set model.qk_norm=true, and start a new run"
+            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite, so {taken}; the last checkpoint is "
+            f"that of step {self._last_saved}, {self.run / LAST}: lower training.learning_rate or training.gradient_clip and "
+            "go on with --resume and --allow-change, or set model.qk_norm=true and start a new run"
         )
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
@@ -279,9 +312,9 @@ class Trainer:
             num_tokens=self.progress.num_tokens,
             seconds=self.progress.seconds,
             loss_nats=loss,
-            perplexity=_perplexity(loss),
+            perplexity=perplexity(loss),
             accuracy=accuracy,
-            unigram_perplexity=_perplexity(unigram_loss),
+            unigram_perplexity=perplexity(unigram_loss),
             unigram_accuracy=unigram_accuracy,
         )
         return loss
@@ -294,19 +327,33 @@ class Trainer:
         loss, correct, count = self._sum_over_processes(sums).tolist()
         return loss / count, correct / count
 
-    def _log(self, log: RunLog, window: "_Window") -> None:
-        log.row(
-            step=self.progress.step,
-            split="train",
-            epoch=self.progress.epoch,
-            num_tokens=self.progress.num_tokens,
-            seconds=self.progress.seconds,
-            learning_rate=self.optimizers[0].param_groups[0]["lr"],
-            **window.facts(),
-            peak_memory_bytes=_peak_memory_bytes(self.accelerator.device),
-        )
+    def _facts(self, speed: Speed) -> dict[str, float]:
+        """Of the steps since the last row; without means if all of them were skipped."""
+        progress = self.progress
+        return {
+            **progress.means(),
+            "tokens_per_second": speed.tokens_per_second,
+            "num_skipped_steps": progress.num_skipped_steps,
+        }
+
+    def _log(self, log: RunLog, speed: Speed) -> None:
+        progress = self.progress
+        if progress.steps_since_row:
+            log.row(
+                step=progress.step,
+                split="train",
+                epoch=progress.epoch,
+                num_tokens=progress.num_tokens,
+                seconds=progress.seconds,
+                learning_rate=self.optimizers[0].param_groups[0]["lr"],
+                **self._facts(speed),
+                peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
+            )
+        progress.begin_row()
 
     def _describe(self, log: RunLog) -> None:
+        for note in self._notes:
+            log.line(note)
         model, batches = self.recipe.model, self.batches
         num_weights = f"{self.plain_model.num_parameters:,} weights"
         if of_kernels := self.plain_model.num_kernel_parameters:
@@ -328,90 +375,100 @@ class Trainer:
             done = _DONE_TO_LONG[self.recipe.data.long_sequences]
             log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
 
-    def _save(self, name: str) -> None:
-        """Write the model, and for `last` the training state, under `name` in the run directory."""
+    def _save(self, name: str, log: RunLog, *, must: bool) -> bool:
+        """Write the model, and for `last` the training state, into the run; whether that went well.
+
+        Raises:
+            OutputError: it did not, and `must` is True.
+        """
+        failed = torch.zeros(1)
         if self.accelerator.is_main_process:
-            progress = vars(self.progress)
-            facts = {
-                "step": self.progress.step,
-                "num_tokens": self.progress.num_tokens,
-                "best_validation_loss_nats": None if math.isinf(best := self.progress.best_loss_nats) else best,
-                "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
-            }
-            with new_directory(self.run / name, replace=True) as folder:
-                write_model(self.plain_model, folder, facts=facts)
+            try:
                 if name == LAST:
-                    state = {"progress": progress, "recipe": self.recipe.model_dump(mode="json")}
-                    write_training_state(folder, state, _optimizer_tensors(self.optimizers))
-        self.accelerator.wait_for_everyone()
+                    keep = self.recipe.training.keep_checkpoints
+                    self.checkpoints.write(self.progress.step, self._write_checkpoint, keep=keep)
+                else:
+                    with new_directory(self.run / name, replace=True) as folder:
+                        self._write_model(folder)
+                        write_checksums(folder)
+            except OutputError as error:
+                if must:
+                    raise
+                failed += 1
+                log.line(f"step {self.progress.step}: {error}; the run goes on, and {name} stays as it was")
+        saved = not self._sum_over_processes(failed)
+        if saved and name == LAST:
+            self._last_saved = self.progress.step
+        return saved
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self._write_model(folder)
+        state = {
+            "progress": asdict(self.progress),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "changes": self._changes,
+            "corpus": self.store.identity,
+            "protein_lm_version": __version__,
+        }
+        write_training_state(folder, state, _optimizer_tensors(self.optimizers))
+        write_checksums(folder)
+
+    def _write_model(self, folder: Path) -> None:
+        best = self.progress.best_loss_nats
+        facts = {
+            "step": self.progress.step,
+            "num_tokens": self.progress.num_tokens,
+            "best_validation_loss_nats": None if math.isinf(best) else best,
+            "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
+        }
+        write_model(self.plain_model, folder, facts=facts)
 
     def _check_run_directory(self, resume: bool) -> None:
-        if resume and not (self.run / LAST).is_dir():
-            raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint {LAST}; start without --resume")
+        if resume and not self.checkpoints.newest_first():
+            raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint in it; start without --resume")
         if not resume and self.run.exists():
             raise OutputError(f"{self.run} exists already; add --resume to go on with it, or name another run")
 
-    def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer]) -> None:
-        state, tensors = read_training_state(self.run / LAST)
-        watched = {"training": {"trackers"}}  # who looks on changes nothing
-        old = parse(Recipe, state["recipe"], str(self.run / LAST)).model_dump(mode="json", exclude=watched)
-        if old != (new := self.recipe.model_dump(mode="json", exclude=watched)):
-            raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
-        load_weights(model, self.run / LAST)
-        _restore_optimizers(optimizers, tensors)
+    def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer], allowed: Collection[str]) -> None:
+        """Take up the newest checkpoint that is whole."""
+        faults = []
+        for checkpoint in self.checkpoints.newest_first():
+            try:
+                check_files(checkpoint)
+                state, tensors = read_training_state(checkpoint)
+            except ModelError as error:
+                faults.append(str(error))
+                self._damaged.append(checkpoint)
+                continue
+            break
+        else:
+            raise ModelError(f"{self.run}: no checkpoint is whole: {'; '.join(faults)}; start a new run")
         self.progress = Progress(**state["progress"])
+        self._last_saved = self.progress.step
+        self._notes += [f"{fault}; going on from the checkpoint of step {self.progress.step}" for fault in faults]
+        if different := [name for name, value in self.store.identity.items() if state["corpus"].get(name) != value]:
+            raise ConfigError(
+                f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
+                f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
+            )
+        old = parse(Recipe, state["recipe"], str(checkpoint))
+        changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
+        self._changes = state["changes"]
+        if changes:
+            self._changes.append({"step": self.progress.step, "changes": changes})
+            self._notes.append(f"changed from step {self.progress.step} on: {', '.join(changes)}")
+        if (version := state["protein_lm_version"]) != __version__:
+            self._notes.append(f"the checkpoint was written by protein_lm {version}, this is {__version__}")
+        load_weights(model, checkpoint)
+        _restore_optimizers(optimizers, tensors)
 
     def _start_from(self, model: ProteinLM, initial: Path) -> None:
         old = parse(ModelConfig, read_facts(initial).get("model"), str(initial)).model_dump(mode="json")
         new = self.recipe.model.model_dump(mode="json") | {"dropout": old["dropout"]}  # dropout has no weights
         if old != new:
-            differences = ", ".join(_differences({"model": old}, {"model": new}))
-            raise ConfigError(f"{initial}: is another model than the recipe's: {differences}; change the recipe")
+            changed = ", ".join(differences({"model": old}, {"model": new}).values())
+            raise ConfigError(f"{initial}: is another model than the recipe's: {changed}; change the recipe")
         load_weights(model, initial)
-
-
-class _Window:
-    """Sums over the steps since the last row of the log."""
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(5, dtype=torch.float64)
-        self.num_steps = 0
-        self.start = time.perf_counter()
-
-    def add(self, sums: Tensor) -> None:
-        self.sums += sums
-        self.num_steps += 1
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that is no time of training steps."""
-        before = time.perf_counter()
-        yield
-        self.start += time.perf_counter() - before
-
-    def facts(self) -> dict[str, float]:
-        loss, correct, predicted, tokens, norms = self.sums.tolist()
-        return {
-            "loss_nats": loss / predicted,
-            "perplexity": _perplexity(loss / predicted),
-            "accuracy": correct / predicted,
-            "gradient_norm": norms / self.num_steps,
-            "tokens_per_second": tokens / (time.perf_counter() - self.start),
-        }
-
-
-def _perplexity(loss_nats: float) -> float:
-    return math.exp(loss_nats) if loss_nats < 700 else math.inf
-
-
-def _peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory that this process has held so far: of the GPU, or of the machine; None where it is not told."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:
@@ -432,12 +489,3 @@ def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[s
             if int(owner) == number:
                 state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
-        for section, values in new.items()
-        for key, value in values.items()
-        if old[section].get(key) != value
-    ]

@@ -1,18 +1,21 @@
 """The log of a run: what is written, what survives a crash, and what a person sees."""
 
+import errno
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from protein_lm.errors import InputError
+from protein_lm.errors import InputError, OutputError
 from protein_lm.training import run_log
 from protein_lm.training.run_log import METRICS, RunLog, read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import small_recipe
 
-TRAIN = {"loss_nats": 2.0, "perplexity": 7.389, "accuracy": 0.25, "tokens_per_second": 12345.6}
+TRAIN = {"loss_nats": 2.0, "perplexity": 7.389, "accuracy": 0.25, "tokens_per_second": 12345.6, "num_skipped_steps": 0}
 VALID = {"loss_nats": 2.0, "perplexity": 7.389, "accuracy": 0.25, "unigram_perplexity": 17.5}
 
 
@@ -48,11 +51,11 @@ def test_damage_is_named(tmp_path, content, fault) -> None:
 def test_rows_have_every_column(runs) -> None:
     rows = read_metrics(runs["masked"])
     common = {"step", "split", "epoch", "num_tokens", "seconds", "loss_nats", "perplexity", "accuracy"}
-    of_training = {"learning_rate", "gradient_norm", "tokens_per_second", "peak_memory_bytes"}
+    of_training = {"learning_rate", "gradient_norm", "tokens_per_second", "num_skipped_steps", "peak_memory_bytes"}
     of_validation = {"unigram_perplexity", "unigram_accuracy"}
     for each in rows:
         assert set(each) == common | (of_training if each["split"] == "train" else of_validation)
-        assert all(value > 0 for name, value in each.items() if name not in ("split", "epoch"))
+        assert all(value > 0 for name, value in each.items() if name not in ("split", "epoch", "num_skipped_steps"))
     assert rows == sorted(rows, key=lambda each: each["seconds"])
 
 
@@ -95,3 +98,43 @@ def test_only_one_process_writes(tmp_path, capsys) -> None:
         log.advance(20, TRAIN)
         log.line("hello")
     assert not list(tmp_path.iterdir()) and capsys.readouterr().err == ""
+
+
+def test_rows_that_a_full_disk_refuses_come_later(tmp_path, monkeypatch, capsys) -> None:
+    full = True
+    real_open = Path.open
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            self.file.write(text[:5])  # a part of it gets through
+            self.file.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def open_on_a_full_disk(path, mode="r", **how):
+        file = real_open(path, mode, **how)
+        return Full(file) if full and mode == "a" else file
+
+    with RunLog(tmp_path, step=0, num_steps=3, active=True) as log:
+        log.row(step=1, split="train", **TRAIN)
+        monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+        log.row(step=2, split="train", **TRAIN)
+        assert [each["step"] for each in read_metrics(tmp_path)] == [1]
+        full = False
+        log.row(step=3, split="train", **TRAIN)
+        assert [each["step"] for each in read_metrics(tmp_path)] == [1, 2, 3]
+    assert "the disk is full; free some space or write elsewhere; the run goes on" in capsys.readouterr().err
+    full = True
+    with (
+        pytest.raises(OutputError, match="the disk is full"),
+        RunLog(tmp_path, step=0, num_steps=3, active=True) as log,
+    ):
+        log.row(step=4, split="train", **TRAIN)  # never written: the end of the run says so
