@@ -131,7 +131,7 @@ def _unit_of_time(table: pd.DataFrame) -> tuple[int, str]:
 
 
 def _label_horizontal(axis: Axes, against: str, unit: str) -> None:
-    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if against == "seconds":
         axis.set_xlabel(f"training time ({unit})")
     elif against == "num_tokens":
