@@ -43,12 +43,12 @@ class Checkpoints:
             self._set_aside(last)
         with clear_errors(last):
             if before == step:
-                shutil.rmtree(last)
+                _remove(last)
             elif last.exists():
                 last.rename(self.run / f"{_EARLIER}{before}")
             new.rename(last)
             for path in self.newest_first()[keep:]:
-                shutil.rmtree(path)
+                _remove(path)
 
     def tidy(self, damaged: list[Path]) -> None:
         """Before a run goes on: move damaged checkpoints out of the way, remove what killed processes left."""
@@ -63,6 +63,14 @@ class Checkpoints:
             number += 1
         with clear_errors(aside), suppress(FileNotFoundError):
             damaged.rename(aside)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed in between, it leaves a hidden folder, which is tidied up, and no damaged checkpoint."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.partial-removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def _step(checkpoint: Path) -> float:

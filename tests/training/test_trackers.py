@@ -92,7 +92,7 @@ def test_a_tracker_that_does_not_start_leaves_no_run(corpus, tmp_path, monkeypat
 
 
 def test_a_tracker_that_fails_later_is_let_go(tmp_path, capsys) -> None:
-    values = {"loss_nats": 2.0, "perplexity": 7.4, "accuracy": 0.2, "tokens_per_second": 1.0}
+    values = {"loss_nats": 2.0, "perplexity": 7.4, "accuracy": 0.2, "tokens_per_second": 1.0, "num_skipped_steps": 0}
     with RunLog(tmp_path, step=0, num_steps=40, active=True, trackers=[Failing()]) as log:  # type: ignore[list-item]
         log.row(step=20, split="train", **values)
         log.row(step=40, split="train", **values)
