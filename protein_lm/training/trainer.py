@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
+import torch.distributed
 import yaml
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
+from protein_lm.attention.parallel import Group, own_span
 from protein_lm.checkpoint import (
     BEST,
     LAST,
@@ -86,7 +88,7 @@ class Trainer:
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run or the initial model.
+            ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes.
             ModelError: the checkpoint to go on from, or the initial model, is damaged.
         """
         if resume and initial is not None:
@@ -103,6 +105,7 @@ class Trainer:
         self.progress = Progress()
         model = ProteinLM(recipe.model)
         model.initialize(torch.Generator().manual_seed(config.seed))
+        self.group = self._group_of_rows(model)
         optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
@@ -148,13 +151,15 @@ class Trainer:
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
-        num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        together = self.recipe.training.sequence_parallel
+        num_groups = self.accelerator.num_processes // together
+        own = self.accelerator.process_index // together
         plan = self.batches.plan.batches(Place(progress.epoch, progress.sequence, progress.part))
         while progress.step < config.num_steps:
-            planned = [next(plan) for _ in range(config.accumulation * num_processes)]
+            planned = [next(plan) for _ in range(config.accumulation * num_groups)]
             place = planned[-1].next_place
             progress.epoch, progress.sequence, progress.part = place.epoch, place.sequence, place.part
-            yield [self.batches.batch(each) for each in planned[rank::num_processes]]
+            yield [self.batches.batch(each) for each in planned[own::num_groups]]
 
     def _step(self, batches: list[Batch]) -> Tensor:
         """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
@@ -166,13 +171,13 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor([sum(int((batch.targets != IGNORED).sum()) for batch in batches)])
+        predicted = torch.tensor([sum(int((self._own(batch.targets) != IGNORED).sum()) for batch in batches)])
         all_predicted = int(self._sum_over_processes(predicted))
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(device) for batch in batches):
             selected = batch.targets != IGNORED
-            targets = batch.targets[selected]
-            logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
+            targets = self._own(batch.targets)[self._own(selected)]
+            logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
             loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
             # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
             weighted = loss * (self.accelerator.num_processes / all_predicted)
@@ -180,8 +185,8 @@ class Trainer:
                 weighted = weighted + config.orthogonality / len(batches) * self.plain_model.orthogonality()
             self.accelerator.backward(weighted)
             correct = (logits.detach().argmax(-1) == targets).sum()
-            sums[:3] += torch.stack([loss.detach(), correct, selected.sum()]).double().cpu()
-            sums[3] += batch.tokens.numel()
+            sums[:3] += torch.stack([loss.detach(), correct, self._own(selected).sum()]).double().cpu()
+            sums[3] += self._own(batch.tokens).numel()
         total = self._sum_over_processes(sums)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         if not (total[0].isfinite() and torch.as_tensor(norm).isfinite()):
@@ -191,6 +196,10 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.progress.num_tokens += int(total[3])
         return total
+
+    def _own(self, row: Tensor) -> Tensor:
+        """The part of a batch's row (1, L) that this process computes."""
+        return row if self.group is None else row[:, own_span(row.shape[1], self.group)]
 
     def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
@@ -210,6 +219,23 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return values
         return cast(Tensor, self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")).cpu()
+
+    def _group_of_rows(self, model: ProteinLM) -> Group | None:
+        """The processes that hold a batch together with this one, if there are others."""
+        together, num_processes = self.recipe.training.sequence_parallel, self.accelerator.num_processes
+        if together == 1:
+            return None
+        try:
+            model.check_can_be_split()
+        except ValueError as error:
+            raise ConfigError(f"training.sequence_parallel {together}: {error}") from error
+        if num_processes % together:
+            raise ConfigError(
+                f"training.sequence_parallel {together} does not divide the {num_processes} process(es) of this run; start "
+                f"{together} processes, or a multiple"
+            )
+        group, _ = torch.distributed.new_subgroups(together)
+        return cast(Group, group)
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:
