@@ -24,11 +24,10 @@ class ShortConvolution(nn.Module):
         taps, length = self.weight.shape[0], hidden.shape[1]
         source = hidden if rows.valid_mask is None else hidden * rows.valid_mask.unsqueeze(-1)
         around = self.first_offset, taps - 1 - self.first_offset
-        padded = (
-            nn.functional.pad(source, (0, 0, *around))
-            if rows.part is None
-            else rows.part.with_neighbours(source, *around)
-        )
+        if rows.part is None:
+            padded = nn.functional.pad(source, (0, 0, *around))
+        else:
+            padded = rows.part.with_neighbours(source, *around)
         result = hidden
         for tap in range(taps):
             neighbours = padded[:, tap : tap + length]

@@ -180,10 +180,10 @@ class ProteinLM(nn.Module):
         Raises:
             ValueError: naming the layer, and the kinds of attention that can be split.
         """
-        for layer, operation in enumerate(self.operations()):
+        for layer, operation in enumerate(self.operations(), 1):
             if not operation.can_be_split:
                 raise ValueError(
-                    f"layer {layer} has {self.config.attention_kinds[layer].value} attention, which needs whole rows in "
+                    f"layer {layer} has {self.config.attention_kinds[layer - 1].value} attention, which needs whole rows in "
                     f"one process; kinds that several can share: {', '.join(kinds_that_can_be_split())}"
                 )
 

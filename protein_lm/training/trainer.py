@@ -151,7 +151,7 @@ class Trainer:
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
-        together = self.recipe.training.sequence_parallel
+        together = config.sequence_parallel
         num_groups = self.accelerator.num_processes // together
         own = self.accelerator.process_index // together
         plan = self.batches.plan.batches(Place(progress.epoch, progress.sequence, progress.part))

@@ -92,6 +92,6 @@ def test_what_is_sent_does_not_depend_on_the_length(processes, objective) -> Non
 
 def test_a_model_that_is_not_linear_is_refused() -> None:
     model = fresh_model(attention=["performer-relu", "local"])
-    fault = "layer 1 has local attention, which needs whole rows in one process; kinds that several can share: perf"
+    fault = "layer 2 has local attention, which needs whole rows in one process; kinds that several can share: perf"
     with pytest.raises(ValueError, match=fault):
         model(torch.full((1, 8), 5), group=group_of(2))

@@ -181,7 +181,7 @@ def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
 
 
 def test_batches_that_cannot_be_split_are_refused(corpus, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="sequence_parallel 2: layer 0 has exact attention, which needs whole rows"):
+    with pytest.raises(ConfigError, match="sequence_parallel 2: layer 1 has exact attention, which needs whole rows"):
         Trainer(small_recipe(attention="exact", sequence_parallel=2), corpus, tmp_path / "run")
     with pytest.raises(
         ConfigError, match=r"sequence_parallel 2 does not divide the 1 process\(es\) of this run; start 2"
@@ -199,7 +199,7 @@ def test_two_pairs_of_processes_train_as_one_process_with_two_batches(corpus, tm
     Trainer(Recipe.model_validate(small), corpus, tmp_path / "one").fit()
     small["training"] |= {"accumulation": 1, "sequence_parallel": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "4", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
     train = ["-m", "protein_lm", "train", str(tmp_path / "recipe.yaml"), "--data", str(corpus.path)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, *train, "-o", str(tmp_path / "four")], env=environment, check=True, timeout=600)
