@@ -231,6 +231,8 @@ class TrainingConfig(_Section):
     """Learning rate at the end, as a fraction of the peak."""
     precision: Precision = Precision.BFLOAT16
     """float32, or bfloat16 matrix products by autocast."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that hold each batch together, a stretch of its tokens each; for linear kinds of attention."""
     orthogonality: float = Field(default=0.0, ge=0.0)
     """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
     redraw_every: int = Field(default=0, ge=0)

@@ -16,12 +16,14 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
+import torch.distributed
 import yaml
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
 from protein_lm import __version__
+from protein_lm.attention.parallel import Group, own_span
 from protein_lm.checkpoint import (
     BEST,
     LAST,
@@ -90,7 +92,8 @@ class Trainer:
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run or the initial model, or a tracker is not installed.
+            ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes; or a
+                tracker is not installed.
             ModelError: no checkpoint to go on from is whole, or the initial model is damaged.
         """
         if resume and initial is not None:
@@ -118,6 +121,7 @@ class Trainer:
         model = ProteinLM(recipe.model)
         model.initialize(torch.Generator().manual_seed(config.seed))
         model.gradient_checkpointing = config.gradient_checkpointing
+        self.group = self._group_of_rows(model)
         optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
@@ -198,12 +202,13 @@ class Trainer:
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
-        num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        together = config.sequence_parallel
+        num_groups, own = self.accelerator.num_processes // together, self.accelerator.process_index // together
         plan = self.batches.plan.batches(progress.place)
         while progress.step < config.num_steps:
-            planned = [next(plan) for _ in range(config.accumulation * num_processes)]
+            planned = [next(plan) for _ in range(config.accumulation * num_groups)]
             progress.place = planned[-1].next_place
-            yield [self.batches.batch(each) for each in planned[rank::num_processes]]
+            yield [self.batches.batch(each) for each in planned[own::num_groups]]
 
     def _step(self, batches: list[Batch]) -> tuple[int, bool]:
         """One optimizer step of all processes; returns their tokens, and whether one of them was asked to stop."""
@@ -215,15 +220,16 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor([sum(int((batch.targets != IGNORED).sum()) for batch in batches)])
+        predicted = torch.tensor([sum(int((self._own(batch.targets) != IGNORED).sum()) for batch in batches)])
         all_predicted = int(self._sum_over_processes(predicted))
         sums = torch.zeros(5, dtype=torch.float64)
         for number, batch in enumerate((batch.to(device) for batch in batches), 1):
             # Processes exchange gradients once, with the last batch.
             with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
                 loss, correct = self._backward(batch, all_predicted, len(batches))
-            sums[:3] += torch.stack([loss, correct, (batch.targets != IGNORED).sum()]).double().cpu()
-            sums[3] += batch.tokens.numel()
+            own_targets = self._own(batch.targets)
+            sums[:3] += torch.stack([loss, correct, (own_targets != IGNORED).sum()]).double().cpu()
+            sums[3] += own_targets.numel()
         sums[4] = self.stop.signal is not None
         loss, correct, predicted, num_tokens, num_asked = self._sum_over_processes(sums).tolist()
         norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
@@ -239,8 +245,8 @@ class Trainer:
     def _backward(self, batch: Batch, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Add a batch's gradient; its loss in nats and how many tokens were predicted right."""
         selected = batch.targets != IGNORED
-        targets = batch.targets[selected]
-        logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
+        targets = self._own(batch.targets)[self._own(selected)]
+        logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
         loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
         # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
         weighted = loss * (self.accelerator.num_processes / all_predicted)
@@ -248,6 +254,10 @@ class Trainer:
             weighted = weighted + penalty / num_batches * self.plain_model.orthogonality()
         self.accelerator.backward(weighted)
         return loss.detach(), (logits.detach().argmax(-1) == targets).sum()
+
+    def _own(self, row: Tensor) -> Tensor:
+        """The part of a batch's row (1, L) that this process computes."""
+        return row if self.group is None else row[:, own_span(row.shape[1], self.group)]
 
     def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
@@ -275,6 +285,23 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return values
         return cast(Tensor, self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")).cpu()
+
+    def _group_of_rows(self, model: ProteinLM) -> Group | None:
+        """The processes that hold a batch together with this one, if there are others."""
+        together, num_processes = self.recipe.training.sequence_parallel, self.accelerator.num_processes
+        if together == 1:
+            return None
+        try:
+            model.check_can_be_split()
+        except ValueError as error:
+            raise ConfigError(f"training.sequence_parallel {together}: {error}") from error
+        if num_processes % together:
+            raise ConfigError(
+                f"training.sequence_parallel {together} does not divide the {num_processes} process(es) of this run; start "
+                f"{together} processes, or a multiple"
+            )
+        group, _ = torch.distributed.new_subgroups(together)
+        return cast(Group, group)
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:

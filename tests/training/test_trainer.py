@@ -1,13 +1,18 @@
 """Training: the loss falls, accumulation is exact, and a resumed run is the uninterrupted one."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from protein_lm.analysis.evaluation import evaluate
 from protein_lm.checkpoint import load_model, read_training_state, save_model
+from protein_lm.config import Recipe
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.model.conversion import with_attention
@@ -258,3 +263,34 @@ def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
     assert found[1] < 0.1 * found[0]
     # 2 layers × 2 heads × (16 × 16 of W + 16 × 16 of G)
     assert "(2,048 of them in the attention kernels)" in capsys.readouterr().err
+
+
+def test_batches_that_cannot_be_split_are_refused(corpus, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="sequence_parallel 2: layer 1 has exact attention, which needs whole rows"):
+        Trainer(small_recipe(attention="exact", sequence_parallel=2), corpus, tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"sequence_parallel 2 does not divide the 1 process\(es\) of this run; start 2"
+    ):
+        Trainer(small_recipe(sequence_parallel=2), corpus, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_two_pairs_of_processes_train_as_one_process_with_two_batches(corpus, tmp_path, objective) -> None:
+    changes = {"num_steps": 40, "validate_every": 20, "checkpoint_every": 40}
+    small = small_recipe(objective=objective, accumulation=2, **changes).model_dump(mode="json")
+    small["model"] |= {"kmer_sizes": [3], "kmer_buckets": 64, "convolution_taps": 4}
+    Trainer(Recipe.model_validate(small), corpus, tmp_path / "one").fit()
+    small["training"] |= {"accumulation": 1, "sequence_parallel": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
+    train = ["-m", "protein_lm", "train", str(tmp_path / "recipe.yaml"), "--data", str(corpus.path)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, *train, "-o", str(tmp_path / "four")], env=environment, check=True, timeout=600)
+    for one, four in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "four"), strict=True):
+        assert (one["step"], one["split"], one["num_tokens"]) == (four["step"], four["split"], four["num_tokens"])
+        assert four["loss_nats"] == pytest.approx(one["loss_nats"], rel=1e-3)
+    expected, together = weights(tmp_path / "one"), weights(tmp_path / "four")
+    for name, weight in expected.items():
+        assert (together[name] - weight).abs().max() <= 0.02 * weight.abs().max(), name
