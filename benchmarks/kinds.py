@@ -31,8 +31,8 @@ from protein_lm.analysis.evaluation import evaluate
 from protein_lm.checkpoint import load_model
 from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind
 from protein_lm.config import Recipe
+from protein_lm.data.joined import open_corpus
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import NumericalError, ProteinLMError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
@@ -78,7 +78,7 @@ def recipe(
 def measure(store: Path, planned: Recipe) -> dict[str, Any]:
     """Train and evaluate in this process."""
     memory.limit_to_available()
-    corpus = TokenStore.open(store)
+    corpus = open_corpus(store)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         trainer = Trainer(planned, corpus, run)

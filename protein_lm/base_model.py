@@ -54,8 +54,7 @@ class Base:
         found = next((path for path in places if (path / WEIGHTS).is_file()), None)
         if found is None:
             raise ModelError(
-                f"{folder}: was trained on the model {places[0]}, which is gone; put it back there, or write its new "
-                "place into base.path of config.json"
+                f"{folder}: was trained on the model {places[0]}, which is gone; put it back there, or a link to it"
             )
         if _sha256(found / WEIGHTS) != recorded:
             raise ModelError(

@@ -1,6 +1,7 @@
 """Model directories (config.json, model.safetensors, README.md) and training states, without pickle.
 
-A run directory holds `best` and `last`, both model directories; `last` has the training state beside it.
+A run directory holds `best` and `last`, both model directories; `last` has the training state beside it, and so do the
+`step-N` of earlier steps. What a run writes has the checksums of its files with it.
 
 A model that was trained on top of a frozen one holds what was trained, `adapters.safetensors` or `head.safetensors`, and its
 config.json says where the frozen one lies (`base`). It opens like any other: adapters are added to the weights of the base.
@@ -23,12 +24,13 @@ from protein_lm.errors import ConfigError, ModelError, OutputError
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
-from protein_lm.output import new_directory
+from protein_lm.output import checksum, new_directory
 
 FORMAT_VERSION = 1
 CONFIG, CARD = "config.json", "README.md"
 ADAPTERS, HEAD = "adapters.safetensors", "head.safetensors"
 STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
+CHECKSUMS = "checksums.json"
 BEST, LAST = "best", "last"
 
 
@@ -144,7 +146,10 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
         ModelError: missing, incomplete, damaged, of another format version, or weights that do not fit the config.
     """
     path = find_model(str(name))
-    model = ProteinLM(read_config(path))
+    config = read_config(path)
+    if (path / CHECKSUMS).exists():
+        check_files(path)
+    model = ProteinLM(config)
     load_weights(model, path)
     model = model.to(choose_device(device)).eval()
     if model.is_causal and model.device.type == "cpu":
@@ -171,11 +176,11 @@ def read_head(path: Path, width: int) -> PredictionHead:
     Raises:
         ModelError: damaged, or it does not fit.
     """
-    facts = read_facts(path).get("head")
     try:
+        facts = dict(read_facts(path)["head"])
         classes = facts.pop("classes")
         head = PredictionHead(parse(HeadConfig, facts, str(path / CONFIG)), width, tuple(classes))
-    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{path / CONFIG}: damaged, its head cannot be read ({error})") from error
     tensors = _load_tensors(path / HEAD)
     _check_fit(head.state_dict(), tensors, path / HEAD)
@@ -241,6 +246,33 @@ def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
             raise ModelError(f"{path}: weight {name} has shape {shapes}")
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise ModelError(f"{path}: weight {unknown[0]} does not belong to this model")
+
+
+def write_checksums(folder: Path) -> None:
+    """Record the checksums of all files in a folder, but for the card, which is a person's to edit."""
+    sums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != CARD}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def check_files(path: Path) -> None:
+    """Compare a folder's files with the checksums that `write_checksums` recorded.
+
+    Raises:
+        ModelError: a file, or the record itself, is missing or damaged; the first one is named.
+    """
+    try:
+        sums = dict(json.loads((path / CHECKSUMS).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: incomplete, {CHECKSUMS} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path / CHECKSUMS}: damaged ({error})") from error
+    for name, expected in sums.items():
+        try:
+            found = checksum(path / name)
+        except OSError as error:
+            raise ModelError(f"{path}: incomplete, {name} cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise ModelError(f"{path / name}: damaged, its checksum is {found} instead of {expected}")
 
 
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -138,6 +138,39 @@ class OptimizerName(str, Enum):
     MUON = "muon"
 
 
+class TrackerName(str, Enum):
+    """Trackers of experiments that Accelerate knows; each needs its package."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    AIM = "aim"
+    COMET_ML = "comet_ml"
+    CLEARML = "clearml"
+    DVCLIVE = "dvclive"
+    TRACKIO = "trackio"
+    SWANLAB = "swanlab"
+
+
+class CurveMetric(str, Enum):
+    """What learning curves show."""
+
+    PERPLEXITY = "perplexity"
+    LOSS_NATS = "loss_nats"
+    ACCURACY = "accuracy"
+
+
+class CurveAxis(str, Enum):
+    """What learning curves are drawn against."""
+
+    STEP = "step"
+    """Optimizer steps."""
+    NUM_TOKENS = "num_tokens"
+    """Tokens seen, special tokens included."""
+    SECONDS = "seconds"
+    """Time of training, validation and checkpoints included."""
+
+
 class OnError(str, Enum):
     """What happens to a record that is at fault."""
 

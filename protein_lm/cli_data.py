@@ -11,6 +11,7 @@ import typer
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 
+_SHOWN = 20
 data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
 
 
@@ -77,6 +78,21 @@ def prepare_data(
             help="TSV or CSV with columns sequence_id and cluster_id, or MMseqs2's: clusters are split, not sequences.",
         ),
     ] = None,
+    hold_out_families: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILIES",
+            help="Pfam accessions (PF00069,PF07714), a file of them, or performer (that paper's 20): their members get the "
+            "split held_out. Repeatable.",
+        ),
+    ] = None,
+    family_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TSV or CSV with columns sequence_id and family_id, or Pfam's; UniProtKB .dat and XML need none.",
+        ),
+    ] = None,
     min_length: Annotated[int, typer.Option(help="Drop shorter sequences (residues).")] = 1,
     max_length: Annotated[int | None, typer.Option(help="Drop longer sequences (residues).")] = None,
     drop_fragments: Annotated[
@@ -118,6 +134,8 @@ def prepare_data(
             test_fraction=test_fraction,
             split_table=split_table,
             clusters=clusters,
+            hold_out_families=hold_out_families or (),
+            family_table=family_table,
             filters=Filters(
                 min_length=min_length,
                 max_length=max_length,
@@ -127,8 +145,14 @@ def prepare_data(
                 protein_existence=frozenset(protein_existence or ()),
             ),
             on_progress=on_progress,
+            say=lambda line: print(line, file=sys.stderr),
             workers=workers,
         )
+    if families := manifest["split"]["families"]:
+        numbers = families["num_held_out"]
+        if absent := [family for family, number in numbers.items() if not number]:
+            shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
+            print(f"{len(absent):,} of {len(numbers):,} families have no sequence held out: {shown}", file=sys.stderr)
     dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}
     listed = f" ({', '.join(f'{name} {count:,}' for name, count in dropped.items())})" if dropped else ""
     print(
@@ -137,24 +161,56 @@ def prepare_data(
     )
 
 
+@data.command("join", epilog="Example: protein-lm data join shards/* -o uniref50")
+def join_data(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Folders made by data prepare or data join, in order.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CORPUS", help="Folder to make.")],
+) -> None:
+    """Make one corpus of several token stores, which stay where they are; a sequence of two is taken from the first."""
+    from protein_lm.data.joined import join
+
+    manifest = join(stores, output)
+    number = sum(numbers["num_sequences"] for numbers in manifest["splits"].values())
+    print(
+        f"{output}: {number:,} sequences of {len(manifest['parts'])} stores; "
+        f"{manifest['num_dropped']['duplicate_sequence']:,} duplicates left out"
+    )
+
+
 @data.command("inspect", epilog="Example: protein-lm data inspect swissprot")
 def inspect_data(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FIGURE", help="Draw lengths and residues: .png, .svg or .pdf to make."),
+    ] = None,
 ) -> None:
     """Show what a token store holds, and how long its sequences are."""
     from protein_lm.data.inspect import measure, report
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    opened = TokenStore.open(store)
+    opened = open_corpus(store)
+    if plot:
+        from protein_lm.plots import check_figure_output
+
+        check_figure_output(plot)
+    contents = measure(opened) if plot or not json else None
+    if plot and contents:
+        from protein_lm.plots import corpus_contents, save_figure
+
+        title = f"{opened.path}: {opened.num_sequences:,} sequences, {opened.num_residues:,} residues"
+        save_figure(corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title), plot)
     if json:
         from json import dumps
 
         print(dumps(opened.manifest, indent=2))
-        return
-    from rich.console import Console
+    elif contents:
+        from rich.console import Console
 
-    Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, measure(opened)), sep="\n")
+        Console(highlight=False, markup=False, soft_wrap=True).print(*report(opened, contents), sep="\n")
 
 
 @data.command("cluster", epilog="Example: protein-lm data cluster swissprot -o clusters.tsv --identity 0.5")
@@ -168,9 +224,9 @@ def cluster_data(
 ) -> None:
     """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
     from protein_lm.data.clusters import cluster
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    opened = TokenStore.open(store)
+    opened = open_corpus(store)
     number = cluster(opened, output, identity=identity, coverage=coverage, fast=fast, threads=threads)
     print(f"{output}: {opened.num_sequences:,} sequences in {number:,} clusters")
 
@@ -189,21 +245,21 @@ def leakage_data(
     check_table_output(output)
 
     from protein_lm.data.clusters import leakage
-    from protein_lm.data.store import TokenStore
+    from protein_lm.data.joined import open_corpus
 
-    write_table(leakage(TokenStore.open(store), threads=threads), output)
+    write_table(leakage(open_corpus(store), threads=threads), output)
 
 
 @data.command("verify", epilog="Example: protein-lm data verify swissprot")
 def verify_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare or data join.")],
 ) -> None:
-    """Check every file of a token store against its checksum."""
-    from protein_lm.data.store import ARRAYS, TokenStore
-    from protein_lm.data.verify import verify
+    """Check every file of a prepared or joined corpus against its checksum."""
+    from protein_lm.data.joined import open_corpus
+    from protein_lm.data.verify import files_of, verify
 
-    opened = TokenStore.open(store)
-    with _progress("checking", [store / name for name in ARRAYS]) as on_progress:
+    opened = open_corpus(store)
+    with _progress("checking", files_of(opened)) as on_progress:
         num_bytes = verify(opened, on_progress)
     print(f"{store}: {opened.num_sequences:,} sequences, {num_bytes:,} bytes as they were written")
 
@@ -221,10 +277,10 @@ def export_data(
 ) -> None:
     """Write the sequences of a token store as FASTA or as a table."""
     from protein_lm.data.export import export
+    from protein_lm.data.joined import open_corpus
     from protein_lm.data.split import Split, parse_split
-    from protein_lm.data.store import TokenStore
 
-    number = export(TokenStore.open(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
+    number = export(open_corpus(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
     print(f"{output}: {number:,} sequences")
 
 

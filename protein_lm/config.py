@@ -22,6 +22,7 @@ from protein_lm.choices import (
     Precision,
     ProjectionKind,
     Task,
+    TrackerName,
     TrainingLongPolicy,
     Windows,
 )
@@ -201,6 +202,8 @@ class DataConfig(_Section):
     """Sequences that are longer than the model's window; without meaning when they are concatenated."""
     window_overlap: int = Field(default=0, ge=0)
     """Residues that the windows of a long sequence share, at least."""
+    weights: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] | None = None
+    """Of a joined corpus: how often its stores, by name, are drawn from, in sequences; None: each sequence once an epoch."""
     mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)
     """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
 
@@ -258,6 +261,8 @@ class TrainingConfig(_Section):
     """Learning rate at the end, as a fraction of the peak."""
     precision: Precision = Precision.BFLOAT16
     """float32, or bfloat16 matrix products by autocast."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that hold each batch together, a stretch of its tokens each; for linear kinds of attention."""
     orthogonality: float = Field(default=0.0, ge=0.0)
     """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
     redraw_every: int = Field(default=0, ge=0)
@@ -271,9 +276,17 @@ class TrainingConfig(_Section):
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations."""
     num_validation_sequences: int = Field(default=512, ge=1)
-    """Sequences of the split `valid` that each validation uses: always the same, the first ones of the store."""
+    """Sequences of the split `valid` that each validation uses: always the same, evenly spread over the corpus."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Trackers that get the numbers of metrics.jsonl too."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept, beside the best model."""
+    max_skipped_steps: int = Field(default=5, ge=1)
+    """Steps in a row that may be skipped since their loss or gradient is not finite; with the last of them the run stops."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass: same gradients, less memory, about a third more time."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
 
@@ -281,16 +294,6 @@ class TrainingConfig(_Section):
     def _warmup_fits(self) -> "TrainingConfig":
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below num_steps {self.num_steps}")
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_leave_the_rest_as_it_is(self) -> "TrainingConfig":
-        changing = {"redraw_every": self.redraw_every, "orthogonality": self.orthogonality}
-        for name, value in changing.items():
-            if self.lora_rank and value:
-                raise ValueError(
-                    f"{name} {value} changes what lora_rank {self.lora_rank} freezes; set one of them to 0"
-                )
         return self
 
 
@@ -302,6 +305,16 @@ class _AnyRecipe(_Section):
     def keeps_model(self) -> bool:
         """Whether the weights of the model that training starts from stay as they are."""
         return bool(self.training.lora_rank)
+
+    @model_validator(mode="after")
+    def _what_is_kept_does_not_change(self) -> "_AnyRecipe":
+        changing = {"redraw_every": self.training.redraw_every, "orthogonality": self.training.orthogonality}
+        for name, value in changing.items():
+            if self.keeps_model and value:
+                raise ValueError(
+                    f"training.{name} {value} changes a model that adapters or a head alone leave as it is; set it to 0"
+                )
+        return self
 
     @model_validator(mode="after")
     def _orthogonality_has_weights(self) -> "_AnyRecipe":

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+
+import xxhash
 
 from protein_lm.errors import OutputError
 
@@ -16,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # Windows: folders of killed processes stay
     fcntl = None
+
+_OLD = "old"
+_READ_BYTES = 2**22
 
 
 def check_absent(path: Path) -> None:
@@ -46,13 +51,17 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
             partial.chmod(0o666 & ~_umask())
             _flush(partial)
             partial.replace(path)
+            _flush(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the final name, on any error it is removed.
+
+    A process that is killed while it replaces a folder leaves the old one under a hidden name for a moment: `recover` puts it
+    back. `adopt` says of a temporary folder that a killed process left whether it is gone on with; otherwise it is removed.
 
     Raises:
         OutputError: as `new_file`.
@@ -61,37 +70,49 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         check_absent(path)
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        partial, lock = _locked_folder(path)
+        partial, lock = recover(path, adopt) or _locked_folder(path, "partial")
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+            for file in [*partial.rglob("*"), partial]:
+                _flush(file)
             if path.exists():
-                retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.retired-", dir=path.parent))
-                path.rename(retired / "old")
-                partial.rename(path)
-                shutil.rmtree(retired)
+                _exchange(partial, path)
             else:
                 partial.rename(path)
+            _flush(path.parent)
         finally:
             if lock is not None:
                 os.close(lock)
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _locked_folder(path: Path) -> tuple[Path, int | None]:
+def _exchange(partial: Path, path: Path) -> None:
+    """Put `partial` into the place of the folder `path`, which is removed."""
+    retired, lock = _locked_folder(path, "retired")
+    try:
+        path.rename(retired / _OLD)
+        try:
+            partial.rename(path)
+        except OSError:
+            (retired / _OLD).rename(path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(path: Path, role: str) -> tuple[Path, int | None]:
     """A new folder for `path`, and its descriptor, locked, so that others can tell that its process still lives."""
     while True:
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{role}-", dir=path.parent))
         if fcntl is None:
-            return partial, None
+            return folder, None
         with suppress(FileNotFoundError):
-            lock = os.open(partial, os.O_RDONLY)
-            if _lock(lock) and partial.exists():
-                return partial, lock
+            lock = os.open(folder, os.O_RDONLY)
+            if _lock(lock) and folder.exists():
+                return folder, lock
             os.close(lock)  # another process took it for abandoned before it was locked
 
 
@@ -105,20 +126,41 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove partial folders for `path` whose process was killed: nobody holds their lock any more."""
+def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Path, int] | None:
+    """Tidy up after processes that were killed while they wrote the folder `path`: nobody holds the lock of theirs any more.
+
+    What they had moved aside to replace it is put back if `path` is not there. What they were writing is removed, but for one
+    folder that `adopt` accepts: returned with its descriptor, locked.
+    """
     if fcntl is None:
-        return
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        if not partial.is_dir():
+        return None
+    adopted = None
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        role = folder.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if role not in ("partial", "retired") or not folder.is_dir():
             continue
-        with suppress(OSError):
-            descriptor = os.open(partial, os.O_RDONLY)
-            try:
-                if _lock(descriptor):
-                    shutil.rmtree(partial, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+        with suppress(OSError), ExitStack() as stack:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            if not _lock(descriptor):
+                continue
+            if role == "retired" and (folder / _OLD).is_dir() and not path.exists():
+                (folder / _OLD).rename(path)
+            if role == "partial" and adopt is not None and adopted is None and folder.exists() and adopt(folder):
+                adopted = folder, descriptor
+                stack.pop_all()
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+    return adopted
+
+
+def checksum(path: Path) -> str:
+    """XXH3-128 of a file, in hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 _REMEDIES = {
@@ -144,8 +186,13 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Make sure that a file's content, or a folder's list of names, is on the disk."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every system opens folders or flushes them
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:

@@ -12,14 +12,33 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from protein_lm.output import new_file
+from protein_lm.choices import FigureFormat
+from protein_lm.errors import OutputError
+from protein_lm.output import check_absent, new_file
 
 CLASS_ORDER = "AVILMCFWYHKRDENQSTGP"
 """Amino acids so that those of one physico-chemical class stand side by side."""
+
+
+FIGURE_SUFFIXES = tuple(f".{each.value}" for each in FigureFormat)
+
+
+def check_figure_output(path: Path) -> None:
+    """Refuse a figure output early, before the work that it shows.
+
+    Raises:
+        OutputError: an unknown suffix, or a file that exists.
+    """
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise OutputError(f"{path}: unknown figure format; end it in {', '.join(FIGURE_SUFFIXES)}")
+    check_absent(path)
 
 
 def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:
@@ -76,6 +95,73 @@ def fine_tuning_curve(metrics: pd.DataFrame) -> Figure:
     left.legend(frameon=False)
     sns.despine(figure)
     return figure
+
+
+_PANELS = {"causal": "causal (U)", "masked": "masked (B)"}
+_METRICS = {"perplexity": "perplexity", "loss_nats": "loss (nats per residue)", "accuracy": "accuracy (%)"}
+
+
+def compare_runs(table: pd.DataFrame, *, metric: str = "perplexity", against: str = "step") -> Figure:
+    """Learning curves of several runs, as in the Performer paper: a panel for each objective that they have, a colour for
+    each run, training dashed, validation solid, and the unigram baseline dotted where it is known.
+
+    Args:
+        table: as `analysis.curves.learning_curves` gives it.
+        metric: perplexity, loss_nats or accuracy.
+        against: step, num_tokens or seconds.
+    """
+    runs = list(dict.fromkeys(table["run"]))
+    colors = dict(zip(runs, sns.color_palette("colorblind" if len(runs) <= 10 else "husl", len(runs)), strict=True))
+    objectives = [name for name in _PANELS if name in set(table["objective"])]
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(
+            1, len(objectives), figsize=(2 + 4 * len(objectives), 3.8), layout="constrained", sharey=True, squeeze=False
+        )
+    scale = 100 if metric == "accuracy" else 1
+    has_baseline = f"unigram_{metric}" in table
+    unit, name_of_unit = _unit_of_time(table) if against == "seconds" else (1, "")
+    for axis, objective in zip(axes[0], objectives, strict=True):
+        of_panel = pd.DataFrame(table[table["objective"] == objective])
+        for run, rows in of_panel.groupby("run", sort=False):
+            for split, style, width in (("train", "--", 1.2), ("valid", "o-", 1.8)):
+                part = rows[rows["split"] == split]
+                axis.plot(
+                    part[against] / unit, scale * part[metric], style, color=colors[run], linewidth=width, markersize=4
+                )
+        if has_baseline:
+            for value in set(of_panel[f"unigram_{metric}"].dropna().round(6)):
+                axis.axhline(scale * value, color="0.4", linestyle=":", linewidth=1.2)
+        axis.set_title(_PANELS[objective])
+        _label_horizontal(axis, against, name_of_unit)
+    axes[0, 0].set_ylabel(_METRICS[metric])
+    handles = [Line2D([], [], color=colors[run], linewidth=3, label=run) for run in runs]
+    handles += [
+        Line2D([], [], color="0.25", linestyle="--", label="training"),
+        Line2D([], [], color="0.25", marker="o", markersize=4, label="validation"),
+    ]
+    if has_baseline:
+        handles.append(Line2D([], [], color="0.4", linestyle=":", label="unigram baseline"))
+    figure.legend(handles=handles, frameon=False, loc="outside right upper")
+    sns.despine(figure)
+    return figure
+
+
+def _unit_of_time(table: pd.DataFrame) -> tuple[int, str]:
+    """The largest unit, in seconds, of which the longest run took three or more."""
+    longest = table["seconds"].max()
+    return next((size, name) for size, name in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 3 * size or size == 1)
+
+
+def _label_horizontal(axis: Axes, against: str, unit: str) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    if against == "seconds":
+        axis.set_xlabel(f"training time ({unit})")
+    elif against == "num_tokens":
+        axis.set_xlabel("tokens seen")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    else:
+        axis.set_xlabel("optimizer step")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def attention_grid(
@@ -203,5 +289,56 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
     axes[0, 0].set_ylabel(f"relative error of the {error.split('_')[0]}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside right upper", fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+_BINS_PER_DOUBLING = 4
+_WINDOWS = (1022, 8190)
+"""Residues of the longest sequences that windows of 1,024 and 8,192 tokens hold."""
+
+
+def corpus_contents(
+    lengths: NDArray[np.int64], numbers: dict[str, NDArray[np.int64]], residue_counts: dict[str, int], *, title: str
+) -> Figure:
+    """How long the sequences of each split are, and which residues they have.
+
+    The histogram's area over a doubling of length is the share of the split's sequences in it, whatever the bins; so
+    splits of all sizes can be compared.
+
+    Args:
+        lengths: (K,) different lengths in residues, ascending.
+        numbers: (K,) sequences of each length by split; splits without sequences are left out.
+        residue_counts: number of each letter, in the order of the bars.
+        title: of the whole figure.
+    """
+    num_bins = 1 + int(_BINS_PER_DOUBLING * np.log2((lengths[-1] + 1) / lengths[0]))
+    edges = np.unique(np.geomspace(lengths[0], lengths[-1] + 1, num_bins + 1).round()) - 0.5
+    doublings = np.diff(np.log2(edges))
+    filled = {name: counts for name, counts in numbers.items() if counts.any()}
+    with sns.axes_style("ticks"):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
+        )
+    for (name, counts), color in zip(filled.items(), sns.color_palette("colorblind", len(filled)), strict=True):
+        shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
+        left.stairs(shares, edges, color=color, linewidth=1.4, label=f"{name.replace('_', ' ')}, {counts.sum():,}")
+    left.set(xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None))
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    left.minorticks_off()
+    left.tick_params(axis="x", labelsize=8)
+    up_to = np.cumsum(list(filled.values()), axis=1).sum(axis=0)
+    median = int(lengths[np.searchsorted(up_to, (up_to[-1] + 1) // 2)])
+    for length, text, style in ((median, f"median {median:,}", "--"), *((w, f"{w:,}", ":") for w in _WINDOWS)):
+        if lengths[0] <= length <= lengths[-1]:
+            left.axvline(length, color="0.4", linestyle=style, linewidth=1)
+            left.text(length, 1.01, text, transform=left.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    counts = np.array(list(residue_counts.values()))
+    right.bar(list(residue_counts), 100 * counts / counts.sum(), color="#1b4f8a")
+    right.set(xlabel="residue", ylabel="share of all residues (%)")
+    right.margins(x=0.02)
+    figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     return figure

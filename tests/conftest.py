@@ -1,5 +1,6 @@
 """Shared by all tests: a small corpus with a rule to learn, and small models trained on it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from protein_lm.config import ModelConfig, Recipe
 from protein_lm.data.prepare import prepare
 from protein_lm.data.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
+from tests.processes import Processes
 
 KINDS = [
     "exact",
@@ -111,3 +113,11 @@ def fresh_model(**changes: Any) -> ProteinLM:
     model = ProteinLM(ModelConfig.model_validate(small_recipe().model.model_dump() | changes))
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Four processes that work together."""
+    four = Processes(tmp_path_factory.mktemp("processes"))
+    yield four
+    four.stop()

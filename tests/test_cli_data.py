@@ -51,6 +51,33 @@ def test_prepare_and_inspect(tmp_path, capsys, monkeypatch):
     manifest = json.loads(capsys.readouterr().out)
     assert manifest == json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert manifest["residue_policy"] == "to-x"
+    assert main(["data", "inspect", "store", "--plot", "lengths.svg"]) == 0
+    assert capsys.readouterr().out == report and (tmp_path / "lengths.svg").read_text().startswith("<?xml")
+    for name, fault in (
+        ("lengths.svg", "exists already; remove it"),
+        ("lengths.jpg", "unknown figure format; end it in"),
+    ):
+        assert main(["data", "inspect", "store", "--plot", name]) == 2
+        assert capsys.readouterr().err.startswith(f"protein-lm: error: {name}{':' if 'jpg' in name else ''} {fault}")
+
+
+def test_families_are_held_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["data", "prepare", str(FIXTURE.parent / "entries.dat"), "-o", "told"]
+    assert main([*command, "--hold-out-families", "PF12942,PF00069", "--hold-out-families", "performer"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "told: 3 sequences, 992 residues; 0 dropped\n"
+    assert shown.err.startswith("21 of 22 families have no sequence held out: PF00069, PF03272, ")
+    assert shown.err.endswith("PF17988, ...\n") and shown.err.count("\n") == 1
+    (tmp_path / "families.txt").write_text("PF00014\n")
+    (tmp_path / "table.tsv").write_text("sequence_id\tfamily_id\nP00974\tPF00014\n")
+    command = ["data", "prepare", str(FIXTURE), "-o", "store", "--hold-out-families", "families.txt"]
+    assert main([*command, "--family-table", "table.tsv"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["data", "inspect", "store"]) == 0
+    assert "held out of families: PF00014 1" in capsys.readouterr().out
+    assert main(["data", "export", "store", "-o", "held_out.fasta", "--split", "held_out"]) == 0
+    assert (tmp_path / "held_out.fasta").read_text().startswith(">P00974\n")
 
 
 CONTENTS = {
@@ -96,6 +123,22 @@ CONTENTS = {
             "validation fraction 0.05 and test fraction 1 leave nothing to train ",
         ),
         (["good.fasta", "--split-table", "table.csv"], "table.csv names 1 of 1 sequences that no source has: zzz; "),
+        (
+            ["good.fasta", "--hold-out-families", "PF69"],
+            "'PF69' is no Pfam accession (PF and five digits, as PF00069), no ",
+        ),
+        (
+            ["good.fasta", "--hold-out-families", "performer"],
+            "good.fasta does not tell the families of its sequences, as UniProtKB's .dat and XML do; give a family table",
+        ),
+        (
+            ["good.fasta", "--hold-out-families", "performer", "--family-table", "table.csv"],
+            "table.csv: its first line must name sequence_id and family_id, or there must be two columns without names: ",
+        ),
+        (
+            ["good.fasta", "--family-table", "table.csv"],
+            "table.csv tells families, but none is to be held out; name some",
+        ),
         (["good.fasta", "--seed", "x"], "Invalid value for '--seed'"),
         ([], "Missing argument 'SOURCE...'; see protein-lm data prepare --help"),
         (["good.fasta", "--colour"], "No such option: --colour"),

@@ -50,6 +50,31 @@ def test_train_from_a_recipe_and_resume(corpus, tmp_path, capsys) -> None:
     assert "performer-relu" in capsys.readouterr().out
 
 
+def test_curves(runs, tmp_path, capsys) -> None:
+    paths = [str(runs["causal"]), str(runs["masked"])]
+    for suffix, read in (
+        (".csv", pd.read_csv),
+        (".tsv", lambda path: pd.read_csv(path, sep="\t")),
+        (".parquet", pd.read_parquet),
+    ):
+        assert main(["curves", *paths, "-o", str(tmp_path / f"curves{suffix}")]) == 0
+        table = read(tmp_path / f"curves{suffix}")
+        assert table["run"].tolist() == ["causal"] * 5 + ["masked"] * 5 and table["seconds"].min() > 0
+    figure = tmp_path / "curves.svg"
+    assert main(["curves", *paths, "-o", str(figure), "--metric", "accuracy", "--against", "num_tokens"]) == 0
+    assert "10 rows of 2 runs" in capsys.readouterr().out and figure.read_text().startswith("<?xml")
+    assert "exists already" in fails(capsys, "curves", *paths, "-o", figure)
+    new = tmp_path / "new.png"
+    assert "'speed' is not one of 'perplexity'" in fails(capsys, "curves", *paths, "-o", new, "--metric", "speed")
+    assert "end it in .png, .svg or .pdf for a figure" in fails(capsys, "curves", *paths, "-o", tmp_path / "new.txt")
+    assert "leave out --metric and --against" in fails(
+        capsys, "curves", *paths, "-o", tmp_path / "new.csv", "--against", "step"
+    )
+    assert "absent is no run" in fails(capsys, "curves", *paths, tmp_path / "absent", "-o", new)
+    assert "causal is named twice" in fails(capsys, "curves", paths[0], paths[0], "-o", new)
+    assert not new.exists()
+
+
 def test_train_mistakes(corpus, tmp_path, capsys) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(small_recipe().model_dump(mode="json")))
@@ -229,7 +254,7 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
     recipe.write_text(yaml.safe_dump(small_recipe(num_steps=10, warmup_steps=2).model_dump(mode="json")))
     train = ["train", recipe, "--data", corpus.path, "-o", tmp_path / "tuned", "--init", output]
     message = fails(capsys, *train)
-    assert "is another model than the recipe's: model.attention was ['local', 'exact'], now 'performer-relu'" in message
+    assert "is another model than the recipe's: model.attention: ['local', 'exact'] -> performer-relu" in message
     assert not (tmp_path / "tuned").exists()
     settings = ["--set", "model.attention=[local, exact]", "--set", "model.window=8"]
     assert main([str(word) for word in [*train, *settings]]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protein_lm.errors import OutputError
-from protein_lm.output import new_directory, new_file
+from protein_lm.output import new_directory, new_file, recover
 
 
 def names(folder: Path) -> list[str]:
@@ -84,3 +84,29 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
         shutil.rmtree(tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == []
+
+
+def test_a_folder_is_put_back_if_its_replacement_was_killed_halfway(tmp_path):
+    """The process dies before each of its renames in turn: the folder is there, old or new, once anybody looks."""
+    script = "\n".join(
+        (
+            "import os, sys, signal; from pathlib import Path; from protein_lm.output import new_directory",
+            "renames = 0",
+            "def hook(event, arguments):",
+            "    global renames",
+            "    renames += event == 'os.rename'",
+            "    if event == 'os.rename' and renames == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)",
+            "with new_directory(Path(sys.argv[1]), replace=True) as partial:",
+            "    (partial / 'file').write_text('new'); sys.addaudithook(hook)",
+        )
+    )
+    for number, text in ((1, "old"), (2, "old"), (3, "new")):
+        out = tmp_path / str(number) / "out"
+        out.mkdir(parents=True)
+        (out / "file").write_text("old")
+        ended = subprocess.run([sys.executable, "-c", script, str(out), str(number)], check=False).returncode
+        assert ended == (-signal.SIGKILL if number < 3 else 0)
+        assert out.exists() is (number != 2)
+        recover(out)
+        assert (out / "file").read_text() == text
+        assert names(out.parent) == ["out"]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from protein_lm import plots
+from protein_lm.analysis.curves import learning_curves
 from protein_lm.analysis.similarity import blosum62, normalized
 from protein_lm.errors import OutputError
 
@@ -31,6 +32,30 @@ def test_learning_curve(tmp_path) -> None:
         plots.save_figure(plots.learning_curve(metrics), tmp_path / "curve.png")
 
 
+@pytest.mark.parametrize("against", ["step", "num_tokens", "seconds"])
+@pytest.mark.parametrize("metric", ["perplexity", "loss_nats", "accuracy"])
+def test_runs_side_by_side(runs, metric, against) -> None:
+    table = learning_curves([runs["masked"], runs["causal"]])
+    figure = plots.compare_runs(table, metric=metric, against=against)
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == ["causal (U)", "masked (B)"]
+    for panel, run in zip(panels, ("causal", "masked"), strict=True):
+        train, valid, baseline = panel.lines
+        assert [line.get_linestyle() for line in panel.lines] == ["--", "-", ":"]
+        assert train.get_color() == valid.get_color()
+        rows = table[(table["run"] == run) & (table["split"] == "valid")]
+        scale = 100 if metric == "accuracy" else 1
+        np.testing.assert_allclose(valid.get_ydata(), scale * rows[metric])
+        np.testing.assert_allclose(baseline.get_ydata(), scale * rows[f"unigram_{metric}"].iloc[0], atol=1e-4)
+        np.testing.assert_allclose(valid.get_xdata() / valid.get_xdata()[-1], rows[against] / rows[against].iloc[-1])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["masked", "causal", "training", "validation", "unigram baseline"]
+    plots.plt.close(figure)
+    causal = plots.compare_runs(table[table["run"] == "causal"].drop(columns=f"unigram_{metric}"), metric=metric)
+    assert len(causal.axes) == 1 and len(causal.axes[0].lines) == 2
+    plots.plt.close(causal)
+
+
 def test_attention_grid_is_numbered_by_residue_and_leaves_special_tokens_out() -> None:
     matrices = np.random.default_rng(0).random((2, 3, 12, 12)).astype(np.float32)
     figure = plots.attention_grid(matrices, layers=[0, 4], heads=[0, 1, 2], title="P0", first_residue=36)
@@ -49,3 +74,19 @@ def test_similarity_heatmaps_survive_empty_cells() -> None:
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert "".join(labels) == plots.CLASS_ORDER and len(set(labels)) == 20
     plots.plt.close(figure)
+
+
+def test_corpus_contents_tell_splits_apart_and_mark_the_windows() -> None:
+    lengths = np.array([1, 2, 30, 500, 2000])
+    numbers = {"train": np.array([1, 2, 30, 40, 5]), "valid": np.array([0, 0, 3, 0, 0]), "test": np.zeros(5, dtype=int)}
+    figure = plots.corpus_contents(lengths, numbers, {"A": 3, "C": 1}, title="a store")
+    histogram, composition = figure.axes
+    assert [text.get_text() for text in histogram.get_legend().get_texts()] == ["train, 78", "valid, 3"]
+    for drawn in histogram.patches:
+        shares, edges, _ = drawn.get_data()
+        assert (shares * np.diff(np.log2(edges))).sum() == pytest.approx(100), "the area is all sequences of the split"
+    assert [text.get_text() for text in histogram.texts] == ["median 500", "1,022"], "8,190 is out of range"
+    assert [bar.get_height() for bar in composition.patches] == [75, 25]
+    one = plots.corpus_contents(np.array([7]), {"train": np.array([1])}, {"A": 1}, title="one length")
+    plots.plt.close(figure)
+    plots.plt.close(one)

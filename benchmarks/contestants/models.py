@@ -46,7 +46,7 @@ def gpt2(*, max_length: int) -> Any:
         bos_token_id=alphabet.CLS,
         eos_token_id=None,
         pad_token_id=alphabet.PAD,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
     )
     torch.manual_seed(0)
     return GPT2LMHeadModel(config)

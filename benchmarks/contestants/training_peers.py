@@ -53,7 +53,7 @@ def hugging_face_esm(spec: Spec) -> tuple[nn.Module, Logits]:
         mask_token_id=alphabet.MASK,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
     )
     torch.manual_seed(0)
     model = EsmForMaskedLM(config)

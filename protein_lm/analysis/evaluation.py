@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
+from protein_lm.inference.likelihood import ResidueLogProbabilities, Residues, evaluation_log_probabilities
+from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.language_model import ProteinLM
 
 NUM_RESAMPLES = 1000
@@ -34,7 +34,7 @@ class _Sums(NamedTuple):
 
 def evaluate(
     model: ProteinLM,
-    store: TokenStore,
+    store: Corpus,
     *,
     splits: Sequence[Split] = (Split.VALID, Split.TEST, Split.HELD_OUT),
     long_sequences: LongPolicy = LongPolicy.ERROR,
@@ -66,7 +66,7 @@ def evaluate(
         if not sequences:
             continue
         measured = _measure(model, sequences, tokens_per_batch)
-        baseline = _baseline(model, sequences, unigram)
+        baseline = _sums(unigram_results(unigram, sequences, is_causal=model.is_causal))
         rows.append(
             {
                 "split": split.label,
@@ -83,20 +83,8 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
-def unigram_log_probabilities(store: TokenStore) -> NDArray[np.float64]:
-    """Log-frequency (V,) of each residue token in the split `train`; every residue token counts once more than seen."""
-    counts = np.zeros(alphabet.VOCABULARY_SIZE, dtype=np.int64)
-    for index in store.indices(Split.TRAIN):
-        counts += np.bincount(store.residues(int(index)), minlength=alphabet.VOCABULARY_SIZE)
-    residues = slice(alphabet.FIRST_RESIDUE, alphabet.FIRST_RESIDUE + alphabet.NUM_RESIDUES)
-    log_probabilities = np.full(alphabet.VOCABULARY_SIZE, -np.inf)
-    smoothed = counts[residues] + 1.0
-    log_probabilities[residues] = np.log(smoothed / smoothed.sum())
-    return log_probabilities
-
-
 def _sequences(
-    model: ProteinLM, store: TokenStore, split: Split, policy: LongPolicy, max_sequences: int | None
+    model: ProteinLM, store: Corpus, split: Split, policy: LongPolicy, max_sequences: int | None
 ) -> tuple[list[Residues], int]:
     window = model.max_residues
     sequences, num_too_long = [], 0
@@ -120,20 +108,14 @@ def _measure(model: ProteinLM, sequences: list[Residues], tokens_per_batch: int)
     for start in range(0, len(sequences), SEQUENCES_AT_ONCE):
         chunk = sequences[start : start + SEQUENCES_AT_ONCE]
         results.extend(evaluation_log_probabilities(model, chunk, tokens_per_batch=tokens_per_batch))
+    return _sums(results)
+
+
+def _sums(results: list[ResidueLogProbabilities]) -> _Sums:
     return _Sums(
         np.array([result.log_probabilities.sum() for result in results]),
         np.array([result.correct.sum() for result in results]),
         np.array([result.correct.size for result in results]),
-    )
-
-
-def _baseline(model: ProteinLM, sequences: list[Residues], unigram: NDArray[np.float64]) -> _Sums:
-    """The unigram model on the very residues that `model` is measured on."""
-    scored = sequences if model.is_causal else [residues[evaluation_positions(residues)] for residues in sequences]
-    return _Sums(
-        np.array([unigram[residues].sum() for residues in scored]),
-        np.array([(residues == unigram.argmax()).sum() for residues in scored]),
-        np.array([residues.size for residues in scored]),
     )
 
 

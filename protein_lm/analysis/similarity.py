@@ -24,8 +24,8 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import LayerCall, recorded_calls
 from protein_lm.data.batches import fill, pack, tokens_of
+from protein_lm.data.joined import open_corpus
 from protein_lm.data.readers import read_records
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import InputError
 from protein_lm.model.language_model import ProteinLM
 
@@ -188,11 +188,10 @@ def draw_sequences(
     generator = np.random.default_rng(seed)
     dropped: list[str] = []
     if source.is_dir():
-        store = TokenStore.open(source)
-        too_long = store.lengths > max_length
-        if too_long.any():
-            dropped = [store.sequence_id(i) for i in np.flatnonzero(too_long)]
-        candidates = np.flatnonzero(~too_long)
+        store = open_corpus(source)
+        too_long = store.longer_than(max_length)
+        dropped = [store.sequence_id(index) for index in too_long.tolist()]
+        candidates = np.delete(np.arange(store.num_sequences), too_long)
         chosen = np.sort(generator.permutation(candidates)[:count])
         return [np.asarray(store.residues(int(i))) for i in chosen], dropped
     drawn: list[NDArray[np.uint8]] = []

@@ -6,8 +6,16 @@ from torch import Tensor
 from protein_lm.attention.packing import Packing
 
 
-def check_inputs(query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None, packing: Packing | None) -> None:
-    """Refuse tensors that no attention can be computed from.
+def check_inputs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid_mask: Tensor | None,
+    packing: Packing | None,
+    *,
+    empty_rows: bool = False,
+) -> None:
+    """Refuse tensors that no attention can be computed from; `empty_rows` allows rows without any real token.
 
     Raises:
         ValueError: shapes that do not fit each other or hold a 0; a mask of another shape or type, or with a row without
@@ -29,13 +37,14 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor |
                 "one row"
             )
     if valid_mask is not None:
-        _check_mask(valid_mask, (query.shape[0], query.shape[2]))
+        check_mask(valid_mask, (query.shape[0], query.shape[2]), empty_rows=empty_rows)
 
 
-def _check_mask(valid_mask: Tensor, expected: tuple[int, int]) -> None:
+def check_mask(valid_mask: Tensor, expected: tuple[int, int], *, empty_rows: bool = False) -> None:
+    """Refuse a mask of another shape (B, L) or type, or with a row without any real token unless `empty_rows`."""
     if valid_mask.shape != expected or valid_mask.dtype != torch.bool:
         raise ValueError(f"valid_mask is {valid_mask.dtype} {tuple(valid_mask.shape)}, expected boolean {expected}")
-    if valid_mask.device.type != "cpu":
+    if empty_rows or valid_mask.device.type != "cpu":
         return  # looking would wait for the device, layer by layer
     rows = valid_mask.any(1)
     if not rows.all():

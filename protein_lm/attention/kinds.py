@@ -162,3 +162,9 @@ ATTENTION_KINDS: dict[str, Builder] = {
     "nystrom": _bidirectional_only("nystrom", lambda options: NystromOperation(options.num_landmarks)),
 }
 """Name -> builder `(options, *, causal)`."""
+
+
+def kinds_that_can_be_split() -> list[str]:
+    """Kinds by which several processes may share a row, see `parallel`."""
+    smallest = AttentionOptions(num_heads=1, head_width=2, longest=1, num_features=1)
+    return [name for name, build in ATTENTION_KINDS.items() if build(smallest, causal=False).can_be_split]

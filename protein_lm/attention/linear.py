@@ -15,6 +15,7 @@ bfloat16 that would round it, so there it is summed apart, in float32.
 Source of the chunked form: Hua et al. 2022 (arXiv 2202.10447), section 3.2; Katharopoulos et al. 2020 for the state.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.parallel import Part
 from protein_lm.attention.pieces import Piece, Run, bidirectional_runs, causal_pieces
 from protein_lm.attention.stream import FeatureGradients, Stream, product_dtype, without_autocast
 
@@ -47,6 +49,7 @@ def linear_attention(
     causal: bool,
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
+    part: Part | None = None,
 ) -> Tensor:
     """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
 
@@ -61,6 +64,8 @@ def linear_attention(
         causal: whether a query sees itself and what is before it, or everything.
         valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
         packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
+        part: what stretch of longer rows all these tensors are, where several processes hold the rows together: they call
+            this function (and its backward pass) at the same time. `packing` is then `part.packing`. None: whole rows.
 
     Returns:
         (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
@@ -68,20 +73,22 @@ def linear_attention(
     Raises:
         ValueError: as `checks.check_inputs`, or a width that the map is not made for.
     """
-    check_inputs(query, key, value, valid_mask, packing)
+    check_inputs(query, key, value, valid_mask, packing, empty_rows=part is not None)
     feature_map.check(query.shape[-1])
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
     product = product_dtype(query)
-    size = query.shape[1] * feature_map.num_features * product.itemsize * min(query.shape[2], FEWEST_TOKENS)
+    # Processes whose stretches are not of one length must split the batch in the same way.
+    fewest_tokens = FEWEST_TOKENS if part is not None else min(query.shape[2], FEWEST_TOKENS)
+    size = query.shape[1] * feature_map.num_features * product.itemsize * fewest_tokens
     num_rows = max(1, SEGMENT_BYTES // size)
     with without_autocast(query.device):
         if query.shape[0] <= num_rows:  # no split: its gradient would copy
             return operation.apply(
-                query, key, value, valid_mask, packing, feature_map, product, *feature_map.parameters()
+                query, key, value, valid_mask, packing, part, feature_map, product, *feature_map.parameters()
             )
         masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
         outputs = [
-            operation.apply(*tensors, mask, packing, feature_map, product, *feature_map.parameters())
+            operation.apply(*tensors, mask, packing, part, feature_map, product, *feature_map.parameters())
             for *tensors, mask in zip(
                 query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False
             )
@@ -134,6 +141,10 @@ def causal_plan(stream: Stream, packing: Packing | None) -> list[Piece]:
     """The pieces of a causal pass."""
     chunk = PACKED_CHUNK if packing is not None else CHUNK.get(stream.product, DEFAULT_CHUNK)
     return causal_pieces(stream.length, chunk, _segment(stream), packing, stream.tensors[0].device)
+
+
+def _bidirectional_plan(stream: Stream, packing: Packing | None) -> list[Run]:
+    return bidirectional_runs(stream.length, PACKED_CHUNK, _segment(stream), packing, stream.tensors[0].device)
 
 
 def _segment(stream: Stream) -> int:
@@ -229,13 +240,17 @@ def _chunk_states(contributions: Tensor, state: Tensor, flow: Tensor | None, *, 
 
 class _CausalLinearAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query, key, value, valid_mask, packing, feature_map, product, *parameters) -> Tensor:
+    def forward(ctx: Any, query, key, value, valid_mask, packing, part, feature_map, product, *parameters) -> Tensor:
         stream = Stream(query, key, value, valid_mask, feature_map, product)
         pieces = causal_plan(stream, packing)
-        walk = walk_causal(stream, pieces, stream.state(), keep=any(ctx.needs_input_grad))
+        state = stream.state()
+        if part is not None:
+            own = _run_state(stream, _bidirectional_plan(stream, packing)[-1])
+            stream.columns(state).copy_(part.from_earlier(stream.columns(own)))
+        walk = walk_causal(stream, pieces, state, keep=any(ctx.needs_input_grad))
         common = query, key, value, valid_mask, walk.output, walk.normalizer
         ctx.save_for_backward(*common, *walk.saved_states, *walk.saved_weights, *parameters)
-        ctx.feature_map, ctx.pieces, ctx.product = feature_map, pieces, product
+        ctx.feature_map, ctx.pieces, ctx.product, ctx.packing, ctx.part = feature_map, pieces, product, packing, part
         return walk.output
 
     @staticmethod
@@ -249,6 +264,13 @@ class _CausalLinearAttention(torch.autograd.Function):
         through = FeatureGradients(stream, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
         grad_state = stream.state()
+        if ctx.part is not None:
+            own = stream.state()
+            for piece in _bidirectional_plan(stream, ctx.packing)[0].pieces:
+                queries = stream.operand(stream.query_chunks(piece))
+                grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
+                _add_to_owners(own, _sums(stream, queries, grad), piece)
+            stream.columns(grad_state).copy_(ctx.part.from_later(stream.columns(own)))
         for number, piece in reversed(list(enumerate(ctx.pieces))):
             query_rows, query_features = through.features(0, piece)
             key_rows, key_features = through.features(1, piece)
@@ -269,42 +291,44 @@ class _CausalLinearAttention(torch.autograd.Function):
             grad_keys = torch.bmm(values, grad_states.mT).baddbmm_(grad_weights.mT, q)
             through.add(1, piece, key_rows, key_features, grad_keys)
             del grad_states, grad_keys
-        return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
+        return *through.gradients, grad_value, *[None] * 5, *through.of_parameters(parameters)
 
 
 class _BidirectionalLinearAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query, key, value, valid_mask, packing, feature_map, product, *parameters) -> Tensor:
+    def forward(ctx: Any, query, key, value, valid_mask, packing, part, feature_map, product, *parameters) -> Tensor:
         stream = Stream(query, key, value, valid_mask, feature_map, product)
-        runs = bidirectional_runs(stream.length, PACKED_CHUNK, _segment(stream), packing, query.device)
+        runs = _bidirectional_plan(stream, packing)
         output = torch.empty_like(value, memory_format=torch.contiguous_format)
         normalizer = output.new_empty(*output.shape[:3], 1, dtype=stream.dtype)
         saved_states = []
-        for run in runs:
-            state = _run_state(stream, run)
+        for number, state in _with_others(stream, len(runs), part, lambda number: _run_state(stream, runs[number])):
             operand = stream.operand(state)
-            for piece in run.pieces:
+            for piece in runs[number].pieces:
                 query_features = stream.query_chunks(piece)
                 numerator = torch.bmm(stream.operand(query_features), _of_owners(stream, operand, piece))
                 divisor = _divisor(stream, numerator, query_features, _of_owners(stream, state, piece))
                 _normalize(stream, piece, numerator, divisor, output, normalizer)
-            if run.num_sequences == 1:
+            if runs[number].num_sequences == 1:
                 saved_states.append(state)
         ctx.save_for_backward(query, key, value, valid_mask, output, normalizer, *saved_states, *parameters)
-        ctx.feature_map, ctx.runs, ctx.product = feature_map, runs, product
+        ctx.feature_map, ctx.runs, ctx.product, ctx.part = feature_map, runs, product, part
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         query, key, value, valid_mask, output, normalizer, *rest = ctx.saved_tensors
         stream = Stream(query, key, value, valid_mask, ctx.feature_map, ctx.product)
-        count = sum(run.num_sequences == 1 for run in ctx.runs)
-        saved_states, parameters = iter(rest[:count]), tuple(rest[count:])
+        kept = [number for number, run in enumerate(ctx.runs) if run.num_sequences == 1]
+        saved_states, parameters = dict(zip(kept, rest, strict=False)), tuple(rest[len(kept) :])
         through = FeatureGradients(stream, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
-        for run in ctx.runs:
+
+        def through_queries(number: int) -> Tensor:
+            """Gradient of the states of a run."""
+            run = ctx.runs[number]
             # States of many short sequences together would be larger than the inputs: they are formed again.
-            state = next(saved_states) if run.num_sequences == 1 else _run_state(stream, run)
+            state = saved_states[number] if number in saved_states else _run_state(stream, run)
             operand, grad_state = stream.operand(state), stream.state(run.num_sequences)
             for piece in run.pieces:
                 rows, features = through.features(0, piece)
@@ -313,14 +337,35 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
                 _add_to_owners(grad_state, _sums(stream, queries, grad), piece)
                 states = _of_owners(stream, operand, piece)
                 through.add(0, piece, rows, features, torch.bmm(grad, states.mT))
+            return grad_state
+
+        for number, grad_state in _with_others(stream, len(ctx.runs), ctx.part, through_queries):
             operand = stream.operand(grad_state)
-            for piece in run.pieces:
+            for piece in ctx.runs[number].pieces:
                 rows, features = through.features(1, piece)
                 keys = stream.operand(stream.chunks(features.detach(), piece))
                 grad_states = _of_owners(stream, operand, piece)
                 stream.write_grad_values(grad_value, piece, torch.bmm(keys, grad_states))
                 through.add(1, piece, rows, features, torch.bmm(stream.values_and_ones(piece), grad_states.mT))
-        return *through.gradients, grad_value, None, None, None, None, *through.of_parameters(parameters)
+        return *through.gradients, grad_value, *[None] * 5, *through.of_parameters(parameters)
+
+
+def _with_others(
+    stream: Stream, num_runs: int, part: Part | None, own: Callable[[int], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Number and states (or their gradients) of each run, `own(number)`; those at the ends with what other processes have."""
+    if part is None:
+        yield from ((number, own(number)) for number in range(num_runs))
+        return
+    first = own(0)
+    last = own(num_runs - 1) if num_runs > 1 else first
+    from_earlier, from_later = part.from_both(stream.columns(first), stream.columns(last))
+    stream.columns(first).add_(from_earlier)
+    stream.columns(last).add_(from_later)
+    yield 0, first
+    yield from ((number, own(number)) for number in range(1, num_runs - 1))
+    if num_runs > 1:
+        yield num_runs - 1, last
 
 
 def _run_state(stream: Stream, run: Run) -> Tensor:

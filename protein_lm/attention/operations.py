@@ -17,7 +17,6 @@ from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.linear import linear_attention
 from protein_lm.attention.low_rank import LengthProjections, linformer_attention, matrix_of, nystrom_attention
 from protein_lm.attention.lsh import Hash, LshCache, extend_lsh_attention, lsh_attention, lsh_attention_matrix
-from protein_lm.attention.packing import Packing
 from protein_lm.attention.patterns import Pattern
 from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
@@ -35,6 +34,8 @@ class AttentionOperation(nn.Module):
     """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
     heads_are_alike = True
     """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
+    can_be_split = False
+    """Whether processes that hold a stretch of a row each can compute it together, see `parallel`."""
     weights_are_positive = True
     """Whether rows of the matrix are non-negative weights that sum to 1."""
 
@@ -72,11 +73,11 @@ class ExactOperation(_CachedOperation):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return exact_attention(query, key, value, causal=self.causal, **rows._asdict())
+        return exact_attention(query, key, value, causal=self.causal, **rows.of_one_process())
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return exact_attention_matrix(query, key, causal=self.causal, **rows._asdict())
+        return exact_attention_matrix(query, key, causal=self.causal, **rows.of_one_process())
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
         """See `AttentionOperation`."""
@@ -85,6 +86,8 @@ class ExactOperation(_CachedOperation):
 
 class LinearOperation(AttentionOperation):
     """Linear attention with a feature map."""
+
+    can_be_split = True
 
     def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
         super().__init__(causal=causal)
@@ -98,7 +101,7 @@ class LinearOperation(AttentionOperation):
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return linear_attention_matrix(query, key, self.feature_map, causal=self.causal, **rows._asdict())
+        return linear_attention_matrix(query, key, self.feature_map, causal=self.causal, **rows.of_one_process())
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
@@ -124,13 +127,13 @@ class CosformerOperation(LinearOperation):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        check_inputs(query, key, value, *rows)
-        query, key = self._weighted(query, key, rows.packing)
+        check_inputs(query, key, value, rows.valid_mask, rows.packing, empty_rows=rows.part is not None)
+        query, key = self._weighted(query, key, rows)
         return super().forward(query, key, value, rows)
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        query, key = self._weighted(query, key, rows.packing)
+        query, key = self._weighted(query, key, rows)
         return super().matrix(query, key, rows)
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
@@ -147,8 +150,8 @@ class CosformerOperation(LinearOperation):
         state.num_tokens = end
         return output
 
-    def _weighted(self, query: Tensor, key: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(query.shape[2]) if packing is None else torch.from_numpy(packing.positions)
+    def _weighted(self, query: Tensor, key: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        positions = rows.positions(query.shape[2])
         return (
             weighted_by_position(query, positions, self.longest),
             weighted_by_position(key, positions, self.longest),
@@ -174,7 +177,7 @@ class SparseOperation(_CachedOperation):
             value,
             self.pattern,
             causal=self.causal,
-            **rows._asdict(),
+            **rows.of_one_process(),
             global_inputs=of_globals,
         )
 
@@ -186,7 +189,7 @@ class SparseOperation(_CachedOperation):
             key,
             self.pattern,
             causal=self.causal,
-            **rows._asdict(),
+            **rows.of_one_process(),
             global_inputs=of_globals,
         )
 
@@ -221,7 +224,7 @@ class LshOperation(AttentionOperation):
             window=self.window,
             block=Pattern.block,
             causal=self.causal,
-            **rows._asdict(),
+            **rows.of_one_process(),
         )
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
@@ -231,7 +234,7 @@ class LshOperation(AttentionOperation):
             self.hashing(query),
             window=self.window,
             causal=self.causal,
-            **rows._asdict(),
+            **rows.of_one_process(),
         )
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LshCache:
@@ -254,7 +257,7 @@ class LinformerOperation(AttentionOperation):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return linformer_attention(query, key, value, self.projections, **rows._asdict())
+        return linformer_attention(query, key, value, self.projections, **rows.of_one_process())
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
@@ -272,7 +275,7 @@ class NystromOperation(AttentionOperation):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
-        return nystrom_attention(query, key, value, self.num_landmarks, **rows._asdict())
+        return nystrom_attention(query, key, value, self.num_landmarks, **rows.of_one_process())
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""

@@ -18,6 +18,9 @@ Plan = TypeVar("Plan")
 class Packing:
     """Where the N sequences of one packed row of L tokens begin and end."""
 
+    goes_on = False
+    """Whether the first and the last sequence may have tokens beyond the row."""
+
     def __init__(self, boundaries: Sequence[int] | Tensor, length: int) -> None:
         """Take `boundaries` (N + 1,): 0, the end of each sequence, of which the last is `length`.
 
@@ -79,3 +82,25 @@ class Packing:
             return torch.from_numpy(inside & same).to(device)
 
         return self.plan(("neighbour", offset, device), build)
+
+
+class PackingPart(Packing):
+    """A stretch of a packed row; positions and neighbours are those in the whole row."""
+
+    goes_on = True
+
+    def __init__(self, whole: Packing, span: slice) -> None:
+        """Take the tokens `span` of the row `whole`."""
+        inner = whole.boundaries[(whole.boundaries > span.start) & (whole.boundaries < span.stop)] - span.start
+        length = span.stop - span.start
+        super().__init__([0, *inner.tolist(), length], length)
+        self._whole, self._span = whole, span
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """See `Packing`."""
+        return self._whole.positions[self._span]
+
+    def has_neighbour(self, offset: int, device: torch.device) -> Tensor:
+        """See `Packing`; the neighbour may lie beyond the stretch."""
+        return self._whole.has_neighbour(offset, device)[self._span]

@@ -61,7 +61,9 @@ def bidirectional_runs(
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         return [Run([Piece(span, 1, span.stop - span.start) for span in spans], 1)]
     key = "bidirectional", chunk, segment, device
-    return packing.plan(key, lambda: Chunks(packing.boundaries, chunk).runs(segment, device))
+    return packing.plan(
+        key, lambda: Chunks(packing.boundaries, chunk).runs(segment, device, edges_apart=packing.goes_on)
+    )
 
 
 def even_part(length: int, size: int) -> int:
@@ -90,13 +92,16 @@ class Chunks:
             pieces.append(self.piece(first, last, device, flow=flow))
         return pieces
 
-    def runs(self, segment: int, device: torch.device) -> list[Run]:
+    def runs(self, segment: int, device: torch.device, *, edges_apart: bool) -> list[Run]:
+        """Runs in order; `edges_apart` gives the first and the last sequence runs of their own."""
         step = max(1, segment // self.chunk)
         sequence_starts = np.flatnonzero(np.diff(self.sequences, prepend=-1))
         sequence_ends = np.append(sequence_starts[1:], self.sequences.size)
+        limits = [sequence_ends[0], sequence_starts[-1], sequence_ends[-1]] if edges_apart else [sequence_ends[-1]]
         runs, first = [], 0
         while first < self.sequences.size:
-            whole = sequence_ends[(sequence_starts >= first) & (sequence_ends <= first + step)]
+            end = min(first + step, next(limit for limit in limits if limit > first))
+            whole = sequence_ends[(sequence_starts >= first) & (sequence_ends <= end)]
             if whole.size:  # as many whole sequences as fit a piece
                 last = int(whole[-1])
                 owners = self.sequences[first:last] - self.sequences[first]
@@ -111,7 +116,7 @@ class Chunks:
     def _flow(self, first: int, last: int) -> NDArray[np.bool_]:
         """See `Piece.flow`: contributions reach the later chunks of their own sequence."""
         own = self.sequences[first:last]
-        come_in = self.sequences[first - 1] if first else -1
+        come_in = self.sequences[max(0, first - 1)]
         reads, gives = np.append(own, own[-1]), np.insert(own, 0, come_in)
         return np.tril(reads[:, None] == gives)
 

@@ -65,6 +65,10 @@ class Stream:
         size = self.feature_map.num_features * self.state_width
         return torch.zeros(self.groups, num_sequences, size, dtype=self.dtype, device=self.tensors[0].device)
 
+    def columns(self, states: Tensor) -> Tensor:
+        """What states (G, N, M·X) hold without the alignment, (G, N, M, width of value + 1); a view."""
+        return states.view(*states.shape[:2], -1, self.state_width)[..., : self.value_width + 1]
+
     def operand(self, tensor: Tensor) -> Tensor:
         """Rounded to the product type."""
         return tensor.to(self.product)

@@ -1,7 +1,7 @@
 """Sequences -> packed batches of token ids under a budget of tokens, without padding.
 
-What happens to one sequence (crop, mask) is a pure function of (seed, epoch, its index in the store), whatever batch it is
-in.
+What happens to one sequence (crop, mask) is a pure function of (seed, visit, its index in the corpus), whatever batch it is
+in; a visit is an epoch, or with weights the number of times that its store was gone through.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import mix
-from protein_lm.data.masking import corrupted, ranks
-from protein_lm.data.order import round_keys
+from protein_lm.data.masking import corrupted, drawn
+from protein_lm.data.order import keys_of_visits
 from protein_lm.data.plan import Planned, TrainingPlan, filled
-from protein_lm.data.store import TokenStore
 
 IGNORED = -100
 """Target of positions that are not predicted."""
@@ -36,11 +36,6 @@ class Batch:
     """Where each sequence begins and ends."""
     targets: Tensor
     """(1, L) int64, the token to predict at each position, IGNORED where none is."""
-
-    @property
-    def num_predicted(self) -> int:
-        """Positions that have a target."""
-        return int((self.targets != IGNORED).sum())
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`."""
@@ -81,9 +76,7 @@ def tokens_of(sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
 class TrainingBatches:
     """The planned batches of a store, as tokens and targets for one objective."""
 
-    def __init__(
-        self, store: TokenStore, config: DataConfig, *, objective: Objective, max_length: int, seed: int
-    ) -> None:
+    def __init__(self, store: Corpus, config: DataConfig, *, objective: Objective, max_length: int, seed: int) -> None:
         """Plan the training.
 
         Raises:
@@ -104,7 +97,8 @@ class TrainingBatches:
         within = np.arange(owners.size) - np.repeat(np.cumsum(pieces.lengths) - pieces.lengths, pieces.lengths)
         places = (firsts + lead)[owners] + within
         of_sequence = pieces.starts[owners] + within
-        residues = self._store.tokens[self._store.offsets[pieces.indices][owners] + of_sequence].astype(np.int64)
+        begins = self._store.places_of(pieces.indices)
+        residues = self._store.residues_at(begins[owners] + of_sequence).astype(np.int64)
         tokens = np.empty(packing.length, dtype=np.int64)
         if lead:
             tokens[firsts] = alphabet.CLS
@@ -113,11 +107,12 @@ class TrainingBatches:
         row = torch.from_numpy(tokens)[None]
         if self._objective is Objective.CAUSAL:
             return Batch(row, packing, causal_targets(row, packing))
-        key = round_keys(2, self._seed, planned.epoch)[1]
-        draws = mix(mix(pieces.indices.astype(np.uint64) ^ key)[owners] + of_sequence.astype(np.uint64))
-        wanted = np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64)
-        chosen = ranks(draws, owners, pieces.lengths) < np.maximum(1, wanted)[owners]
+        keys = keys_of_visits(pieces.visits, 2, self._seed)
+        draws = mix(mix(pieces.indices.astype(np.uint64) ^ keys)[owners] + of_sequence.astype(np.uint64))
+        wanted = np.maximum(1, np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64))
+        chosen = drawn(draws, pieces.lengths, np.minimum(wanted, pieces.lengths))
+        places, residues = places[chosen], residues[chosen]
         targets = np.full(packing.length, IGNORED, dtype=np.int64)
-        targets[places[chosen]] = residues[chosen]
-        tokens[places[chosen]] = corrupted(residues[chosen], mix(draws[chosen]))
+        targets[places] = residues
+        tokens[places] = corrupted(residues, mix(draws[chosen]))
         return Batch(row, packing, torch.from_numpy(targets)[None])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.export import export
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_file
 
@@ -41,7 +41,7 @@ def find_mmseqs() -> str:
 
 
 def cluster(
-    store: TokenStore,
+    store: Corpus,
     output: Path,
     *,
     identity: float = 0.5,
@@ -86,7 +86,7 @@ def cluster(
         return len(set(table["cluster_id"]))
 
 
-def leakage(store: TokenStore, *, threads: int = 0) -> pd.DataFrame:
+def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
     """How many sequences of each kept-back split have a relative in training, by MMseqs2's search.
 
     A relative is a hit that covers at least half of both sequences; its identity is the share of identical residues in the

@@ -22,7 +22,7 @@ from protein_lm.data.duplicates import fingerprints
 from protein_lm.data.filters import Filters, select
 from protein_lm.data.hashing import hash_letters
 from protein_lm.data.readers import Part
-from protein_lm.data.records import Annotations
+from protein_lm.data.records import Annotations, Memberships
 
 _PARTS_PER_WORKER = 3
 """Read ahead of what is written."""
@@ -53,6 +53,8 @@ class Digest:
     fingerprints: NDArray[np.uint64]
     """(N, 2) of the sequences."""
     annotations: Annotations
+    memberships: Memberships | None
+    """In the families to hold out; None: the source does not tell, or none are asked for."""
     num_read: int
     num_dropped: Counter[str]
     was_said: frozenset[str]
@@ -71,11 +73,12 @@ def digest(part: Part, settings: Settings) -> Digest | None:
     selection = select(block, settings.filters, settings.policy)
     keep, sequences = selection.keep, block.sequences()
     ids, id_lengths = block.sequence_ids.join(), block.sequence_ids.lengths
-    tokens, lengths, annotations = block.tokens, block.lengths, block.annotations
+    tokens, lengths, annotations, memberships = block.tokens, block.lengths, block.annotations, block.memberships
     if not keep.all():
         sequences = list(compress(sequences, keep))
         tokens, ids = b"".join(sequences), ids[np.repeat(keep, id_lengths)]
         lengths, id_lengths, annotations = lengths[keep], id_lengths[keep], annotations.select(keep)
+        memberships = memberships and memberships.select(keep)
     return Digest(
         tokens=tokens,
         lengths=lengths,
@@ -84,6 +87,7 @@ def digest(part: Part, settings: Settings) -> Digest | None:
         id_hashes=hash_letters(ids, id_lengths),
         fingerprints=fingerprints(sequences),
         annotations=annotations,
+        memberships=memberships,
         num_read=len(block) + block.num_faulty,
         num_dropped=selection.num_dropped,
         was_said=selection.was_said,
@@ -93,17 +97,15 @@ def digest(part: Part, settings: Settings) -> Digest | None:
 
 def digests(
     parts: Iterable[Part], settings: Settings, pool: ProcessPoolExecutor | None, workers: int
-) -> Iterator[Digest]:
-    """The digests of parts, in their order, whoever makes them.
+) -> Iterator[Digest | None]:
+    """The digest of each part, in their order, whoever makes them.
 
     Raises:
         InputError: as `digest`, for the first part at fault.
     """
     if pool is None:
-        results = (digest(part, settings) for part in parts)
-    else:
-        results = _in_order(parts, settings, pool, workers * _PARTS_PER_WORKER)
-    yield from (result for result in results if result is not None)
+        return (digest(part, settings) for part in parts)
+    return _in_order(parts, settings, pool, workers * _PARTS_PER_WORKER)
 
 
 def _in_order(

@@ -4,13 +4,15 @@ A record leaves 24 bytes in a ledger: what is compared, and its number. Ledgers 
 of the key, and are looked through one file at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+from protein_lm.data.journal import Growth, Mark
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**19
@@ -26,13 +28,17 @@ def fingerprints(sequences: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 class Ledger:
-    """Keys of records, looked through when all are there; `folder` takes its files, which are removed on the way."""
+    """Keys of records, looked through when all are there; `folder` takes its files.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    The folder may have files of a ledger of a killed process, restored to `found`.
+    """
+
+    def __init__(self, folder: Path, name: str, found: Mapping[str, Growth] | None = None) -> None:
         self._folder, self._name = folder, name
+        self._files = {name: growth for name, growth in (found or {}).items() if name.startswith(f"{self._name}.")}
         self._held: list[NDArray] = []
         self._num_held = 0
-        self._is_spread = False
+        self._is_spread = bool(self._files)
 
     def add(self, keys: NDArray[np.uint64], checks: NDArray[np.uint64], first: int) -> None:
         """Note N records numbered from `first`."""
@@ -43,13 +49,26 @@ class Ledger:
         if self._num_held >= _HELD_ROWS:
             self._spread()
 
-    def repeats(self) -> Iterator[NDArray[np.int64]]:
-        """Records whose key and check an earlier record has too."""
+    def marks(self) -> dict[str, Mark]:
+        """What the files hold now, for another ledger to go on with; nothing is left in memory."""
+        self._spread()
+        return {name: growth.mark() for name, growth in self._files.items()}
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for name in self._files:
+            (self._folder / name).unlink()
+
+    def repeats(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Records whose key and check an earlier record has too, and for each the first that has them."""
         for rows in self._tables():
             rows = _with_shared_keys(rows)
             rows = rows[np.lexsort((rows["record"], rows["check"], rows["key"]))]
             same = (rows["key"][1:] == rows["key"][:-1]) & (rows["check"][1:] == rows["check"][:-1])
-            yield rows["record"][1:][same]
+            repeated = np.flatnonzero(same) + 1
+            begins = np.flatnonzero(np.append(True, ~same))
+            first = begins[np.searchsorted(begins, repeated, side="right") - 1]
+            yield rows["record"][repeated], rows["record"][first]
 
     def conflicts(self) -> NDArray[np.uint64]:
         """Keys that stand with more than one check."""
@@ -67,12 +86,8 @@ class Ledger:
             self._held = []
             return
         self._spread()
-        for number in range(2**_BITS):
-            file = self._file(number)
-            if file.exists():
-                rows = np.fromfile(file, dtype=ROW)
-                file.unlink()
-                yield rows
+        for name in self._files:
+            yield np.fromfile(self._folder / name, dtype=ROW)
 
     def _spread(self) -> None:
         rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
@@ -81,12 +96,11 @@ class Ledger:
         ends = np.cumsum(np.bincount(numbers, minlength=2**_BITS))
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
-                with self._file(number).open("ab") as file:
+                name = f"{self._name}.{number}.tmp"
+                with (self._folder / name).open("ab") as file:
                     file.write(rows[start:end].data)
+                self._files.setdefault(name, Growth()).add(rows[start:end].data)
         self._held, self._num_held, self._is_spread = [], 0, True
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"{self._name}.{number}.tmp"
 
 
 def _with_shared_keys(rows: NDArray) -> NDArray:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from protein_lm.alphabet import decode
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_file
 
@@ -19,7 +19,7 @@ _FASTA_SUFFIXES = (".fasta", ".fa", ".faa")
 
 
 def export(
-    store: TokenStore,
+    store: Corpus,
     output: Path,
     *,
     splits: Sequence[Split] = tuple(Split),
@@ -52,17 +52,14 @@ def export(
         return write(store, partial, _parts(store, splits, on_progress))
 
 
-def _parts(
-    store: TokenStore, splits: Sequence[Split], on_progress: Callable[[int], None] | None
-) -> Iterator[np.ndarray]:
-    for start in range(0, store.num_sequences, _ROWS):
-        stop = min(start + _ROWS, store.num_sequences)
-        yield start + np.flatnonzero(np.isin(store.splits[start:stop], splits))
+def _parts(store: Corpus, splits: Sequence[Split], on_progress: Callable[[int], None] | None) -> Iterator[np.ndarray]:
+    for block in store.blocks(_ROWS):
+        yield block[np.isin(store.splits[block], splits)]
         if on_progress:
-            on_progress(stop)
+            on_progress(int(block[-1]) + 1)
 
 
-def _write_fasta(store: TokenStore, path: Path, parts: Iterator[np.ndarray]) -> int:
+def _write_fasta(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:
     number = 0
     with gzip.open(path, "wb", compresslevel=6) if path.suffix == ".gz" else path.open("wb") as file:
         for part in parts:
@@ -76,7 +73,7 @@ def _write_fasta(store: TokenStore, path: Path, parts: Iterator[np.ndarray]) -> 
     return number
 
 
-def _write_parquet(store: TokenStore, path: Path, parts: Iterator[np.ndarray]) -> int:
+def _write_parquet(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:
     import pyarrow
     from pyarrow import parquet
 
@@ -92,14 +89,15 @@ def _write_parquet(store: TokenStore, path: Path, parts: Iterator[np.ndarray]) -
             "is_reviewed": pyarrow.bool_(),
         }
     )
-    number, said = 0, store.annotations
+    number = 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in parts:
-            flags = said.flags[part]
+            said = store.annotations_of(part)
+            flags = said.flags
             known = {
-                "taxon_id": said.taxon_ids[part],
-                "cluster_size": said.cluster_sizes[part],
-                "protein_existence": said.protein_existence[part],
+                "taxon_id": said.taxon_ids,
+                "cluster_size": said.cluster_sizes,
+                "protein_existence": said.protein_existence,
             }
             columns = [
                 pyarrow.array([store.sequence_id(index) for index in part.tolist()]),

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES, RESIDUES
+from protein_lm.data.corpus import Corpus
+from protein_lm.data.joined import JoinedStore
+from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_SCANNED_RESIDUES = 2**24
+_SCANNED_SEQUENCES = 2**14
 _NUM_LONGEST = 5
 _BAR_WIDTH = 40
 _FULL, _EIGHTHS = "█", " ▏▎▍▌▋▊▉"
@@ -27,28 +30,70 @@ class Contents:
     """Letter -> number in the whole store, most frequent first, without letters that do not occur."""
     longest: list[tuple[str, int]]
     """Identifier and length in residues of the longest sequences."""
-    histogram: list[tuple[int, int, int]]
-    """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+    lengths: NDArray[np.int64]
+    """(K,) the different lengths in residues, ascending: 10¹¹ residues have fewer than 450,000 of them."""
+    numbers: dict[str, NDArray[np.int64]]
+    """(K,) sequences of each length, by split."""
+
+    def histogram(self) -> Iterator[tuple[int, int, int]]:
+        """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+        exponents = np.frexp(self.lengths)[1] - 1
+        numbers = np.bincount(exponents, sum(self.numbers.values()))
+        for exponent in range(int(exponents[0]), numbers.size):
+            yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])
 
 
-def measure(store: TokenStore) -> Contents:
+def measure(store: Corpus) -> Contents:
     """Look through a whole store, a part at a time."""
     counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, store.tokens.size, _SCANNED_RESIDUES):
-        counts += np.bincount(store.tokens[start : start + _SCANNED_RESIDUES], minlength=256)
+    longest: list[tuple[int, int]] = []
+    lengths, numbers = np.empty(0, dtype=np.int64), np.empty((len(Split), 0), dtype=np.int64)
+    for block in store.blocks(_SCANNED_SEQUENCES):
+        part = store.lengths_of(block)
+        counts += np.bincount(store.tokens_of(block), minlength=256)
+        first = np.argsort(-part, kind="stable")[:_NUM_LONGEST]
+        longest = sorted([*longest, *zip((-part[first]).tolist(), block[first].tolist(), strict=True)])[:_NUM_LONGEST]
+        lengths, numbers = _with(lengths, numbers, part, store.splits[block])
     letters = dict(zip(RESIDUES, counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_RESIDUES].tolist(), strict=True))
-    longest = np.argsort(-store.lengths, kind="stable")[:_NUM_LONGEST]
     return Contents(
         residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
-        longest=[(store.sequence_id(index), int(store.lengths[index])) for index in longest],
-        histogram=list(_doubling_bins(store.lengths)),
+        longest=[(store.sequence_id(index), -length) for length, index in longest],
+        lengths=lengths,
+        numbers={split.label: numbers[split] for split in Split},
     )
 
 
-def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
+def _with(
+    lengths: NDArray[np.int64], numbers: NDArray[np.int64], part: NDArray[np.int64], splits: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different lengths (K,) and the numbers (splits, K) with more sequences (N,) and their splits (N,)."""
+    together, places = np.unique(np.concatenate((lengths, part)), return_inverse=True)
+    total = np.zeros((len(Split), together.size), dtype=np.int64)
+    total[:, places[: lengths.size]] = numbers
+    np.add.at(total, (splits, places[lengths.size :]), 1)
+    return together, total
+
+
+def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
     """Lines and tables for a console (Rich, without markup), one after the other."""
+    yield f"{store.path}: {store.num_sequences:,} sequences, {store.num_residues:,} residues"
+    if isinstance(store, JoinedStore):
+        for part, (name, indices) in zip(store.parts, store.groups.items(), strict=True):
+            yield f"{name}: {len(indices):,} of its {part.num_sequences:,} sequences, the others are in stores before it"
+            yield from _origin(part)
+        yield _split_table(store.manifest["splits"], "splits")
+    elif isinstance(store, TokenStore):
+        yield from _origin(store)
+        rule = store.manifest["split"]
+        by_table = f", and {rule['table']['name']}" if rule["table"] else ""
+        yield _split_table(store.manifest["splits"], f"splits by {rule['rule']}, seed {rule['seed']}{by_table}")
+    yield _composition(contents.residue_counts)
+    yield _sentence("longest", dict(contents.longest))
+    yield _histogram_table(list(contents.histogram()))
+
+
+def _origin(store: TokenStore) -> Iterator[str]:
     manifest = store.manifest
-    yield f"{store.path}: {store.num_sequences:,} sequences, {store.tokens.size:,} residues"
     for source in manifest["sources"]:
         yield f"  from {source['name']}: {source['sequences']:,} sequences, SHA-256 {source['sha256'][:16]}…"
     yield _sentence("read", {"sequences": manifest["num_read"]})
@@ -56,10 +101,8 @@ def report(store: TokenStore, contents: Contents) -> "Iterator[RenderableType]":
         "dropped", {reason: count for reason, count in manifest["num_dropped"].items() if count} or {"none": 0}
     )
     yield _sentence(f"residue policy {manifest['residue_policy']}, changed", manifest["residue_changes"])
-    yield _split_table(manifest)
-    yield _composition(contents.residue_counts)
-    yield _sentence("longest", dict(contents.longest))
-    yield _histogram_table(contents.histogram)
+    if families := manifest["split"].get("families"):
+        yield _sentence("held out of families", families["num_held_out"])
 
 
 def _sentence(title: str, counts: dict[str, int]) -> str:
@@ -72,15 +115,13 @@ def _composition(counts: dict[str, int]) -> str:
     return "residues: " + "  ".join(f"{letter} {number / total:.2%}" for letter, number in counts.items())
 
 
-def _split_table(manifest: dict) -> "RenderableType":
+def _split_table(splits: dict[str, dict[str, int]], title: str) -> "RenderableType":
     from rich.table import Table
 
-    rule = manifest["split"]
-    by_table = f", and {rule['table']['name']}" if rule["table"] else ""
-    table = Table(title=f"splits by {rule['rule']}, seed {rule['seed']}{by_table}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in ("split", "sequences", "residues"):
         table.add_column(name, justify="left" if name == "split" else "right")
-    for name, numbers in manifest["splits"].items():
+    for name, numbers in splits.items():
         table.add_row(name, f"{numbers['num_sequences']:,}", f"{numbers['num_residues']:,}")
     return table
 
@@ -97,10 +138,3 @@ def _histogram_table(histogram: list[tuple[int, int, int]]) -> "RenderableType":
         eighths = -(-8 * _BAR_WIDTH * number // highest)  # rounded up, so that a rare length shows
         table.add_row(f"{low:,}–{high:,}", f"{number:,}", _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip())
     return table
-
-
-def _doubling_bins(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    exponents = np.frexp(lengths)[1] - 1
-    numbers = np.bincount(exponents)
-    for exponent in range(int(exponents.min()), numbers.size):
-        yield 2**exponent, 2 ** (exponent + 1) - 1, int(numbers[exponent])

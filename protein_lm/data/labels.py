@@ -21,10 +21,11 @@ from protein_lm.attention.packing import Packing
 from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
 from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
 from protein_lm.data.batches import pack
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.plan import Planned, TrainingPlan
+from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split, SplitRule, parse_split
-from protein_lm.data.store import ANNOTATIONS, ARRAYS, TokenStore
 from protein_lm.errors import ConfigError, InputError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -84,30 +85,90 @@ def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPo
     return SequenceTable(path, frame.iloc[kept], rows[kept], [names[i] for i in kept], residues, too_long)
 
 
-@dataclass(frozen=True)
-class LabelTable:
-    """Labelled sequences, ready to train on."""
+class LabelTable(Corpus):
+    """N labelled sequences in memory, ready to train on."""
 
-    store: TokenStore
-    """Sequences and splits, in memory."""
-    labels: Labels
-    """(N,) of sequences, or (T,) of the residues of all sequences back to back: numbers, or indices into `classes`."""
-    classes: tuple[str, ...]
-    """Names of the classes, sorted; none for numbers."""
-    num_long: int
-    """Sequences over the model's window that were dropped or cropped."""
-    is_of_residues: bool
+    def __init__(
+        self, table: SequenceTable, splits: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...], task: Task
+    ) -> None:
+        """Put sequences and labels together.
+
+        Args:
+            table: the sequences.
+            splits: (N,) values of `Split`.
+            labels: (N,) of sequences, or (T,) of the residues of all sequences back to back: numbers, or indices into
+                `classes`.
+            classes: names of the classes, sorted; none for numbers.
+            task: what is to be predicted.
+        """
+        self.path, self.splits, self.labels, self.classes = table.path, splits, labels, classes
+        self.manifest = {"sources": [{"name": table.path.name, "sha256": _sha256(table.path.read_bytes())}]}
+        self.num_long = len(table.too_long)
+        """Sequences over the model's window that were dropped or cropped."""
+        self._is_of_residues = task.is_of_residues
+        self._identifiers = table.identifiers
+        self._tokens = np.concatenate(table.residues)
+        self._offsets = np.cumsum([0, *map(len, table.residues)], dtype=np.int64)
+
+    @property
+    def num_residues(self) -> int:
+        """See `Corpus`."""
+        return self._tokens.size
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """See `Corpus`."""
+        return self.manifest["sources"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Corpus`; the labels belong to it."""
+        named = {
+            "the sequences": (self._tokens, self._offsets),
+            "the splits": (self.splits,),
+            "the labels": (self.labels,),
+        }
+        sums = {name: _sha256(*(array.tobytes() for array in arrays)) for name, arrays in named.items()}
+        return {**sums, "the classes": ", ".join(self.classes)}
+
+    @property
+    def groups(self) -> dict[str, range]:
+        """See `Corpus`: the table itself."""
+        return {self.path.name: range(self.num_sequences)}
+
+    def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See `Corpus`."""
+        return self._offsets[indices + 1] - self._offsets[indices]
+
+    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See `Corpus`."""
+        return self._offsets[indices]
+
+    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See `Corpus`."""
+        return self._tokens[places]
+
+    def residues(self, index: int) -> NDArray[np.uint8]:
+        """See `Corpus`."""
+        return self._tokens[self._offsets[index] : self._offsets[index + 1]]
+
+    def sequence_id(self, index: int) -> str:
+        """See `Corpus`."""
+        return self._identifiers[index]
+
+    def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
+        """See `Corpus`: nothing is known."""
+        return Annotations.none(indices.size)
 
     def of(self, indices: NDArray[np.int64]) -> Labels:
         """Labels of some sequences, back to back."""
-        if not self.is_of_residues:
+        if not self._is_of_residues:
             return self.labels[indices]
-        offsets = self.store.offsets
-        return np.concatenate([self.labels[offsets[i] : offsets[i + 1]] for i in indices.tolist()])
+        return np.concatenate([self.labels[self._offsets[i] : self._offsets[i + 1]] for i in indices.tolist()])
 
     def training_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of the numbers in training."""
-        labels = self.of(self.store.indices(Split.TRAIN))
+        labels = self.of(self.indices(Split.TRAIN))
         return float(labels.mean()), float(labels.std())
 
 
@@ -140,7 +201,7 @@ def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_r
                 )
         cells = [[places[name] for name in cell] for cell in cells]
     labels = np.array([label for cell in cells for label in cell], np.float64 if head.task.is_regression else np.int64)
-    result = LabelTable(_store(table, splits), labels, classes, len(table.too_long), head.task.is_of_residues)
+    result = LabelTable(table, splits, labels, classes, head.task)
     _check_training(result, path)
     return result
 
@@ -173,7 +234,8 @@ def _shown(names: Sequence[str] | pd.Index) -> str:
 def _splits(table: SequenceTable, data: LabelledDataConfig) -> NDArray[np.uint8]:
     rule = SplitRule(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
     splits = rule.assign(hash_identifiers([residues.tobytes() for residues in table.residues]))
-    for number, label in enumerate(table.frame.get("split", [])):
+    given = table.frame["split"].tolist() if "split" in table.frame else []
+    for number, label in enumerate(given):
         if label.strip():
             try:
                 splits[number] = parse_split(label.strip())
@@ -210,23 +272,12 @@ def _number(text: str, place: str) -> float:
     return value
 
 
-def _store(table: SequenceTable, splits: NDArray[np.uint8]) -> TokenStore:
-    """The sequences as a corpus in memory."""
-    names = [name.encode() for name in table.identifiers]
-    arrays = {name: np.zeros(len(names), dtype=ARRAYS[name]) for name in ANNOTATIONS}
-    arrays["tokens.npy"], arrays["offsets.npy"] = np.concatenate(table.residues), _ends(table.residues)
-    arrays["ids.npy"], arrays["id_offsets.npy"] = np.frombuffer(b"".join(names), dtype=np.uint8), _ends(names)
-    digest = hashlib.sha256(table.path.read_bytes()).hexdigest()
-    manifest = {"sources": [{"name": table.path.name, "sha256": digest}]}
-    return TokenStore(table.path, manifest, {**arrays, "splits.npy": splits})
-
-
-def _ends(pieces: Sequence[Any]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _check_training(table: LabelTable, path: Path) -> None:
-    indices = table.store.indices(Split.TRAIN)
+    indices = table.indices(Split.TRAIN)
     if indices.size < 2:
         raise InputError(f"{path}: {indices.size} labelled sequences are left to train on; at least 2 are needed")
     labels = table.of(indices)
@@ -245,11 +296,6 @@ class LabelledBatch:
     targets: Tensor
     """(N,) labels of the sequences, or (R,) of their residues: float64 numbers or int64 classes."""
 
-    @property
-    def num_predicted(self) -> int:
-        """Labels."""
-        return self.targets.numel()
-
     def to(self, device: torch.device) -> "LabelledBatch":
         """The batch on `device`; numbers become float32, which every device has."""
         targets = self.targets.float() if self.targets.is_floating_point() else self.targets
@@ -266,11 +312,11 @@ class LabelledBatches:
             ConfigError: a batch does not hold the longest sequence.
         """
         config = DataConfig(tokens_per_batch=tokens_per_batch, long_sequences=TrainingLongPolicy.ERROR)
-        self.plan = TrainingPlan(table.store, config, max_length=max_length, seed=seed)
+        self.plan = TrainingPlan(table, config, max_length=max_length, seed=seed)
         self._table = table
 
     def batch(self, planned: Planned) -> LabelledBatch:
         """The sequences of a batch with their labels."""
         indices = planned.pieces.indices
-        tokens, packing = pack([self._table.store.residues(i) for i in indices.tolist()])
+        tokens, packing = pack([self._table.residues(i) for i in indices.tolist()])
         return LabelledBatch(tokens, packing, torch.from_numpy(self._table.of(indices)))

@@ -12,26 +12,21 @@ def choose_positions(length: int, fraction: float, generator: np.random.Generato
     return np.sort(generator.permutation(length)[:count])
 
 
-def ranks(draws: NDArray[np.uint64], owners: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(L,) rank of each residue's draw within its sequence, for N sequences back to back: the k least are a draw of k.
+def drawn(draws: NDArray[np.uint64], lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(sum of counts,) the residues with the least draws of each sequence, by place among all; ordered by sequence and draw.
 
     Args:
-        draws: (L,) random numbers.
-        owners: (L,) number of the sequence of each residue, ascending.
+        draws: (L,) random numbers, of N sequences back to back; 24 bits count, of equals the first.
         lengths: (N,) residues of each sequence.
+        counts: (N,) how many of each are wanted, no more than it has.
     """
-    draws = draws >> np.uint64(40)
-    if lengths.size <= 2**16 and owners.size <= 2**24:
-        # Sorted as one number of sequence (16 bits), draw (24) and place (24): faster than to sort places by draws.
-        places = np.arange(owners.size, dtype=np.uint64)
-        keys = (owners.astype(np.uint64) << np.uint64(48)) | (draws << np.uint64(24)) | places
-        keys.sort()
-        order = (keys & np.uint64(2**24 - 1)).astype(np.int64)
-    else:
-        order = np.lexsort((draws, owners))  # stable, so that equal draws go by place here too
-    result = np.empty(owners.size, dtype=np.int64)
-    result[order] = np.arange(owners.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return result
+    owners = np.repeat(np.arange(lengths.size), lengths)
+    within = np.arange(owners.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    owners = owners.astype(np.uint16) if lengths.size <= 2**16 else owners
+    order = np.argsort((draws >> np.uint64(40)).astype(np.uint8), kind="stable")  # columns of 8 and 16 bits are
+    for column in ((draws >> np.uint64(48)).astype(np.uint16), owners):  # sorted without a comparison
+        order = order[np.argsort(column[order], kind="stable")]
+    return order[within < np.repeat(counts, lengths)]
 
 
 def corrupted(residues: NDArray[np.int64], draws: NDArray[np.uint64]) -> NDArray[np.int64]:

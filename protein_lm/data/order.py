@@ -36,6 +36,14 @@ def round_keys(count: int, *key: int) -> NDArray[np.uint64]:
     return mix(state + np.arange(1, count + 1, dtype=np.uint64))
 
 
+def keys_of_visits(visits: NDArray[np.int64], number: int, seed: int) -> NDArray[np.uint64]:
+    """(P,) the key called `number` of (seed, visit), for visits that are few among many."""
+    if visits.size and (visits == visits[0]).all():
+        return np.repeat(round_keys(number, seed, int(visits[0]))[-1:], visits.size)
+    unique, inverse = np.unique(visits, return_inverse=True)
+    return np.array([round_keys(number, seed, visit)[-1] for visit in unique.tolist()], dtype=np.uint64)[inverse]
+
+
 def _network(values: NDArray[np.uint64], half: np.uint64, rounds: NDArray[np.uint64]) -> NDArray[np.uint64]:
     ones = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & ones

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from protein_lm import alphabet
 from protein_lm.choices import TrainingLongPolicy, Windows
 from protein_lm.config import DataConfig
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import mix
-from protein_lm.data.order import round_keys, shuffled
+from protein_lm.data.mixture import Mixture
+from protein_lm.data.order import keys_of_visits, shuffled
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 
 _PLANNED_PLACES = 2**14
@@ -39,7 +40,9 @@ class Pieces:
     """P stretches of sequences, in order."""
 
     indices: NDArray[np.int64]
-    """(P,) sequences, by index in the store."""
+    """(P,) sequences, by index in the corpus."""
+    visits: NDArray[np.int64]
+    """(P,) how often each may have come before: what is random about it changes with this."""
     starts: NDArray[np.int64]
     """(P,) first residue."""
     lengths: NDArray[np.int64]
@@ -57,6 +60,7 @@ class Pieces:
     def __getitem__(self, span: slice) -> "Pieces":
         return Pieces(
             self.indices[span],
+            self.visits[span],
             self.starts[span],
             self.lengths[span],
             self.ends[span],
@@ -92,7 +96,7 @@ def filled(lengths: NDArray[np.int64], budget: int) -> list[int]:
 class TrainingPlan:
     """Batches of a store's training split, epoch after epoch, for models of one window."""
 
-    def __init__(self, store: TokenStore, config: DataConfig, *, max_length: int, seed: int) -> None:
+    def __init__(self, store: Corpus, config: DataConfig, *, max_length: int, seed: int) -> None:
         """Look at the lengths of the training sequences.
 
         Raises:
@@ -103,10 +107,13 @@ class TrainingPlan:
         self.concatenates = config.windows is Windows.CONCATENATE
         self.max_residues = max_length - alphabet.NUM_SPECIAL_TOKENS
         self._drops_long = config.long_sequences is TrainingLongPolicy.DROP
-        self.num_sequences, self.num_too_long, longest, first_too_long = self._survey()
+        surveys = {name: self._survey(group) for name, group in store.groups.items()}
+        self.num_sequences = sum(survey.number for survey in surveys.values())
+        self.num_too_long = sum(survey.num_too_long for survey in surveys.values())
         if self.num_too_long and config.long_sequences is TrainingLongPolicy.ERROR:
+            first = next(survey.first_too_long for survey in surveys.values() if survey.num_too_long)
             raise InputError(
-                f"sequence {store.sequence_id(first_too_long)} has {store.length(first_too_long):,} residues; this model "
+                f"sequence {store.sequence_id(first)} has {store.length(first):,} residues; this model "
                 f"reads {self.max_residues:,}; set data.long_sequences to crop, window or drop, or raise model.max_length"
             )
         if self._drops_long:
@@ -118,6 +125,8 @@ class TrainingPlan:
                 f"data.window_overlap {config.window_overlap} leaves nothing of a window of {self.max_residues} residues; "
                 "lower it"
             )
+        self._mixture = self._mix(surveys) if config.weights else None
+        longest = max(survey.longest for survey in surveys.values())
         longest = max_length if self.concatenates else min(longest, self.max_residues) + alphabet.NUM_SPECIAL_TOKENS
         if longest > config.tokens_per_batch:
             what = "a window" if self.concatenates else "the longest sequence"
@@ -146,20 +155,32 @@ class TrainingPlan:
         """The pieces of up to `size` places of the order, and whether the epoch ends with them."""
         total = self._store.num_sequences
         places = np.arange(place.sequence, min(place.sequence + size, total))
-        indices = shuffled(places, total, self._seed, place.epoch)
+        indices, visits = self._order(places, place.epoch)
         lengths = self._store.lengths_of(indices)
         keep = self._store.splits[indices] == Split.TRAIN
         if self._drops_long:
             keep &= lengths <= self.max_residues
-        places, indices, lengths = places[keep], indices[keep], lengths[keep]
+        places, indices, visits, lengths = places[keep], indices[keep], visits[keep], lengths[keep]
         part = place.part if places.size and places[0] == place.sequence else 0
         is_last = place.sequence + size >= total
         if self.concatenates:
-            return self._cut(places, indices, lengths, part, is_last=is_last), is_last
-        return self._whole(places, indices, lengths, part, place.epoch), is_last
+            return self._cut(places, indices, visits, lengths, part, is_last=is_last), is_last
+        return self._whole(places, indices, visits, lengths, part), is_last
+
+    def _order(self, places: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(P,) sequences at places of an epoch, and their visits."""
+        total = self._store.num_sequences
+        if self._mixture:
+            return self._mixture.at(places + epoch * total)
+        return shuffled(places, total, self._seed, epoch), np.full(places.size, epoch)
 
     def _whole(
-        self, places: NDArray[np.int64], indices: NDArray[np.int64], lengths: NDArray[np.int64], part: int, epoch: int
+        self,
+        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        visits: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        part: int,
     ) -> Pieces:
         """Each sequence a row of its own, long ones cropped or as several windows; the first `part` windows are left out."""
         numbers = np.zeros_like(indices)
@@ -169,14 +190,16 @@ class TrainingPlan:
             counts = 1 + -(-np.maximum(0, lengths - self.max_residues) // stride)
             owners = np.repeat(np.arange(indices.size), counts)
             numbers = (np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts))[part:]
-            places, indices, lengths = (values[owners][part:] for values in (places, indices, lengths))
+            places, indices, visits, lengths = (values[owners][part:] for values in (places, indices, visits, lengths))
             starts = np.minimum(numbers * stride, np.maximum(0, lengths - self.max_residues))
         else:
             spare = np.maximum(0, lengths - self.max_residues)
-            uniform = (mix(indices.astype(np.uint64) ^ round_keys(1, self._seed, epoch)[0]) >> np.uint64(11)) * 2.0**-53
+            keys = keys_of_visits(visits, 1, self._seed)
+            uniform = (mix(indices.astype(np.uint64) ^ keys) >> np.uint64(11)) * 2.0**-53
             starts = (uniform * (spare + 1)).astype(np.int64)
         return Pieces(
             indices,
+            visits,
             starts,
             np.minimum(lengths, self.max_residues),
             np.ones(indices.size, dtype=bool),
@@ -188,6 +211,7 @@ class TrainingPlan:
         self,
         places: NDArray[np.int64],
         indices: NDArray[np.int64],
+        visits: NDArray[np.int64],
         lengths: NDArray[np.int64],
         part: int,
         *,
@@ -207,6 +231,7 @@ class TrainingPlan:
         shown = np.minimum(until, lengths[owners]) - np.minimum(offsets, lengths[owners])
         return Pieces(
             indices[owners],
+            visits[owners],
             offsets,
             shown,
             until == sizes[owners],
@@ -227,19 +252,47 @@ class TrainingPlan:
         ends = filled(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS, self._config.tokens_per_batch)
         return ends if is_last else ends[:-1]
 
-    def _survey(self) -> tuple[int, int, int, int]:
-        """Number of training sequences, and of those over the window; longest length of those kept; first too long."""
+    def _mix(self, surveys: "dict[str, _Survey]") -> Mixture:
+        """The order by weight of the stores that have one; shares are of the sequences that are trained on."""
+        weights, groups = self._config.weights or {}, self._store.groups
+        if unknown := sorted(weights.keys() - groups.keys()):
+            raise ConfigError(
+                f"data.weights names {unknown[0]}, which is no store of {self._store.path}; it has {', '.join(groups)}"
+            )
+        if missing := sorted(groups.keys() - weights.keys()):
+            raise ConfigError(
+                f"data.weights has no weight for {missing[0]}, a store of {self._store.path}; give it one"
+            )
+        kept = {name: survey.number - survey.num_too_long * self._drops_long for name, survey in surveys.items()}
+        for name, number in kept.items():
+            if not number:
+                raise ConfigError(f"data.weights: {name} has no sequence to train on; join the corpus without it")
+        shares = [weights[name] * len(group) / kept[name] for name, group in groups.items()]
+        return Mixture(list(groups.values()), shares, self._seed)
+
+    def _survey(self, group: range) -> "_Survey":
+        """Look at the training sequences of a store."""
         number = too_long = longest = 0
         first = -1
-        for start in range(0, self._store.num_sequences, _SCANNED_SEQUENCES):
-            stop = start + _SCANNED_SEQUENCES
-            chosen = self._store.splits[start:stop] == Split.TRAIN
-            lengths = np.diff(self._store.offsets[start : stop + 1])[chosen]
+        for start in range(group.start, group.stop, _SCANNED_SEQUENCES):
+            indices = np.arange(start, min(start + _SCANNED_SEQUENCES, group.stop))
+            indices = indices[self._store.splits[indices] == Split.TRAIN]
+            lengths = self._store.lengths_of(indices)
             is_long = lengths > self.max_residues
             if first < 0 and is_long.any():
-                first = start + int(np.flatnonzero(chosen)[np.argmax(is_long)])
+                first = int(indices[np.argmax(is_long)])
             number += lengths.size
             too_long += int(is_long.sum())
             kept = lengths[~is_long] if self._drops_long else lengths
             longest = max(longest, int(kept.max(initial=0)))
-        return number, too_long, longest, first
+        return _Survey(number, too_long, longest, first)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    number: int
+    """Of training sequences."""
+    num_too_long: int
+    longest: int
+    """Length in residues, of those that are kept."""
+    first_too_long: int

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
 from protein_lm.data.digest import Digest, Settings, digests, make_pool
 from protein_lm.data.duplicates import Ledger, RecordSet
+from protein_lm.data.families import HeldOutFamilies, read_families
 from protein_lm.data.filters import REASONS, Filters, check_answered
-from protein_lm.data.hashing import hash_identifiers
+from protein_lm.data.hashing import hash_identifiers, hash_letters
+from protein_lm.data.journal import Journal
 from protein_lm.data.readers import parts, read_blocks
 from protein_lm.data.records import Spans
 from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source
-from protein_lm.data.split import SplitRule, SplitTable
+from protein_lm.data.split import Split, SplitRule, SplitTable
+from protein_lm.data.store import FORMAT_VERSION
 from protein_lm.data.store_writer import StoreWriter
-from protein_lm.errors import InputError
+from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_directory
 
 
@@ -40,14 +43,18 @@ def prepare(
     test_fraction: float = 0.05,
     split_table: Path | None = None,
     clusters: Path | None = None,
+    hold_out_families: Sequence[str] = (),
+    family_table: Path | None = None,
     filters: Filters | None = None,
     on_progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] | None = None,
     block_bytes: int = BLOCK_BYTES,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Make a token store of sequence files and return its manifest.
 
     Of sequences with the same residues the first is kept. Memory does not grow with the corpus, but for a bit per record.
+    A run that was killed while it read is gone on with by the next one that would give the same, see `journal`.
 
     Args:
         sources: sequence files in the order of the store, see `readers`; `-` is standard input.
@@ -59,8 +66,12 @@ def prepare(
         test_fraction: likewise.
         split_table: a table of splits by identifier, see `SplitTable`; it goes before all else.
         clusters: a table of clusters, see `ClusterTable`: the fractions are then of clusters, which are never torn apart.
+        hold_out_families: whose members are held out, see `read_families`; this goes before all but the table of splits,
+            and a cluster may be torn apart by it.
+        family_table: tells which sequences belong to them where the sources do not, see `FamilyTable`.
         filters: which records are wanted; None: all.
         on_progress: called with the bytes of source files read so far.
+        say: called with a line that says that a killed run is gone on with, or why not.
         block_bytes: of text worked on at a time; the result does not depend on it.
         workers: processes that parse; the result does not depend on it. 0: this one alone. None: all processors but one if
             there are more than two and the files are large, or else this one alone.
@@ -71,22 +82,60 @@ def prepare(
         OutputError: the output exists already or cannot be written.
     """
     rule = SplitRule(seed=seed, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    accessions = read_families(hold_out_families)
+    if family_table and not accessions:
+        raise ConfigError(f"{family_table} tells families, but none is to be held out; name some, or leave it out")
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
+    families = HeldOutFamilies(accessions, family_table) if accessions else None
     if workers is None:
         workers = _processors() - 1 if _processors() > 2 and _size(sources) > _LARGE_BYTES else 0
     settings = Settings(policy, on_error, filters or Filters())
-    with new_directory(output) as folder, StoreWriter(folder) as writer, _pool(workers) as pool:
-        corpus = _Corpus(settings, rule, table, of_clusters, writer, folder)
-        for path in sources:
+    facts = _determinants(sources, settings, rule, table, of_clusters, families, block_bytes)
+    journal = Journal(output, sources, facts, block_bytes=block_bytes, say=say)
+    with (
+        new_directory(output, adopt=journal.adopt) as folder,
+        StoreWriter(folder, journal.files) as writer,
+        _pool(workers) as pool,
+    ):
+        corpus = _Corpus(settings, rule, table, of_clusters, families, writer, folder, journal)
+        for path in sources[corpus.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
-                for each in digests(parts(source), settings, pool, workers):
-                    corpus.add(each)
+                remaining = islice(parts(source, accessions), corpus.num_parts, None)
+                for each in digests(remaining, settings, pool, workers):
+                    corpus.add(each, source)
+                    if journal.is_due():
+                        corpus.save(source)
                     if on_progress:
                         on_progress(corpus.bytes_before + source.bytes_read)
                 corpus.end_source(source)
         corpus.check(sources)
         return writer.complete(corpus.facts())
+
+
+def _determinants(
+    sources: Sequence[Path],
+    settings: Settings,
+    rule: SplitRule,
+    table: SplitTable | None,
+    clusters: ClusterTable | None,
+    families: HeldOutFamilies | None,
+    block_bytes: int,
+) -> dict[str, Any]:
+    """All that determines the store, and where its parts are cut; names are those of messages."""
+    facts = [(path, path.stat()) for path in sources if path.is_file()]
+    return {
+        "version": [__version__, FORMAT_VERSION],
+        "sources": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in facts],
+        "size of blocks": block_bytes,
+        "residue policy": settings.policy.value,
+        "treatment of errors": settings.on_error.value,
+        "filters": settings.filters.facts(),
+        "rule of the split": [rule.seed, rule.valid_fraction, rule.test_fraction],
+        "table of splits": [table.path.name, table.sha256] if table else None,
+        "table of clusters": [clusters.path.name, clusters.sha256] if clusters else None,
+        "families": families.determinants() if families else None,
+    }
 
 
 _LARGE_BYTES = 2**26
@@ -122,35 +171,70 @@ class _Corpus:
         rule: SplitRule,
         table: SplitTable | None,
         clusters: ClusterTable | None,
+        families: HeldOutFamilies | None,
         writer: StoreWriter,
         folder: Path,
+        journal: Journal,
     ) -> None:
-        self._settings = settings
-        self._rule, self._table, self._clusters, self._writer = rule, table, clusters, writer
-        self._without_cluster: list[NDArray[np.int64]] = []
-        self._names_without_cluster: dict[int, str] = {}
-        self._sources: list[dict[str, Any]] = []
-        self._sequences, self._identifiers = Ledger(folder, "sequences"), Ledger(folder, "identifiers")
-        self._num_read = self._num_read_before = 0
-        self._num_dropped: Counter[str] = Counter()
-        self._was_said: frozenset[str] = frozenset()
-        self._changes: Counter[str] = Counter()
+        self._settings, self._folder, self._journal = settings, folder, journal
+        self._rule, self._table, self._clusters, self._families = rule, table, clusters, families
+        self._writer = writer
+        self._sequences = Ledger(folder, "sequences", journal.files)
+        self._identifiers = Ledger(folder, "identifiers", journal.files)
+        saved = journal.state or {}
+        self._sources: list[dict[str, Any]] = saved.get("sources", [])
+        self.num_parts: int = saved.get("num_parts", 0)
+        """Of the source at hand, that are done."""
+        self._num_read: int = saved.get("num_read", 0)
+        self._num_dropped: Counter[str] = Counter(saved.get("num_dropped"))
+        self._was_said = frozenset(saved.get("was_said", ()))
+        self._changes: Counter[str] = Counter(saved.get("changes"))
+        self._lacks_cluster: bool = saved.get("lacks_cluster", False)
+        if self._families and saved:
+            self._families.restore(saved["families"])
+        if self._table and saved:
+            for _, ids, lengths in writer.identifiers():
+                self._table.assign(hash_letters(ids, lengths), np.empty(lengths.size, dtype=np.uint8))
+
+    def save(self, source: Source) -> None:
+        """Save where the run is, in the midst of a source."""
+        state = {
+            "sources": self._sources,
+            "num_parts": self.num_parts,
+            "num_read": self._num_read,
+            "num_dropped": self._num_dropped,
+            "was_said": sorted(self._was_said),
+            "changes": self._changes,
+            "lacks_cluster": self._lacks_cluster,
+            "families": self._families.state() if self._families else None,
+        }
+        files = self._writer.marks() | self._sequences.marks() | self._identifiers.marks()
+        self._journal.save(self._folder, state, files, source.read_so_far())
+
+    @property
+    def num_sources(self) -> int:
+        """Sources that are done."""
+        return len(self._sources)
 
     @property
     def bytes_before(self) -> int:
         """Bytes of the sources that are done."""
         return sum(source["bytes"] for source in self._sources)
 
-    def add(self, digest: Digest) -> None:
-        """Write records; duplicates are noted."""
+    def add(self, digest: Digest | None, source: Source) -> None:
+        """Write the records of a part, if it has any; duplicates and members of families are noted."""
+        self.num_parts += 1
+        if digest is None:
+            return
         self._num_read += digest.num_read
         self._num_dropped += digest.num_dropped
         self._was_said |= digest.was_said
         self._changes += digest.changes
         splits = self._rule.assign(self._keys_of_split(digest))
-        if self._table:
-            self._table.assign(digest.id_hashes, splits)
         first, prints = self._writer.num_sequences, digest.fingerprints
+        by_table = self._table.assign(digest.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
+        if self._families:
+            self._families.note(digest, first, by_table & (splits != Split.HELD_OUT), source)
         self._sequences.add(prints[:, 0], prints[:, 1], first)
         self._identifiers.add(digest.id_hashes, prints[:, 0], first)
         self._writer.append(digest.tokens, digest.lengths, splits, digest.ids, digest.id_lengths, digest.annotations)
@@ -158,20 +242,16 @@ class _Corpus:
     def end_source(self, source: Source) -> None:
         """Note where the records since the last source came from."""
         facts = {"name": source.path.name, "bytes": source.bytes_read, "sha256": source.sha256}
-        self._sources.append({**facts, "sequences": self._num_read - self._num_read_before})
-        self._num_read_before = self._num_read
+        before = sum(each["sequences"] for each in self._sources)
+        self._sources.append({**facts, "sequences": self._num_read - before})
+        self.num_parts = 0
 
     def _keys_of_split(self, digest: Digest) -> NDArray[np.uint64]:
         """What decides the split of each record: its identifier, or its cluster."""
         if self._clusters is None:
             return digest.id_hashes
         keys, has_cluster = self._clusters.keys(digest.id_hashes)
-        if not has_cluster.all():  # a fault, unless it turns out to be a duplicate
-            records = self._writer.num_sequences + np.flatnonzero(~has_cluster)
-            self._without_cluster.append(records)
-            if len(self._names_without_cluster) < _NAMES_HELD:
-                names = Spans.back_to_back(digest.ids.tobytes(), digest.id_lengths).select(~has_cluster).cut()
-                self._names_without_cluster |= zip(records.tolist(), map(bytes.decode, names), strict=True)
+        self._lacks_cluster |= not has_cluster.all()  # a fault, unless it turns out to be a duplicate
         return keys
 
     def check(self, sources: Sequence[Path]) -> None:
@@ -182,10 +262,17 @@ class _Corpus:
         if self._table:
             self._table.check_all_seen()
         repeated = RecordSet(self._writer.num_sequences)
-        for records in self._sequences.repeats():
+        for records, firsts in self._sequences.repeats():
             repeated.add(records)
-        if self._clusters:
+            if self._families:
+                self._families.replace(records, firsts)
+        if self._clusters and self._lacks_cluster:
             self._check_clusters(self._clusters, repeated)
+        self._journal.close(self._folder)
+        self._sequences.remove()
+        self._identifiers.remove()
+        if self._families and self._writer.num_sequences:
+            self._writer.move(self._families.held_out(), Split.HELD_OUT)
         self._writer.drop(repeated)
         self._num_dropped["duplicate_sequence"] = repeated.num_members
         if not self._writer.num_sequences:
@@ -197,15 +284,17 @@ class _Corpus:
             )
 
     def _check_clusters(self, clusters: ClusterTable, repeated: RecordSet) -> None:
-        records = np.concatenate([np.empty(0, dtype=np.int64), *self._without_cluster])
-        if not (records := records[~repeated.has(records)]).size:
-            return
-        held = self._names_without_cluster
-        names = [held[record] for record in records[:_SHOWN].tolist() if record in held]
-        raise InputError(
-            f"{clusters.path} has no cluster for {records.size:,} sequences: {', '.join(names)}"
-            f"{', ...' if records.size > len(names) else ''}; add them, or filter them out"
-        )
+        number, names = 0, list[bytes]()
+        for first, ids, lengths in self._writer.identifiers():
+            _, has_cluster = clusters.keys(hash_letters(ids, lengths))
+            lacking = ~has_cluster & ~repeated.has(np.arange(first, first + lengths.size))
+            number += int(lacking.sum())
+            names += Spans.back_to_back(ids.tobytes(), lengths).select(lacking).cut()[: _SHOWN - len(names)]
+        if number:
+            raise InputError(
+                f"{clusters.path} has no cluster for {number:,} sequences: {b', '.join(names).decode()}"
+                f"{', ...' if number > len(names) else ''}; add them, or filter them out"
+            )
 
     def facts(self) -> dict[str, Any]:
         """The manifest, without what the writer knows."""
@@ -228,13 +317,13 @@ class _Corpus:
                 "test_fraction": self._rule.test_fraction,
                 "table": {"name": table.path.name, "sha256": table.sha256} if table else None,
                 "clusters": {"name": clusters.path.name, "sha256": clusters.sha256} if clusters else None,
+                "families": self._families.facts() if self._families else None,
             },
             "splits": splits,
         }
 
 
 _SHOWN = 10
-_NAMES_HELD = 100_000
 _CHANGES = ("lower_case", "gaps", "final_stops", "j_to_x", "bouz_to_x")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.headers import sequence_id
-from protein_lm.data.records import Annotations, RecordBlock, Spans
+from protein_lm.data.records import Annotations, Memberships, RecordBlock, Spans
 from protein_lm.data.residues import clean, encode_letters, first_ambiguous, first_illegal
 from protein_lm.errors import InputError
 
@@ -33,6 +33,8 @@ class RawRecords:
     num_layout: NDArray[np.int64]
     """(N,) bytes of `layout` in the bodies."""
     annotations: Annotations
+    memberships: Memberships | None = None
+    """In the families that were asked for; None: the format does not tell, or none were."""
     layout: bytes = b"\n"
     """Bytes of a body that are no letters."""
     faults: dict[int, str] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class RawRecords:
             has_ambiguous=residues.has_ambiguous,
             changes=residues.changes,
             annotations=self.annotations,
+            memberships=self.memberships,
         )
         return block.without(faulty) if faulty.any() else block
 

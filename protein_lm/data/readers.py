@@ -3,8 +3,9 @@
 One parser per format serves `data prepare`, which takes blocks, and scoring, which takes records.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
@@ -29,15 +30,16 @@ _SHOWN_LETTERS = 40
 class TextFormat:
     """A format whose text is cut where records begin."""
 
-    parse: Callable[[bytes, int, Path], RawRecords]
-    """Text of whole records, its first line's number, the file -> records."""
+    parse: Callable[..., RawRecords]
+    """Text of whole records, its first line's number, the file, and if `tells_families` those asked for -> records."""
     mark: bytes
     kept: int
+    tells_families: bool = False
 
 
 _FASTA = TextFormat(fasta.parse, fasta.MARK, fasta.KEPT)
-_FLAT_FILE = TextFormat(flat_file.parse, flat_file.MARK, flat_file.KEPT)
-_XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT)
+_FLAT_FILE = TextFormat(flat_file.parse, flat_file.MARK, flat_file.KEPT, tells_families=True)
+_XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=True)
 
 
 def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> Iterator[SequenceRecord]:
@@ -95,8 +97,12 @@ class Part:
         return raw.finish(policy, on_error) if raw.lines.size else None
 
 
-def parts(source: Source) -> Iterator[Part]:
+def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
     """The contents of an open sequence file, cut between records.
+
+    Args:
+        source: the file.
+        families: accessions of Pfam; formats that tell give the memberships of their records in them.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or is cut off.
@@ -116,10 +122,11 @@ def parts(source: Source) -> Iterator[Part]:
         yield from (Part(path, raw) for raw in table_file.read_text(text, line, blocks, path))
         return
     form = _recognise(text, line, path)
+    parse = partial(form.parse, families=families) if families and form.tells_families else form.parse
     is_whole = True
     for part in whole_records(text, blocks, form.mark, form.kept):
         is_whole = form is not _XML or xml_file.is_closed(part)
-        yield Part(path, part, line, form.parse)
+        yield Part(path, part, line, parse)
         line += part.count(b"\n")
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")

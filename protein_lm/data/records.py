@@ -133,6 +133,27 @@ class Annotations:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Memberships:
+    """Which of N records belong to which of some families, as K pairs; a record may belong to several."""
+
+    records: NDArray[np.int64]
+    """(K,) places of records."""
+    families: NDArray[np.int64]
+    """(K,) places in the list of families."""
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int]]) -> "Memberships":
+        """Of pairs of record and family."""
+        columns = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return cls(columns[:, 0], columns[:, 1])
+
+    def select(self, keep: NDArray[np.bool_]) -> "Memberships":
+        """Of the records to keep (N,)."""
+        kept = keep[self.records]
+        return Memberships((np.cumsum(keep) - 1)[self.records[kept]], self.families[kept])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RecordBlock:
     """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
 
@@ -152,6 +173,8 @@ class RecordBlock:
     """Residues that were altered or removed: `lower_case`, `gaps`, `final_stops`, `j_to_x`, `bouz_to_x`."""
     annotations: Annotations
     """What the records say about themselves."""
+    memberships: Memberships | None = None
+    """In the families that were asked for; None: the format does not tell, or none were."""
     num_faulty: int = 0
     """Records that are at fault and were left out."""
 
@@ -174,5 +197,6 @@ class RecordBlock:
             has_ambiguous=self.has_ambiguous[keep],
             changes=self.changes,
             annotations=self.annotations.select(keep),
+            memberships=self.memberships and self.memberships.select(keep),
             num_faulty=self.num_faulty + int(faulty.sum()),
         )

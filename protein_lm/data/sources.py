@@ -6,6 +6,7 @@ import io
 import lzma
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +106,11 @@ class Source:
         """Hexadecimal digest of the bytes read so far."""
         return self._file.digest.hexdigest()
 
+    def read_so_far(self) -> tuple[int, str]:
+        """`bytes_read` and `sha256` of one moment; a thread may be reading on."""
+        with self._file.lock:
+            return self.bytes_read, self.sha256
+
     def blocks(self) -> Iterator[bytes]:
         """The file's contents, decompressed, `block_bytes` at a time.
 
@@ -154,6 +160,7 @@ class _HashedFile(io.RawIOBase):
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
+        self.lock = threading.Lock()
         self.digest = hashlib.sha256()
         self.num_bytes = 0
 
@@ -162,8 +169,9 @@ class _HashedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = self._file.readinto(buffer) or 0
-        self.digest.update(buffer[:size])
-        self.num_bytes += size
+        with self.lock:
+            self.digest.update(buffer[:size])
+            self.num_bytes += size
         return size
 
     def close(self) -> None:

@@ -97,13 +97,18 @@ class SplitTable:
         self._identifiers = [identifiers[position] for position in order]
         self._seen = np.zeros(len(identifiers), dtype=bool)
 
-    def assign(self, hashes: NDArray[np.uint64], splits: NDArray[np.uint8]) -> None:
-        """Overwrite the splits (N,) of the sequences that the table names, given the hashes of their identifiers."""
+    def assign(self, hashes: NDArray[np.uint64], splits: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Overwrite the splits (N,) of the sequences that the table has one for, given the hashes of their identifiers.
+
+        Returns:
+            (N,) which these are.
+        """
         position = np.minimum(np.searchsorted(self._hashes, hashes), self._hashes.size - 1)
         listed = self._hashes[position] == hashes
         self._seen[position[listed]] = True
         chosen = listed & (self._splits[position] != _BY_HASH)
         splits[chosen] = self._splits[position[chosen]]
+        return chosen
 
     def check_all_seen(self) -> None:
         """Raise InputError if the table names a sequence that the corpus did not have."""

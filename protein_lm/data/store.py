@@ -15,15 +15,14 @@
 """
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.records import Annotations
-from protein_lm.data.split import Split
 from protein_lm.errors import StoreError
 
 FORMAT_VERSION = 2
@@ -48,76 +47,88 @@ ANNOTATIONS = {
 MANIFEST = "manifest.json"
 
 
-class TokenStore:
-    """Read access to a prepared corpus."""
+class TokenStore(Corpus):
+    """Read access to a folder that `data prepare` made; arrays are memory-mapped, so that opening costs nothing."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-        """Take the arrays by the names of `ARRAYS`.
-
-        Raises:
-            StoreError: they do not fit together.
-        """
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
-        self.tokens: NDArray[np.uint8] = arrays["tokens.npy"]
-        self.offsets: NDArray[np.int64] = arrays["offsets.npy"]
-        self.splits: NDArray[np.uint8] = arrays["splits.npy"]
-        self._ids: NDArray[np.uint8] = arrays["ids.npy"]
-        self._id_offsets: NDArray[np.int64] = arrays["id_offsets.npy"]
-        self.annotations = Annotations(**{attribute: arrays[name] for name, attribute in ANNOTATIONS.items()})
-        pairs = ((self.offsets, self.tokens), (self._id_offsets, self._ids))
+        self.tokens: NDArray[np.uint8] = map_array(path / "tokens.npy", np.uint8)
+        self.offsets: NDArray[np.int64] = map_array(path / "offsets.npy", np.int64)
+        self.splits: NDArray[np.uint8] = map_array(path / "splits.npy", np.uint8)
+        self.ids: NDArray[np.uint8] = map_array(path / "ids.npy", np.uint8)
+        self.id_offsets: NDArray[np.int64] = map_array(path / "id_offsets.npy", np.int64)
+        self.annotations = Annotations(
+            **{attribute: map_array(path / name, ARRAYS[name]) for name, attribute in ANNOTATIONS.items()}
+        )
+        pairs = ((self.offsets, self.tokens), (self.id_offsets, self.ids))
         fits = all(ends.size == self.num_sequences + 1 and ends[-1] == values.size for ends, values in pairs)
         if not fits or any(getattr(self.annotations, name).size != self.num_sequences for name in ANNOTATIONS.values()):
             raise StoreError(f"{path} is damaged: its arrays do not fit together; prepare it again")
 
     @classmethod
     def open(cls, path: Path) -> "TokenStore":
-        """Open the folder that `data prepare` made; the arrays are memory-mapped, so that opening costs nothing.
+        """Open the folder that `data prepare` made.
 
         Raises:
             StoreError: there is no such folder, or it is incomplete, damaged or of another format version.
         """
-        manifest = _read_manifest(path)
-        for name, facts in manifest["files"].items():
-            if not (path / name).is_file():
-                raise StoreError(f"{path} is incomplete: {name} is missing; prepare the corpus again")
-            if (size := (path / name).stat().st_size) != facts["bytes"]:
-                raise StoreError(
-                    f"{path} is damaged: {name} has {size:,} bytes instead of {facts['bytes']:,}; prepare it again"
-                )
-        return cls(path, manifest, {name: _map(path / name) for name in ARRAYS})
+        manifest = read_manifest(path)
+        if missing := ARRAYS.keys() - manifest["files"].keys():
+            raise StoreError(f"{path / MANIFEST} is damaged: it does not list {min(missing)}; prepare the corpus again")
+        return cls(path, manifest)
 
     @property
-    def num_sequences(self) -> int:
-        return self.splits.size
+    def num_residues(self) -> int:
+        """See `Corpus`."""
+        return self.tokens.size
 
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """(N,) residues of each sequence."""
-        return np.diff(self.offsets)
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """See `Corpus`."""
+        return self.manifest["sources"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Corpus`."""
+        return {name: self.manifest["files"][name]["xxh3_128"] for name in ("tokens.npy", "offsets.npy", "splits.npy")}
+
+    @property
+    def groups(self) -> dict[str, range]:
+        """See `Corpus`: the store itself."""
+        return {self.path.resolve().name: range(self.num_sequences)}
 
     def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(N,) residues of some sequences."""
+        """See `Corpus`."""
         return self.offsets[indices + 1] - self.offsets[indices]
 
-    def length(self, index: int) -> int:
-        """Residues of one sequence."""
-        return int(self.offsets[index + 1] - self.offsets[index])
+    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See `Corpus`."""
+        return self.offsets[indices]
 
-    def sequence_id(self, index: int) -> str:
-        """Identifier of one sequence."""
-        return self._ids[self._id_offsets[index] : self._id_offsets[index + 1]].tobytes().decode()
+    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See `Corpus`."""
+        return self.tokens[places]
 
     def residues(self, index: int) -> NDArray[np.uint8]:
-        """Token ids (length,) of one sequence: a view of the mapped file, without special tokens."""
+        """See `Corpus`."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def indices(self, split: Split) -> NDArray[np.int64]:
-        """Indices of the sequences of a split, in the store's order."""
-        return np.flatnonzero(self.splits == split)
+    def sequence_id(self, index: int) -> str:
+        """See `Corpus`."""
+        return self.ids[self.id_offsets[index] : self.id_offsets[index + 1]].tobytes().decode()
+
+    def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
+        """See `Corpus`."""
+        return Annotations(**{name: getattr(self.annotations, name)[indices] for name in ANNOTATIONS.values()})
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a prepared or joined corpus, whose files are all there in their sizes.
+
+    Raises:
+        StoreError: as `TokenStore.open`.
+    """
     if not path.exists():
         raise StoreError(f"{path} does not exist; make it with: protein-lm data prepare FASTA -o {path}")
     if not (path / MANIFEST).is_file():
@@ -134,17 +145,24 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} has store format {version}; this version of protein-lm reads {FORMAT_VERSION}; prepare it again"
         )
-    if missing := ARRAYS.keys() - sizes.keys():
-        raise StoreError(f"{path / MANIFEST} is damaged: it does not list {min(missing)}; prepare the corpus again")
+    for name, expected in sizes.items():
+        if not (path / name).is_file():
+            raise StoreError(f"{path} is incomplete: {name} is missing; prepare the corpus again")
+        if (size := (path / name).stat().st_size) != expected:
+            raise StoreError(f"{path} is damaged: {name} has {size:,} bytes instead of {expected:,}; prepare it again")
     return manifest
 
 
-def _map(path: Path) -> NDArray:
-    """Map an array file as a plain array: slicing a `np.memmap` costs microseconds more."""
+def map_array(path: Path, dtype: type) -> NDArray:
+    """Map an array file as a plain array: slicing a `np.memmap` costs microseconds more.
+
+    Raises:
+        StoreError: it holds something else.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise StoreError(f"{path} is damaged: {error}; prepare the corpus again") from error
-    if array.ndim != 1 or array.dtype != ARRAYS[path.name]:
+    if array.ndim != 1 or array.dtype != dtype:
         raise StoreError(f"{path} is damaged: {array.dtype} of shape {array.shape}; prepare the corpus again")
     return array.view(np.ndarray)

@@ -1,35 +1,44 @@
 """Writes a prepared corpus as it comes, block by block: memory holds no more than the block."""
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-import xxhash
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from protein_lm.data.duplicates import RecordSet
+from protein_lm.data.journal import Growth, Mark
 from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
+from protein_lm.output import checksum
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
 
 
 class StoreWriter:
-    """Writes the files of a store into an existing empty folder; `complete` makes a store of them."""
+    """Writes the files of a store into an existing folder; `complete` makes a store of them.
 
-    def __init__(self, folder: Path) -> None:
+    The folder is empty, or has files of a killed writer, restored to `found`.
+    """
+
+    def __init__(self, folder: Path, found: Mapping[str, Growth] | None = None) -> None:
         self._folder = folder
-        self._files = {name: _ArrayFile(folder / name, dtype) for name, dtype in ARRAYS.items()}
-        self.num_sequences = self._num_residues = self._num_id_bytes = 0
-        for name in ("offsets.npy", "id_offsets.npy"):
-            self._files[name].append(np.zeros(1, dtype=np.int64))
+        self._files = {
+            name: ArrayFile(folder / name, dtype, found[name] if found else None) for name, dtype in ARRAYS.items()
+        }
+        self.num_sequences = self._files["splits.npy"].size
+        self._num_residues, self._num_id_bytes = self._files["tokens.npy"].size, self._files["ids.npy"].size
+        if not found:
+            for name in ("offsets.npy", "id_offsets.npy"):
+                self._files[name].append(np.zeros(1, dtype=np.int64))
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -70,6 +79,26 @@ class StoreWriter:
         self._num_residues += len(tokens)
         self._num_id_bytes += ids.size
         self.num_sequences += lengths.size
+
+    def move(self, records: NDArray[np.int64], split: Split) -> None:
+        """Give sequences, by their numbers (K,) in ascending order, another split."""
+        file = self._files["splits.npy"]
+        for start, end in self._parts(0):
+            first, last = np.searchsorted(records, (start, end))
+            if last > first:
+                splits = file.read(start, end).copy()
+                splits[records[first:last] - start] = split
+                file.overwrite(start, splits)
+
+    def marks(self) -> dict[str, Mark]:
+        """What the files hold now, for another writer to go on with."""
+        return {name: file.mark() for name, file in self._files.items()}
+
+    def identifiers(self) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64]]]:
+        """All identifiers, a part at a time: number of the first, UTF-8 back to back, and the bytes of each (N,)."""
+        for start, end in self._parts(0):
+            places = self._files["id_offsets.npy"].read(start, end + 1)
+            yield start, self._files["ids.npy"].read(int(places[0]), int(places[-1])), np.diff(places)
 
     def drop(self, unwanted: RecordSet) -> None:
         """Take sequences out again: what stands behind them moves up, within the files."""
@@ -136,15 +165,6 @@ class StoreWriter:
         return end
 
 
-def checksum(path: Path) -> str:
-    """XXH3-128 of a file, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_COPIED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Pieces [a, b) whose bytes, between `places`, are about as many as may be copied at a time, but at least one piece."""
     start = 0
@@ -155,21 +175,32 @@ def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-class _ArrayFile:
+class ArrayFile:
     """A one-dimensional .npy file whose length is known only at the end, when its header is written again."""
 
-    def __init__(self, path: Path, dtype: type) -> None:
+    def __init__(self, path: Path, dtype: type, growth: Growth | None = None) -> None:
         self.path = path
+        self.size = 0
         self._dtype = np.dtype(dtype)
-        self._size = 0
-        self._file: BinaryIO = path.open("w+b")
-        self._write_header()
-        self._header_bytes = self._file.tell()
+        self._file: BinaryIO = path.open("r+b" if growth else "w+b")
+        self._growth = growth or Growth()
+        header = self._header()
+        self._header_bytes = len(header)
+        if growth:
+            self.size = (growth.num_bytes - len(header)) // self._dtype.itemsize
+            self._file.seek(0, 2)
+        else:
+            self._write(header)
 
     def append(self, values: bytes | NDArray) -> None:
         array = np.frombuffer(values, dtype=self._dtype)
-        self._file.write(array.data)
-        self._size += array.size
+        self._write(array.data)
+        self.size += array.size
+
+    def mark(self) -> Mark:
+        """What the file holds; not to be asked once values were replaced."""
+        self._file.flush()
+        return self._growth.mark()
 
     def read(self, start: int, end: int) -> NDArray:
         """Values [start, end); the next `append` goes on at the end all the same."""
@@ -178,6 +209,12 @@ class _ArrayFile:
         self._file.seek(0, 2)
         return values
 
+    def overwrite(self, start: int, values: NDArray) -> None:
+        """Replace the values from `start` on by as many others."""
+        self._file.seek(self._place(start))
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self._file.seek(0, 2)
+
     def replace_from(self, start: int, parts: Iterator[NDArray]) -> None:
         """Replace all values from `start` on by those of `parts`, which may come from this file further on."""
         size = start
@@ -185,14 +222,15 @@ class _ArrayFile:
             self._file.seek(self._place(size))
             self._file.write(np.ascontiguousarray(part, dtype=self._dtype).data)
             size += part.size
-        self._size = size
+        self.size = size
         self._file.seek(self._place(size))
         self._file.truncate()
 
     def complete(self) -> None:
         self._file.seek(0)
-        self._write_header()
-        assert self._file.tell() == self._header_bytes  # numpy pads headers so that the shape may grow
+        header = self._header()
+        assert len(header) == self._header_bytes  # numpy pads headers so that the shape may grow
+        self._file.write(header)
         self.close()
 
     def close(self) -> None:
@@ -201,6 +239,12 @@ class _ArrayFile:
     def _place(self, index: int) -> int:
         return self._header_bytes + index * self._dtype.itemsize
 
-    def _write_header(self) -> None:
-        facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self._size,)}
-        npy.write_array_header_1_0(self._file, facts)
+    def _write(self, values: bytes | memoryview) -> None:
+        self._file.write(values)
+        self._growth.add(values)
+
+    def _header(self) -> bytes:
+        header = io.BytesIO()
+        facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.size,)}
+        npy.write_array_header_1_0(header, facts)
+        return header.getvalue()

@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import Annotations, Spans
+from protein_lm.data.text import JoinedBlocks
 from protein_lm.errors import InputError
 
 COLUMNS = ("sequence_id", "sequence")
@@ -18,7 +19,7 @@ _LONGEST_CELL = 2**27
 
 def is_table(beginning: bytes) -> bool:
     """Whether a text's first line names the columns."""
-    names = _names(beginning.partition(b"\n")[0].decode("utf-8", "replace"))
+    names, _ = heading_names(beginning)
     return set(COLUMNS) <= set(names)
 
 
@@ -28,14 +29,13 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
     Raises:
         InputError: the text is no table.
     """
-    heading = beginning.partition(b"\n")[0].decode("utf-8", "replace")
-    names = _names(heading)
+    names, delimiter = heading_names(beginning)
     if repeated := [name for name in COLUMNS if names.count(name) > 1]:
         raise InputError(f"{path}, line {first_line}: two columns are called {repeated[0]}; rename one of them")
     places = [names.index(name) for name in COLUMNS]
     csv.field_size_limit(_LONGEST_CELL)
-    text = io.TextIOWrapper(io.BufferedReader(_Joined(beginning, blocks)), encoding="utf-8", newline="")
-    rows = csv.reader(text, delimiter=_delimiter(heading), strict=True)
+    text = io.TextIOWrapper(io.BufferedReader(JoinedBlocks(beginning, blocks)), encoding="utf-8", newline="")
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
     found: list[tuple[str, str, int, str]] = []
     line = first_line
     try:
@@ -84,26 +84,6 @@ def read_parquet(path: Path) -> Iterator[RawRecords]:
         raise InputError(f"{path} is a damaged Parquet file ({str(error).splitlines()[0]}); write it again") from error
 
 
-class _Joined(io.RawIOBase):
-    """Blocks of bytes as a file."""
-
-    def __init__(self, first: bytes, blocks: Iterable[bytes]) -> None:
-        self._pending, self._blocks = memoryview(first), iter(blocks)  # a view: what is left is cut without a copy
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        while not self._pending:
-            try:
-                self._pending = memoryview(next(self._blocks))
-            except StopIteration:
-                return 0
-        size = min(len(buffer), len(self._pending))
-        buffer[:size], self._pending = self._pending[:size], self._pending[size:]
-        return size
-
-
 def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
     ids = [identifier.strip().encode() for identifier, *_ in rows]
     bodies = [letters.encode() for _, letters, *_ in rows]
@@ -130,13 +110,12 @@ def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
     )
 
 
-def _delimiter(heading: str) -> str:
-    return "\t" if "\t" in heading else ","
-
-
-def _names(heading: str) -> list[str]:
+def heading_names(beginning: bytes) -> tuple[list[str], str]:
+    """The cells of a text's first line, and what parts them: tabs if it has any, or else commas."""
+    heading = beginning.partition(b"\n")[0].decode("utf-8", "replace")
+    delimiter = "\t" if "\t" in heading else ","
     try:
-        row = next(csv.reader([heading], delimiter=_delimiter(heading)), [])
+        row = next(csv.reader([heading], delimiter=delimiter), [])
     except csv.Error:
-        return []
-    return [name.strip() for name in row]
+        row = []
+    return [name.strip() for name in row], delimiter

@@ -1,5 +1,6 @@
 """The text of a source, cut anew where its records begin."""
 
+import io
 from collections.abc import Iterator
 
 _LINE_FEED = b"\n"
@@ -61,3 +62,23 @@ def whole_records(first: bytes, blocks: Iterator[bytes], mark: bytes, kept: int)
         pending.append(memoryview(block)[cut or 0 :])
         tail = (tail + block)[-overlap:] if len(block) < overlap else block[-overlap:]
     yield b"".join(pending)
+
+
+class JoinedBlocks(io.RawIOBase):
+    """A text's beginning and the blocks behind it as a file, for libraries that read files."""
+
+    def __init__(self, first: bytes, blocks: Iterator[bytes]) -> None:
+        self._pending, self._blocks = memoryview(first), blocks  # a view: what is left is cut without a copy
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        while not self._pending:
+            try:
+                self._pending = memoryview(next(self._blocks))
+            except StopIteration:
+                return 0
+        size = min(len(buffer), len(self._pending))
+        buffer[:size], self._pending = self._pending[:size], self._pending[size:]
+        return size

@@ -7,15 +7,15 @@ Formats: https://www.uniprot.org/docs/uniprot.xsd and https://www.uniprot.org/do
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from protein_lm.data.raw_records import RawRecords
-from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Spans
+from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Memberships, Spans
 from protein_lm.errors import InputError
 
 MARK = b"</entry>"
@@ -42,6 +42,8 @@ class _Fields:
     """Of one entry."""
 
     line: int
+    families: Mapping[str, int]
+    """That are asked for, and their places."""
     sequence_id: str = ""
     header: str = ""
     letters: str = ""
@@ -49,6 +51,8 @@ class _Fields:
     cluster_size: int = 0
     protein_existence: int = 0
     flags: int = 0
+    memberships: list[int] | None = field(default_factory=list)
+    """Places of families; None: clusters do not tell."""
     fault: str = ""
 
 
@@ -58,8 +62,12 @@ def check_encoding(beginning: bytes, path: Path) -> None:
         raise InputError(f"{path}: XML in {found[1].decode('ascii', 'replace')}; save the file as UTF-8")
 
 
-def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
-    """The entries of a text. What stands before and between entries is not looked at."""
+def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()) -> RawRecords:
+    """The entries of a text. What stands before and between entries is not looked at.
+
+    Memberships of proteins in `families`, accessions of Pfam, are looked for if there are any; clusters do not tell.
+    """
+    numbers = {family: number for number, family in enumerate(families)}
     texts, lines = _cut(text, first_line)
     try:
         elements = list(ElementTree.fromstring(b"<all>" + b"".join(texts) + b"</all>"))
@@ -67,9 +75,9 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
     except ElementTree.ParseError:
         whole, elements = False, []
     entries = (
-        [_read(element, _Fields(line)) for element, line in zip(elements, lines, strict=True)]
+        [_read(element, _Fields(line, numbers)) for element, line in zip(elements, lines, strict=True)]
         if whole
-        else [_read_alone(entry, line) for entry, line in zip(texts, lines, strict=True)]
+        else [_read_alone(entry, _Fields(line, numbers)) for entry, line in zip(texts, lines, strict=True)]
     )
     headers, ids, letters = (
         Spans.of([getattr(entry, name).encode() for entry in entries]) for name in ("header", "sequence_id", "letters")
@@ -85,6 +93,7 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         body_lines=own_lines,
         num_layout=np.array(layout, dtype=np.int64),
         annotations=Annotations.of(entries),
+        memberships=_memberships(entries) if families else None,
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
@@ -109,14 +118,17 @@ def _cut(text: bytes, first_line: int) -> tuple[list[bytes], list[int]]:
     return texts, lines
 
 
-def _read_alone(text: bytes, line: int) -> _Fields:
+def _read_alone(text: bytes, fields: _Fields) -> _Fields:
     if not text.endswith(MARK):
-        return _Fields(line, fault="the file ends inside this entry; fetch the file again")
+        fields.fault = "the file ends inside this entry; fetch the file again"
+        return fields
     try:
-        return _read(ElementTree.fromstring(text), _Fields(line))
+        return _read(ElementTree.fromstring(text), fields)
     except ElementTree.ParseError as error:
         message, _, _ = str(error).partition(":")
-        return _Fields(line + error.position[0] - 1, fault=f"malformed XML ({message}); correct or remove the entry")
+        fields.line += error.position[0] - 1
+        fields.fault = f"malformed XML ({message}); correct or remove the entry"
+        return fields
 
 
 def _read(entry: ElementTree.Element, fields: _Fields) -> _Fields:
@@ -138,6 +150,9 @@ def _read_protein(entry: ElementTree.Element, fields: _Fields) -> None:
         fields.taxon_id = _number(taxon.get("id"))
     if (level := entry.find("proteinExistence")) is not None:
         fields.protein_existence = _EVIDENCE.get(level.get("type", ""), 0)
+    if fields.families:
+        references = [found.get("id", "") for found in entry.findall("dbReference") if found.get("type") == "Pfam"]
+        fields.memberships = [fields.families[family] for family in references if family in fields.families]
     sequence = entry.find("sequence")
     if sequence is not None:
         fields.letters = sequence.text or ""
@@ -159,6 +174,7 @@ def _read_protein(entry: ElementTree.Element, fields: _Fields) -> None:
 
 def _read_cluster(entry: ElementTree.Element, fields: _Fields) -> None:
     fields.sequence_id = fields.header = entry.get("id", "").strip()
+    fields.memberships = None
     properties = {found.get("type"): found.get("value") for found in entry.findall("property")}
     fields.cluster_size = _number(properties.get("member count"))
     fields.taxon_id = _number(properties.get("common taxon ID"))
@@ -179,6 +195,16 @@ def _read_cluster(entry: ElementTree.Element, fields: _Fields) -> None:
         f"RepID={reference.get('id')}" if reference is not None else "",
     ]
     fields.header = " ".join(" ".join(filter(None, parts)).split())
+
+
+def _memberships(entries: Sequence[_Fields]) -> Memberships | None:
+    """None if there is an entry that does not tell."""
+    pairs = []
+    for number, entry in enumerate(entries):
+        if entry.memberships is None:
+            return None
+        pairs += [(number, family) for family in entry.memberships]
+    return Memberships.of(pairs)
 
 
 def _number(text: str | None) -> int:

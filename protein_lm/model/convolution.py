@@ -23,7 +23,11 @@ class ShortConvolution(nn.Module):
         """(B, L, D) -> (B, L, D); padded tokens and other sequences of a packed row add nothing."""
         taps, length = self.weight.shape[0], hidden.shape[1]
         source = hidden if rows.valid_mask is None else hidden * rows.valid_mask.unsqueeze(-1)
-        padded = nn.functional.pad(source, (0, 0, self.first_offset, taps - 1 - self.first_offset))
+        around = self.first_offset, taps - 1 - self.first_offset
+        if rows.part is None:
+            padded = nn.functional.pad(source, (0, 0, *around))
+        else:
+            padded = rows.part.with_neighbours(source, *around)
         result = hidden
         for tap in range(taps):
             neighbours = padded[:, tap : tap + length]

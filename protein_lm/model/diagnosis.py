@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from protein_lm.attention.packing import Packing
 from protein_lm.model.language_model import ProteinLM
 
 ALL_FINITE = "nothing"
@@ -41,3 +43,20 @@ def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
         for handle in handles:
             handle.remove()
     return ALL_FINITE if logits.isfinite().all() else "the output of the last layer"
+
+
+def last_non_finite_gradient(model: ProteinLM, tokens: Tensor, targets: Tensor, packing: Packing) -> str:
+    """Name the weights nearest to the output whose gradient holds NaN or infinity: there the backward pass failed.
+
+    The gradients that weights hold stay as they are. Targets (B, L) below 0 are not predicted.
+    """
+    selected = targets >= 0
+    logits = model(tokens, packing=packing, selected=selected)
+    loss = functional.cross_entropy(logits.float(), targets[selected], reduction="sum")
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, parameters = zip(*trained, strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for name, gradient in reversed(list(zip(names, gradients, strict=True))):
+        if gradient is not None and not gradient.isfinite().all():
+            return f"the gradient of {name}"
+    return ALL_FINITE

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from protein_lm import alphabet
 from protein_lm.attention.feature_maps import RandomFeatureMap
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions, kinds_that_can_be_split
 from protein_lm.attention.low_rank import LengthProjections
 from protein_lm.attention.lsh import Hash
 from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.trainable import TrainableFeatures
 from protein_lm.choices import Objective, PositionKind
@@ -56,6 +57,8 @@ class ProteinLM(nn.Module):
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
+        self.gradient_checkpointing = False
+        """Whether gradients keep only what goes in and out of blocks, and compute what lies between a second time."""
 
     def _block(self, layer: int) -> Block:
         config = self.config
@@ -118,7 +121,12 @@ class ProteinLM(nn.Module):
         return [cast(Block, block).attention.operation for block in self.blocks]
 
     def hidden_states(
-        self, tokens: Tensor, *, valid_mask: Tensor | None = None, packing: Packing | None = None
+        self,
+        tokens: Tensor,
+        *,
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+        group: Group | None = None,
     ) -> Tensor:
         """Final hidden states (B, L, D) of token ids (B, L).
 
@@ -126,18 +134,28 @@ class ProteinLM(nn.Module):
             tokens: (B, L) token ids.
             valid_mask: (B, L) boolean, True for real tokens, of padded rows.
             packing: the sequences of a packed row (B = 1).
+            group: processes that hold the rows together. Each is given the same whole rows, and computes the hidden states
+                of its own stretch `parallel.own_span(L, group)` only.
 
         Raises:
-            ValueError: a sequence is longer than the model's window, or a mask or packing does not fit.
+            ValueError: a sequence is longer than the model's window, a mask or packing does not fit, or rows or model cannot
+                be split.
         """
         length = tokens.shape[1] if packing is None else int(packing.lengths.max())
         self._check_length(length)
-        positions = torch.from_numpy(np.arange(tokens.shape[1]) if packing is None else packing.positions)
-        hidden = self._embed(tokens, positions, packing=packing)
+        rows, before = Rows(valid_mask, packing), None
+        if group is not None:
+            self.check_can_be_split()
+            rows = rows.split((tokens.shape[0], tokens.shape[1]), group)
+            tokens, before = self._own_tokens(tokens, own_span(tokens.shape[1], group))
+        positions = rows.positions(tokens.shape[1])
+        hidden = self._embed(tokens, positions, packing=rows.packing, before=before)
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
-        rows = Rows(valid_mask, packing)
         for block in self.blocks:
-            hidden = block(hidden, rotary, rows)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, rotary, rows, use_reentrant=False)
+            else:
+                hidden = block(hidden, rotary, rows)
         return self.final_norm(hidden)
 
     def forward(
@@ -147,14 +165,33 @@ class ProteinLM(nn.Module):
         valid_mask: Tensor | None = None,
         packing: Packing | None = None,
         selected: Tensor | None = None,
+        group: Group | None = None,
     ) -> Tensor:
         """Logits (B, L, V), or (number of True, V) for the positions in the boolean `selected` (B, L), row by row.
+
+        With a group they are those of this process's stretch of the rows. Where every process goes back from the loss of its
+        own stretch, at the same time, the sum over processes of each weight's gradient is the gradient of the sum of losses.
 
         Raises:
             ValueError: as `hidden_states`.
         """
-        hidden = self.hidden_states(tokens, valid_mask=valid_mask, packing=packing)
+        hidden = self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, group=group)
+        if selected is not None and group is not None:
+            selected = selected[:, own_span(tokens.shape[1], group)]
         return self._logits(hidden if selected is None else hidden[selected])
+
+    def check_can_be_split(self) -> None:
+        """Refuse a model whose rows several processes cannot hold together.
+
+        Raises:
+            ValueError: naming the layer, and the kinds of attention that can be split.
+        """
+        for layer, operation in enumerate(self.operations(), 1):
+            if not operation.can_be_split:
+                raise ValueError(
+                    f"layer {layer} has {self.config.attention_kinds[layer - 1].value} attention, which needs whole rows in "
+                    f"one process; kinds that several can share: {', '.join(kinds_that_can_be_split())}"
+                )
 
     def new_state(self, batch_size: int = 1) -> DecodingState:
         """What `extend` and `step` carry along, before the first token. With linear attention its size never changes.
@@ -206,6 +243,15 @@ class ProteinLM(nn.Module):
     def _check_length(self, length: int) -> None:
         if length > self.config.max_length:
             raise ValueError(f"{length:,} tokens are over the model's window of {self.config.max_length:,}")
+
+    def _own_tokens(self, tokens: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:
+        """Token ids of a stretch of whole rows, and the (B, context) before it that k-mers need, <pad> before the row."""
+        if self.kmer_embedding is None:
+            return tokens[:, span], None
+        context = self.kmer_embedding.context
+        before = tokens[:, max(0, span.start - context) : span.start]
+        before = functional.pad(before, (context - before.shape[1], 0), value=alphabet.PAD)
+        return tokens[:, span], before
 
     def _embed(self, tokens: Tensor, positions: Tensor, **context: Any) -> Tensor:
         hidden = self.embedding(tokens)

@@ -1,6 +1,6 @@
 """Training of a head on labels, and of the model under it, in the loop of `trainer`."""
 
-import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.checkpoint import BEST, LAST, load_predictor, read_head
+from protein_lm.attention.parallel import Group
+from protein_lm.base_model import Base
+from protein_lm.checkpoint import BEST, load_predictor, read_head
 from protein_lm.config import FineTuningRecipe
-from protein_lm.data.labels import LabelledBatch, LabelledBatches, LabelTable, read_labels
+from protein_lm.data.labels import LabelledBatch, LabelledBatches, read_labels
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError
 from protein_lm.inference.predict import agreement, predictions
+from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.training.progress import Speed
 from protein_lm.training.run_log import RunLog
 from protein_lm.training.trainer import Trainer
 
@@ -27,7 +31,14 @@ class FineTuner(Trainer):
     """Trains a head, and by the recipe adapters or all weights of the model under it, on a table of labels."""
 
     def __init__(
-        self, recipe: FineTuningRecipe, table: Path, run: Path, *, resume: bool = False, initial: str | None = None
+        self,
+        recipe: FineTuningRecipe,
+        table: Path,
+        run: Path,
+        *,
+        resume: bool = False,
+        initial: str | None = None,
+        allowed_changes: Collection[str] = (),
     ) -> None:
         """Read the labels and set up as `Trainer` does.
 
@@ -36,11 +47,11 @@ class FineTuner(Trainer):
             ProteinLMError: as `Trainer`.
         """
         self.column, self.long_sequences = recipe.head.column, recipe.data.long_sequences
-        self.labels: LabelTable = read_labels(table, recipe.head, recipe.data, max_residues=recipe.model.max_length - 2)
+        self.labels = read_labels(table, recipe.head, recipe.data, max_residues=recipe.model.max_length - 2)
         self.task = recipe.head.task
         self._loss_name = "squared_error" if self.task.is_regression else "loss_nats"
         """Of numbers, in variances of the training labels."""
-        super().__init__(recipe, self.labels.store, run, resume=resume, initial=initial)
+        super().__init__(recipe, self.labels, run, resume=resume, initial=initial, allowed_changes=allowed_changes)
 
     def evaluation(self) -> pd.DataFrame:
         """How the best model does on each split but training, beside a baseline that sees no sequence.
@@ -78,26 +89,29 @@ class FineTuner(Trainer):
             seed=recipe.training.seed,
         )
 
-    def _build_model(self, resume: bool, initial: str | None) -> tuple[ProteinLM, Any]:
-        model, base = super()._build_model(resume, initial)
+    def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
+        if checkpoint is None and initial is None:
+            raise ConfigError("fine-tuning starts from a model; name it with --init")
+        model, base = super()._build_model(checkpoint, initial)
         model.output_bias.requires_grad_(False)  # of the language model's own head, which is not used here
         return model, base
 
-    def _build_head(self, resume: bool) -> PredictionHead:
+    def _build_head(self, checkpoint: Path | None) -> PredictionHead:
         recipe = self.recipe
         assert isinstance(recipe, FineTuningRecipe)
+        if checkpoint is not None:
+            return read_head(checkpoint, recipe.model.width)
         head = PredictionHead(recipe.head, recipe.model.width, self.labels.classes)
         if self.task.is_regression:
             mean, deviation = self.labels.training_statistics()
             head.label_mean.fill_(mean)
             head.label_deviation.fill_(deviation)
-        if resume:
-            saved = read_head(self.run / LAST, recipe.model.width)
-            statistics = [(each.label_mean, each.label_deviation) for each in (saved, head)]
-            if saved.classes != head.classes or statistics[0] != statistics[1]:
-                raise ConfigError(f"{self.run}: resumed with other labels than it was trained on; give the same table")
-            head.load_state_dict(saved.state_dict())
         return head
+
+    def _group_of_rows(self, model: ProteinLM) -> Group | None:
+        if (together := self.recipe.training.sequence_parallel) > 1:
+            raise ConfigError(f"training.sequence_parallel {together} is for language models; set it to 1 to fine-tune")
+        return None
 
     def _validation_sequences(self) -> list[Any]:
         indices = self.store.indices(Split.VALID)
@@ -106,7 +120,11 @@ class FineTuner(Trainer):
                 f"{self.store.path}: no sequence is in the split valid; raise data.valid_fraction, or mark some so in the "
                 "column split"
             )
-        return indices[: self.recipe.training.num_validation_sequences].tolist()
+        number = min(self.recipe.training.num_validation_sequences, indices.size)
+        return indices[np.arange(number) * indices.size // number].tolist()
+
+    def _count(self, batch: LabelledBatch) -> tuple[int, int]:
+        return batch.targets.numel(), batch.tokens.numel()
 
     def _loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         assert self.head is not None
@@ -131,23 +149,32 @@ class FineTuner(Trainer):
             loss = float(np.mean((values - labels) ** 2)) / float(self.head.label_deviation) ** 2
         else:
             loss = float(-np.log(np.maximum(values[np.arange(labels.size), labels], 1e-300)).mean())
+        # Processes decide alike what is the best model, though rounding may differ between their devices.
+        loss = (
+            float(self._sum_over_processes(torch.tensor([loss], dtype=torch.float64))) / self.accelerator.num_processes
+        )
         measures = agreement(values, labels, is_regression=self.task.is_regression)
-        row = {name: None if math.isnan(value) else value for name, value in measures.items()}
         log.row(
             step=self.progress.step,
             split="valid",
+            epoch=self.progress.epoch,
             num_tokens=self.progress.num_tokens,
+            seconds=self.progress.seconds,
             **{self._loss_name: loss},
-            **row,
+            **{name: None if np.isnan(value) else value for name, value in measures.items()},
         )
-        shown = ", ".join(f"{name} {'not defined' if row[name] is None else f'{row[name]:.3f}'}" for name in row)
-        log.line(f"step {self.progress.step}: validation {shown}")
         return loss
 
-    def _facts(self, window: Any) -> dict[str, float]:
-        facts = window.facts()
-        if self.task.is_regression:
-            return {self._loss_name: facts["loss_nats"], "tokens_per_second": facts["tokens_per_second"]}
+    def _place_of_fault(self, batch: LabelledBatch) -> str:
+        place = first_non_finite(self.plain_model, batch.tokens, packing=batch.packing)
+        return "the head's prediction or a gradient" if place == ALL_FINITE else place
+
+    def _facts(self, speed: Speed) -> dict[str, float]:
+        facts = super()._facts(speed)
+        facts.pop("perplexity", None)
+        if self.task.is_regression and "loss_nats" in facts:
+            del facts["accuracy"]
+            return {self._loss_name: facts.pop("loss_nats"), **facts}
         return facts
 
     def _describe(self, log: RunLog) -> None:

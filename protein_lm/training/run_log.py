@@ -1,71 +1,193 @@
-"""The log of a run: metrics.jsonl on disk, a progress bar (or plain lines) on standard error."""
+"""The log of a run: metrics.jsonl on disk, a progress bar (or plain lines) on standard error, and trackers."""
 
 import json
+import math
+import os
 import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from protein_lm.errors import InputError, OutputError
 from protein_lm.output import clear_errors, new_file
 
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
 METRICS = "metrics.jsonl"
+RECIPE = "recipe.yaml"
+_LOSSES = ("loss_nats", "squared_error")
+"""Columns of which a row has one: the second is the loss of numbers, in variances of the training labels."""
+_MEASURES = {
+    "loss_nats": "loss {:.3f}",
+    "squared_error": "squared error {:.3f}",
+    "perplexity": "perplexity {:.2f}",
+    "spearman": "Spearman {:.3f}",
+    "rmse": "RMSE {:.4g}",
+    "accuracy": "accuracy {:.1%}",
+    "macro_f1": "macro F1 {:.3f}",
+}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl in order."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """The rows of a run's metrics.jsonl in order, without a half-written last line that a killed run left.
+
+    A row has `step` and `split` (train: the mean over the steps since the row before; valid: the validation sequences), and
+    the columns that the README lists.
+
+    Raises:
+        InputError: no such run, no metrics in it, or a damaged line.
+    """
+    path = run / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = f"is no run: it has no {METRICS}" if run.is_dir() else "is no run: there is no such folder"
+        raise InputError(f"{run} {missing}; give a folder that protein-lm train made") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: damaged, not valid JSON ({error.msg}); remove the line"
+            ) from error
+        if not (isinstance(row, dict) and {"step", "split"} <= row.keys() and any(name in row for name in _LOSSES)):
+            raise InputError(f"{path}, line {number}: not a row with step, split and loss_nats; remove the line")
+        rows.append(row)
+    return rows
 
 
 class RunLog:
-    """Appends rows to metrics.jsonl and shows the progress; does nothing where `active` is False."""
+    """Appends rows to metrics.jsonl, hands them to trackers and shows them; does nothing where `active` is False."""
 
-    def __init__(self, run: Path, *, num_steps: int, active: bool) -> None:
+    def __init__(
+        self, run: Path, *, step: int, num_steps: int, active: bool, trackers: Sequence["GeneralTracker"] = ()
+    ) -> None:
+        """Begin, or go on after `step`, whose later rows are forgotten."""
         self.active = active
         self.path = run / METRICS
+        self.trackers = list(trackers)
+        self.first_step, self.num_steps = step, num_steps
+        self.start = time.perf_counter()
+        self._unwritten = ""
         console = Console(stderr=True)
-        self.progress = Progress(
+        self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
             console=console,
+            expand=True,
             disable=not (active and console.is_terminal),
         )
-        self.task = self.progress.add_task("train", total=num_steps, facts="")
+        self.task = self.bar.add_task("train", total=num_steps, completed=step, facts="")
+        if active and self.path.exists():
+            self._forget_after(step)
 
-    def rewind(self, step: int) -> None:
-        """Forget rows after `step`: the run goes on from there."""
-        if self.active and self.path.exists():
-            rows = [row for row in read_metrics(self.path.parent) if row["step"] <= step]
-            with new_file(self.path, replace=True) as partial:
-                partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    def _forget_after(self, step: int) -> None:
+        rows = [row for row in read_metrics(self.path.parent) if row["step"] <= step]
+        with new_file(self.path, replace=True) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def row(self, **row: Any) -> None:
-        """Append one row."""
-        if self.active:
-            with clear_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+    def row(self, *, step: int, split: str, **values: float | None) -> None:
+        """Append a row, hand its values to the trackers as `split/name`, and say what a person wants to know of it.
 
-    def advance(self, step: int, facts: str) -> None:
-        """Move the progress bar."""
-        self.progress.update(self.task, completed=step, facts=facts)
+        Rows that a full disk refuses are kept and written with a later one.
+        """
+        if not self.active:
+            return
+        self._unwritten += json.dumps({"step": step, "split": split, **values}) + "\n"
+        try:
+            self._write()
+        except OutputError as error:
+            self.line(f"{error}; the run goes on, and its rows are kept")
+        numbers = {f"{split}/{name}": value for name, value in values.items() if value is not None}
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(numbers, step)
+            except Exception as error:  # whatever a foreign package and its server may raise
+                self.trackers.remove(tracker)
+                name = type(tracker).__name__
+                self.line(f"{name} failed and gets nothing more: {' '.join(str(error).split())}")
+        if split != "train":
+            self.line(f"step {step:,}/{self.num_steps:,}: {_validation_facts(values)}")
+        elif self.bar.disable:
+            self.line(f"step {step:,}/{self.num_steps:,}: {_training_facts(values)}, {self._time_left(step)} left")
+
+    def _write(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        with clear_errors(self.path):
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(self._unwritten)
+            except OSError:
+                os.truncate(self.path, size)  # no part of a row stays
+                raise
+        self._unwritten = ""
+
+    def advance(self, step: int, facts: dict[str, float]) -> None:
+        """Move the progress bar of a terminal; `facts` are the means since the last row."""
+        if not self.bar.disable:
+            self.bar.update(self.task, completed=step, facts=f"{_training_facts(facts)}, {self._time_left(step)} left")
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.active:
-            if self.progress.disable:
+            if self.bar.disable:
                 print(text, file=sys.stderr, flush=True)
             else:
-                self.progress.console.print(text, highlight=False, markup=False)
+                self.bar.console.print(text, highlight=False, markup=False)
+
+    def _time_left(self, step: int) -> timedelta:
+        """At the mean speed since the start of this process, validation and checkpoints included."""
+        seconds_per_step = (time.perf_counter() - self.start) / (step - self.first_step)
+        return timedelta(seconds=math.ceil(seconds_per_step * (self.num_steps - step)))
 
     def __enter__(self) -> "RunLog":
-        self.progress.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.bar.stop()
+        if self._unwritten:
+            self._write()
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def _training_facts(values: dict[str, Any]) -> str:
+    facts = [
+        *_shown(values, "loss_nats", "squared_error", "perplexity"),
+        f"{values['tokens_per_second']:,.0f} tokens/s",
+    ]
+    if skipped := values["num_skipped_steps"]:
+        facts.append(f"{skipped:,} steps skipped")
+    return ", ".join(facts)
+
+
+def _shown(values: dict[str, Any], *names: str) -> list[str]:
+    """What `values` have of the measures, in words."""
+    return [
+        _MEASURES[name].partition(" {")[0] + " not defined"
+        if values[name] is None
+        else _MEASURES[name].format(values[name])
+        for name in names
+        if name in values
+    ]
+
+
+def _validation_facts(values: dict[str, Any]) -> str:
+    if "unigram_perplexity" not in values:  # of labels, not of residues
+        return f"validation {', '.join(_shown(values, *_MEASURES))}"
+    return (
+        f"validation perplexity {values['perplexity']:.3f} (unigram baseline {values['unigram_perplexity']:.3f}), "
+        f"accuracy {values['accuracy']:.1%}"
+    )

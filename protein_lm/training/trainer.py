@@ -1,52 +1,66 @@
 """The training loop, the only one: one CPU or many processes, through Accelerate.
 
 Everything random is a pure function of (seed, step) or (seed, epoch, sequence), so a checkpoint needs no random states:
-a run that goes on from one is the run that was never interrupted.
+a run that goes on from one is the run that was never interrupted. What processes decide (to skip a step, to stop) follows
+from sums over all of them, so that they always decide the same.
 """
 
 import math
+import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import torch
+import torch.distributed
 import yaml
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
+from protein_lm import __version__
+from protein_lm.attention.parallel import Group, own_span
 from protein_lm.base_model import Base
 from protein_lm.checkpoint import (
     BEST,
     LAST,
+    check_files,
     find_model,
     load_adapters,
     load_weights,
     read_config,
     read_facts,
     read_training_state,
+    write_checksums,
     write_model,
     write_training_state,
 )
-from protein_lm.choices import Precision, TrainingLongPolicy
+from protein_lm.choices import TrainingLongPolicy
 from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
-from protein_lm.data.plan import Place
+from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
-from protein_lm.errors import ConfigError, NumericalError, OutputError
-from protein_lm.inference.likelihood import evaluation_log_probabilities
+from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
+from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
+from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.adapters import add_adapters
-from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite
+from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
-from protein_lm.output import new_directory
+from protein_lm.output import new_directory, new_file
+from protein_lm.training.changes import check_changes, differences
+from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
-from protein_lm.training.run_log import RunLog
+from protein_lm.training.processes import start_accelerator
+from protein_lm.training.progress import Progress, Speed, peak_memory_bytes, perplexity
+from protein_lm.training.run_log import RECIPE, RunLog
+from protein_lm.training.stop import StopRequest
+from protein_lm.training.trackers import check_trackers, start_trackers
 
-RECIPE = "recipe.yaml"
 _DONE_TO_LONG = {
     TrainingLongPolicy.CROP: "cropped at a random place",
     TrainingLongPolicy.WINDOW: "cut into windows",
@@ -54,24 +68,8 @@ _DONE_TO_LONG = {
 }
 LOG_EVERY = 20
 """Steps between rows of training metrics; each row is the mean over these steps."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    epoch: int = 0
-    """Epoch of the next batch."""
-    sequence: int = 0
-    """Place in the epoch's order where the next batch begins."""
-    part: int = 0
-    """Within that sequence, see `data.plan.Place`."""
-    num_tokens: int = 0
-    """Tokens seen, special tokens included."""
-    best_loss_nats: float = math.inf
-    """Lowest validation loss so far."""
+UNIGRAM_SEQUENCES = 20_000
+"""Training sequences that the unigram baseline of the log counts residues in: enough for its perplexity to three digits."""
 
 
 class Trainer:
@@ -82,11 +80,12 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe | FineTuningRecipe,
-        store: TokenStore,
+        store: Corpus,
         run: Path,
         *,
         resume: bool = False,
         initial: str | None = None,
+        allowed_changes: Collection[str] = (),
     ) -> None:
         """Set up model, optimizers and data.
 
@@ -96,33 +95,45 @@ class Trainer:
             run: directory to make, or to go on with.
             resume: whether to start from the run's last checkpoint.
             initial: model or run directory whose weights a new run starts from; its model is that of the recipe.
+            allowed_changes: keys as `section.key` in which the recipe of a resumed run may differ.
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run or the initial model, or it asks for adapters without
-                an initial model.
-            ModelError: the checkpoint to go on from, or the initial model, is damaged, or what it stands on has changed.
+            ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes; it asks
+                for adapters without an initial model; or a tracker is not installed.
+            ModelError: no checkpoint to go on from is whole, or the initial model is damaged, or what it stands on has
+                changed.
         """
         if resume and initial is not None:
             raise ConfigError(
                 f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init"
             )
+        if allowed_changes and not resume:
+            raise ConfigError(f"{run}: --allow-change is for a run that is resumed; add --resume, or leave it out")
         config = recipe.training
+        check_trackers(config.trackers)
         self.recipe, self.store, self.run = recipe, store, run
-        self.accelerator = Accelerator(mixed_precision="bf16" if config.precision is Precision.BFLOAT16 else "no")
+        self.accelerator = start_accelerator(config.precision)
         self.batches = self._batches()
         self.validation = self._validation_sequences()
+        self.unigram = unigram_log_probabilities(store, max_sequences=UNIGRAM_SEQUENCES)
         self.progress = Progress()
+        self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
+        self.checkpoints = Checkpoints(run)
+        self._last_saved = 0
+        self._changes: list[dict[str, Any]] = []
+        self._notes: list[str] = []
+        self._damaged: list[Path] = []
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
-        state, moments = self._read_state() if resume else ({}, {})
-        model, self.base = self._build_model(resume, initial)
-        self.head = self._build_head(resume)
+        checkpoint, moments = self._restore(allowed_changes) if resume else (None, {})
+        model, self.base = self._build_model(checkpoint, initial)
+        self.head = self._build_head(checkpoint)
+        self.group = self._group_of_rows(model)
         trained = model if self.head is None else Predictor(model, self.head)
         optimizers = build_optimizers(trained, config)
         if resume:
             _restore_optimizers(optimizers, moments)
-            self.progress = Progress(**state["progress"])
         self.model, *self.optimizers = self.accelerator.prepare(trained, *optimizers)
         self.plain_model = model
 
@@ -137,16 +148,16 @@ class Trainer:
             seed=recipe.training.seed,
         )
 
-    def _build_model(self, resume: bool, initial: str | None) -> tuple[ProteinLM, Base | None]:
+    def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
         """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
         recipe = self.recipe
-        model = ProteinLM(recipe.model)
+        model, base = ProteinLM(recipe.model), None
         model.initialize(torch.Generator().manual_seed(recipe.training.seed))
-        base = None
-        if resume:
-            facts = read_facts(self.run / LAST).get("base")
-            base = None if facts is None else Base.read(self.run / LAST, facts)
-            load_weights(model, self.run / LAST if base is None else base.path)
+        model.gradient_checkpointing = recipe.training.gradient_checkpointing
+        if checkpoint is not None:
+            facts = read_facts(checkpoint).get("base")
+            base = None if facts is None else Base.read(checkpoint, facts)
+            load_weights(model, checkpoint if base is None else base.path)
         elif initial is not None:
             path = find_model(initial)
             self._check_same_model(path)
@@ -158,59 +169,94 @@ class Trainer:
             model.requires_grad_(False)
         if recipe.training.lora_rank:
             add_adapters(model, recipe.training)
-            if resume:
-                load_adapters(model, self.run / LAST)
+            if checkpoint is not None:
+                load_adapters(model, checkpoint)
         return model, base
 
-    def _build_head(self, resume: bool) -> PredictionHead | None:
+    def _build_head(self, checkpoint: Path | None) -> PredictionHead | None:
         """What is trained on top of the model: nothing, for a language model."""
         return None
 
     def fit(self) -> Progress:
-        """Train to the recipe's last step; write metrics, the best and the last model."""
-        config = self.recipe.training
-        main = self.accelerator.is_main_process
-        if main and not self.run.exists():
-            with new_directory(self.run) as folder:
-                (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
-        self.accelerator.wait_for_everyone()
-        with RunLog(self.run, num_steps=config.num_steps, active=main) as log:
-            log.rewind(self.progress.step)
+        """Train to the recipe's last step, or to where a signal asks to stop; write metrics, checkpoints, the best model.
+
+        Raises:
+            NumericalError: the loss or gradient of `training.max_skipped_steps` steps in a row was not finite.
+            OutputError: the last checkpoint cannot be written; what was there before is as it was.
+        """
+        with self._open_log() as log, self.stop:
             self._describe(log)
-            window = _Window()
+            began, speed = time.perf_counter() - self.progress.seconds, Speed()
             for batches in self._steps():
-                window.add(self._step(batches))
+                num_tokens, asked_to_stop = self._step(batches)
+                speed.num_tokens += num_tokens
                 self.progress.step += 1
-                if self.progress.step % LOG_EVERY == 0 or self.progress.step == config.num_steps:
-                    self._log(log, window)
-                    window = _Window()
-                self._after_step(log)
+                self.progress.seconds = time.perf_counter() - began
+                log.advance(self.progress.step, self._facts(speed))
+                if self.progress.step % LOG_EVERY == 0 or self.progress.step == self.recipe.training.num_steps:
+                    self._log(log, speed)
+                    speed = Speed()
+                with speed.paused():
+                    self._after_step(log, asked_to_stop=asked_to_stop)
+                if asked_to_stop:
+                    break
         return self.progress
 
-    def _after_step(self, log: RunLog) -> None:
+    def _open_log(self) -> RunLog:
+        """Make or tidy the run's folder, and start the trackers."""
+        trackers, step = [], self.progress.step
+        if main := self.accelerator.is_main_process:
+            is_new = not self.run.exists()
+            self._prepare_folder()
+            try:
+                trackers = start_trackers(self.recipe, self.run, step=step)
+            except ConfigError:
+                if is_new:
+                    shutil.rmtree(self.run)  # the same command may be given again
+                raise
+        self.accelerator.wait_for_everyone()
+        return RunLog(self.run, step=step, num_steps=self.recipe.training.num_steps, active=main, trackers=trackers)
+
+    def _prepare_folder(self) -> None:
+        """A new run begins with a checkpoint of its first step; the folder of one that goes on is tidied up."""
+        recipe = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not self.run.exists():
+            with new_directory(self.run) as folder:
+                (folder / RECIPE).write_text(recipe, encoding="utf-8")
+                (folder / LAST).mkdir()
+                self._write_checkpoint(folder / LAST)
+            return
+        self.checkpoints.tidy(self._damaged)
+        if (self.run / RECIPE).read_text(encoding="utf-8") != recipe:
+            with new_file(self.run / RECIPE, replace=True) as partial:
+                partial.write_text(recipe, encoding="utf-8")
+
+    def _after_step(self, log: RunLog, *, asked_to_stop: bool) -> None:
+        """Validate and save what is due."""
         config, step = self.recipe.training, self.progress.step
         at_end = step == config.num_steps
         if step % config.validate_every == 0 or at_end:
-            loss = self._validate(log)
-            if loss < self.progress.best_loss_nats:
+            loss, best = self._validate(log), self.progress.best_loss_nats
+            if loss < best:
                 self.progress.best_loss_nats = loss
-                self._save(BEST)
-        if step % config.checkpoint_every == 0 or at_end:
-            self._save(LAST)
+                if not self._save(BEST, log, must=at_end):
+                    self.progress.best_loss_nats = best
+        if step % config.checkpoint_every == 0 or at_end or asked_to_stop:
+            self._save(LAST, log, must=at_end or asked_to_stop)
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of this process for each remaining step."""
         progress, config = self.progress, self.recipe.training
-        num_processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        plan = self.batches.plan.batches(Place(progress.epoch, progress.sequence, progress.part))
+        together = config.sequence_parallel
+        num_groups, own = self.accelerator.num_processes // together, self.accelerator.process_index // together
+        plan = self.batches.plan.batches(progress.place)
         while progress.step < config.num_steps:
-            planned = [next(plan) for _ in range(config.accumulation * num_processes)]
-            place = planned[-1].next_place
-            progress.epoch, progress.sequence, progress.part = place.epoch, place.sequence, place.part
-            yield [self.batches.batch(each) for each in planned[rank::num_processes]]
+            planned = [next(plan) for _ in range(config.accumulation * num_groups)]
+            progress.place = planned[-1].next_place
+            yield [self.batches.batch(each) for each in planned[own::num_groups]]
 
-    def _step(self, batches: list[Batch]) -> Tensor:
-        """One optimizer step; returns its sums over all processes (loss in nats, correct, predicted, tokens)."""
+    def _step(self, batches: list[Batch]) -> tuple[int, bool]:
+        """One optimizer step of all processes; returns their tokens, and whether one of them was asked to stop."""
         config, step = self.recipe.training, self.progress.step
         device = self.accelerator.device
         # Dropout's random state is a function of (seed, step, process), so nothing of it need be saved.
@@ -219,54 +265,101 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor([sum(batch.num_predicted for batch in batches)])
-        all_predicted = int(self._sum_over_processes(predicted))
-        sums = torch.zeros(4, dtype=torch.float64)
-        for batch in (batch.to(device) for batch in batches):
-            loss, correct = self._loss(batch)
-            # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
-            weighted = loss * (self.accelerator.num_processes / all_predicted)
-            if config.orthogonality:
-                weighted = weighted + config.orthogonality / len(batches) * self.plain_model.orthogonality()
-            self.accelerator.backward(weighted)
-            sums[:2] += torch.stack([loss.detach(), correct]).double().cpu()
-            sums[2:] += torch.tensor([batch.num_predicted, batch.tokens.numel()])
-        total = self._sum_over_processes(sums)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        if not (total[0].isfinite() and torch.as_tensor(norm).isfinite()):
+        counts = torch.tensor([self._count(batch) for batch in batches], dtype=torch.float64).sum(0)
+        all_predicted = int(self._sum_over_processes(counts[:1]))
+        sums = torch.zeros(5, dtype=torch.float64)
+        for number, batch in enumerate((batch.to(device) for batch in batches), 1):
+            # Processes exchange gradients once, with the last batch.
+            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
+                loss, correct = self._backward(batch, all_predicted, len(batches))
+            sums[:2] += torch.stack([loss, correct]).double().cpu()
+        sums[2:4] = counts
+        sums[4] = self.stop.signal is not None
+        loss, correct, predicted, num_tokens, num_asked = self._sum_over_processes(sums).tolist()
+        norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
+        self.progress.count(loss=loss, correct=correct, predicted=predicted, tokens=int(num_tokens), norm=norm)
+        if self.progress.num_skipped_in_a_row >= config.max_skipped_steps:
             self._refuse_to_go_on(batches)
         for optimizer in self.optimizers:
-            optimizer.step()
+            if not self.progress.num_skipped_in_a_row:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.progress.num_tokens += int(total[3])
-        return total
+        return int(num_tokens), bool(num_asked)
+
+    def _count(self, batch: Any) -> tuple[int, int]:
+        """How many tokens of a batch this process predicts, and how many it computes."""
+        targets = self._own(batch.targets)
+        return int((targets != IGNORED).sum()), targets.numel()
+
+    def _backward(self, batch: Any, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:
+        """Add a batch's gradient; its loss in nats and how many tokens were predicted right."""
+        loss, correct = self._loss(batch)
+        # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
+        weighted = loss * (self.accelerator.num_processes / all_predicted)
+        if penalty := self.recipe.training.orthogonality:
+            weighted = weighted + penalty / num_batches * self.plain_model.orthogonality()
+        self.accelerator.backward(weighted)
+        return loss.detach(), correct
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Sum of the losses of what a batch predicts, and how much of it is right."""
         selected = batch.targets != IGNORED
-        targets = batch.targets[selected]
-        logits = self.model(batch.tokens, packing=batch.packing, selected=selected)
+        targets = self._own(batch.targets)[self._own(selected)]
+        logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
         loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
         return loss, (logits.detach().argmax(-1) == targets).sum()
 
-    def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
+    def _own(self, row: Tensor) -> Tensor:
+        """The part of a batch's row (1, L) that this process computes."""
+        return row if self.group is None else row[:, own_span(row.shape[1], self.group)]
+
+    def _refuse_to_go_on(self, batches: list[Any]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
         places = set()
-        for batch in batches:
-            tokens = batch.tokens.to(self.accelerator.device)
+        for batch in (batch.to(self.accelerator.device) for batch in batches):
             with self.accelerator.autocast():
-                places.add(first_non_finite(self.plain_model, tokens, packing=batch.packing))
-        place = min(places - {ALL_FINITE}, default="the gradient")
-        raise NumericalError(
-            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite, so the step was not taken: lower "
-            "training.learning_rate or training.gradient_clip, or set model.qk_norm=true, and start a new run"
+                places.add(self._place_of_fault(batch))
+        place = min(set(gather_object(sorted(places))) - {ALL_FINITE}, default="the gradient")
+        taken = (
+            "the step was not taken"
+            if (number := self.progress.num_skipped_in_a_row) == 1
+            else (f"none of the last {number} steps was taken")
         )
+        raise NumericalError(
+            f"{self.run}, step {self.progress.step + 1}: {place} became NaN or infinite, so {taken}; the last checkpoint is "
+            f"that of step {self._last_saved}, {self.run / LAST}: lower training.learning_rate or training.gradient_clip and "
+            "go on with --resume and --allow-change, or set model.qk_norm=true and start a new run"
+        )
+
+    def _place_of_fault(self, batch: Any) -> str:
+        """Where the numbers of a batch stop being finite, or that they do not."""
+        place = first_non_finite(self.plain_model, batch.tokens, packing=batch.packing)
+        if place == ALL_FINITE:
+            place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
+        return place
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""
         if self.accelerator.num_processes == 1:
             return values
         return cast(Tensor, self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")).cpu()
+
+    def _group_of_rows(self, model: ProteinLM) -> Group | None:
+        """The processes that hold a batch together with this one, if there are others."""
+        together, num_processes = self.recipe.training.sequence_parallel, self.accelerator.num_processes
+        if together == 1:
+            return None
+        try:
+            model.check_can_be_split()
+        except ValueError as error:
+            raise ConfigError(f"training.sequence_parallel {together}: {error}") from error
+        if num_processes % together:
+            raise ConfigError(
+                f"training.sequence_parallel {together} does not divide the {num_processes} process(es) of this run; start "
+                f"{together} processes, or a multiple"
+            )
+        group, _ = torch.distributed.new_subgroups(together)
+        return cast(Group, group)
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:
@@ -282,7 +375,8 @@ class Trainer:
                 f"{self.store.path}: the split valid has no sequence of {longest} residues or less; prepare the "
                 "corpus with a larger --valid-fraction"
             )
-        chosen = indices[: self.recipe.training.num_validation_sequences]
+        number = min(self.recipe.training.num_validation_sequences, indices.size)
+        chosen = indices[np.arange(number) * indices.size // number]
         return [self.store.residues(i) for i in chosen.tolist()]
 
     def _validate(self, log: RunLog) -> float:
@@ -293,36 +387,58 @@ class Trainer:
             results = evaluation_log_probabilities(
                 self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
             )
+        unigram = unigram_results(self.unigram, mine, is_causal=self.plain_model.is_causal)
+        loss, accuracy = self._mean_over_residues(results)
+        unigram_loss, unigram_accuracy = self._mean_over_residues(unigram)
+        log.row(
+            step=self.progress.step,
+            split="valid",
+            epoch=self.progress.epoch,
+            num_tokens=self.progress.num_tokens,
+            seconds=self.progress.seconds,
+            loss_nats=loss,
+            perplexity=perplexity(loss),
+            accuracy=accuracy,
+            unigram_perplexity=perplexity(unigram_loss),
+            unigram_accuracy=unigram_accuracy,
+        )
+        return loss
+
+    def _mean_over_residues(self, results: list[ResidueLogProbabilities]) -> tuple[float, float]:
+        """Loss in nats and accuracy, over the residues of all processes."""
         sums = torch.zeros(3, dtype=torch.float64)
         for result in results:
             sums += torch.tensor([-result.log_probabilities.sum(), result.correct.sum(), result.correct.size])
         loss, correct, count = self._sum_over_processes(sums).tolist()
-        row = {"loss_nats": loss / count, "perplexity": math.exp(loss / count), "accuracy": correct / count}
-        log.row(step=self.progress.step, split="valid", num_tokens=self.progress.num_tokens, **row)
-        log.line(
-            f"step {self.progress.step}: validation perplexity {row['perplexity']:.3f}, accuracy {row['accuracy']:.1%}"
-        )
-        return loss / count
+        return loss / count, correct / count
 
-    def _log(self, log: RunLog, window: "_Window") -> None:
-        facts = self._facts(window)
-        learning_rate = self.optimizers[0].param_groups[0]["lr"]
-        log.row(
-            step=self.progress.step,
-            split="train",
-            epoch=self.progress.epoch,
-            num_tokens=self.progress.num_tokens,
-            learning_rate=learning_rate,
-            **facts,
-        )
-        log.advance(
-            self.progress.step, f"loss {facts[self._loss_name]:.3f}  {facts['tokens_per_second']:,.0f} tokens/s"
-        )
+    def _facts(self, speed: Speed) -> dict[str, float]:
+        """Of the steps since the last row; without means if all of them were skipped."""
+        progress = self.progress
+        return {
+            **progress.means(),
+            "tokens_per_second": speed.tokens_per_second,
+            "num_skipped_steps": progress.num_skipped_steps,
+        }
 
-    def _facts(self, window: "_Window") -> dict[str, float]:
-        return window.facts()
+    def _log(self, log: RunLog, speed: Speed) -> None:
+        progress = self.progress
+        if progress.steps_since_row:
+            log.row(
+                step=progress.step,
+                split="train",
+                epoch=progress.epoch,
+                num_tokens=progress.num_tokens,
+                seconds=progress.seconds,
+                learning_rate=self.optimizers[0].param_groups[0]["lr"],
+                **self._facts(speed),
+                peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
+            )
+        progress.begin_row()
 
     def _describe(self, log: RunLog) -> None:
+        for note in self._notes:
+            log.line(note)
         model, batches = self.recipe.model, self.batches
         num_weights = f"{self.plain_model.num_parameters:,} weights"
         if self.base is not None:
@@ -338,8 +454,8 @@ class Trainer:
         num_valid = self.store.indices(Split.VALID).size
         if len(self.validation) < num_valid:
             log.line(
-                f"validation uses {len(self.validation):,} of {num_valid:,} sequences: the first "
-                f"{self.recipe.training.num_validation_sequences:,} of {batches.plan.max_residues:,} residues or less"
+                f"validation uses {len(self.validation):,} of {num_valid:,} sequences, "
+                f"evenly spread over those of {batches.plan.max_residues:,} residues or less"
             )
         if batches.plan.concatenates:
             log.line(f"sequences are concatenated and cut into windows of {model.max_length:,} tokens")
@@ -347,64 +463,98 @@ class Trainer:
             done = _DONE_TO_LONG[self.recipe.data.long_sequences]
             log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
 
-    def _save(self, name: str) -> None:
-        """Write the model, and for `last` the training state, under `name` in the run directory."""
+    def _save(self, name: str, log: RunLog, *, must: bool) -> bool:
+        """Write the model, and for `last` the training state, into the run; whether that went well.
+
+        Raises:
+            OutputError: it did not, and `must` is True.
+        """
+        failed = torch.zeros(1)
         if self.accelerator.is_main_process:
-            progress = vars(self.progress)
-            facts = {
-                "step": self.progress.step,
-                "num_tokens": self.progress.num_tokens,
-                f"best_validation_{self._loss_name}": None
-                if math.isinf(best := self.progress.best_loss_nats)
-                else best,
-                "corpus": {source["name"]: source["sha256"] for source in self.store.manifest["sources"]},
-            }
-            with new_directory(self.run / name, replace=True) as folder:
-                write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head)
+            try:
                 if name == LAST:
-                    state = {"progress": progress, "recipe": self.recipe.model_dump(mode="json")}
-                    write_training_state(folder, state, _optimizer_tensors(self.optimizers))
-        self.accelerator.wait_for_everyone()
+                    keep = self.recipe.training.keep_checkpoints
+                    self.checkpoints.write(self.progress.step, self._write_checkpoint, keep=keep)
+                else:
+                    with new_directory(self.run / name, replace=True) as folder:
+                        self._write_model(folder)
+                        write_checksums(folder)
+            except OutputError as error:
+                if must:
+                    raise
+                failed += 1
+                log.line(f"step {self.progress.step}: {error}; the run goes on, and {name} stays as it was")
+        saved = not self._sum_over_processes(failed)
+        if saved and name == LAST:
+            self._last_saved = self.progress.step
+        return saved
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self._write_model(folder)
+        state = {
+            "progress": asdict(self.progress),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "changes": self._changes,
+            "corpus": self.store.identity,
+            "protein_lm_version": __version__,
+        }
+        write_training_state(folder, state, _optimizer_tensors(self.optimizers))
+        write_checksums(folder)
+
+    def _write_model(self, folder: Path) -> None:
+        best = self.progress.best_loss_nats
+        facts = {
+            "step": self.progress.step,
+            "num_tokens": self.progress.num_tokens,
+            f"best_validation_{self._loss_name}": None if math.isinf(best) else best,
+            "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
+        }
+        write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head)
 
     def _check_run_directory(self, resume: bool) -> None:
-        if resume and not (self.run / LAST).is_dir():
-            raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint {LAST}; start without --resume")
+        if resume and not self.checkpoints.newest_first():
+            raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint in it; start without --resume")
         if not resume and self.run.exists():
             raise OutputError(f"{self.run} exists already; add --resume to go on with it, or name another run")
 
-    def _read_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The training state to go on from, of the same recipe."""
-        state, moments = read_training_state(self.run / LAST)
-        old = parse(type(self.recipe), state["recipe"], str(self.run / LAST)).model_dump(mode="json")
-        if old != (new := self.recipe.model_dump(mode="json")):
-            raise ConfigError(f"{self.run}: resumed with another recipe: {', '.join(_differences(old, new))}")
-        return state, moments
+    def _restore(self, allowed: Collection[str]) -> tuple[Path, dict[str, Tensor]]:
+        """Take up the newest checkpoint that is whole; its folder and the optimizers' moments."""
+        faults = []
+        for checkpoint in self.checkpoints.newest_first():
+            try:
+                check_files(checkpoint)
+                state, tensors = read_training_state(checkpoint)
+            except ModelError as error:
+                faults.append(str(error))
+                self._damaged.append(checkpoint)
+                continue
+            break
+        else:
+            raise ModelError(f"{self.run}: no checkpoint is whole: {'; '.join(faults)}; start a new run")
+        self.progress = Progress(**state["progress"])
+        self._last_saved = self.progress.step
+        self._notes += [f"{fault}; going on from the checkpoint of step {self.progress.step}" for fault in faults]
+        if different := [name for name, value in self.store.identity.items() if state["corpus"].get(name) != value]:
+            raise ConfigError(
+                f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
+                f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
+            )
+        old = parse(type(self.recipe), state["recipe"], str(checkpoint))
+        changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
+        self._changes = state["changes"]
+        if changes:
+            self._changes.append({"step": self.progress.step, "changes": changes})
+            self._notes.append(f"changed from step {self.progress.step} on: {', '.join(changes)}")
+        if (version := state["protein_lm_version"]) != __version__:
+            self._notes.append(f"the checkpoint was written by protein_lm {version}, this is {__version__}")
+        return checkpoint, tensors
 
     def _check_same_model(self, initial: Path) -> None:
         old = read_config(initial).model_dump(mode="json")
         new = self.recipe.model.model_dump(mode="json") | {"dropout": old["dropout"]}  # dropout has no weights
         if old != new:
-            differences = ", ".join(_differences({"model": old}, {"model": new}))
-            raise ConfigError(f"{initial}: is another model than the recipe's: {differences}; change the recipe")
-
-
-class _Window:
-    """Sums over the steps since the last row of the log."""
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64)
-        self.start = time.perf_counter()
-
-    def add(self, sums: Tensor) -> None:
-        self.sums += sums
-
-    def facts(self) -> dict[str, float]:
-        loss, correct, predicted, tokens = self.sums.tolist()
-        return {
-            "loss_nats": loss / predicted,
-            "accuracy": correct / predicted,
-            "tokens_per_second": tokens / (time.perf_counter() - self.start),
-        }
+            changed = ", ".join(differences({"model": old}, {"model": new}).values())
+            raise ConfigError(f"{initial}: is another model than the recipe's: {changed}; change the recipe")
 
 
 def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:
@@ -425,12 +575,3 @@ def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[s
             if int(owner) == number:
                 state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"{section}.{key} was {old[section].get(key)!r}, now {value!r}"
-        for section, values in new.items()
-        for key, value in values.items()
-        if old[section].get(key) != value
-    ]

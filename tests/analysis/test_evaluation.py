@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from protein_lm import alphabet
-from protein_lm.analysis.evaluation import describe, evaluate, unigram_log_probabilities
+from protein_lm.analysis.evaluation import describe, evaluate
 from protein_lm.checkpoint import load_model
 from protein_lm.choices import LongPolicy
 from protein_lm.data.prepare import prepare
@@ -13,17 +12,6 @@ from protein_lm.data.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import fresh_model, write_fasta
 from tests.inference.toys import CopyModel
-
-
-def test_the_baseline_is_the_composition_of_the_training_split(corpus) -> None:
-    probabilities = np.exp(unigram_log_probabilities(corpus))
-    train = np.concatenate([corpus.residues(int(i)) for i in corpus.indices(Split.TRAIN)])
-    alanine = alphabet.TOKENS.index("A")
-    assert probabilities[alanine] == pytest.approx(
-        ((train == alanine).sum() + 1) / (train.size + alphabet.NUM_RESIDUES)
-    )
-    assert probabilities.sum() == pytest.approx(1.0)
-    assert (probabilities[[alphabet.CLS, alphabet.EOS, alphabet.MASK]] == 0).all()
 
 
 def test_accuracy_and_perplexity_by_hand(tmp_path) -> None:

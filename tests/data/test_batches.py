@@ -13,7 +13,7 @@ from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.data.batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.data.hashing import mix
-from protein_lm.data.masking import choose_positions, corrupted, hide, ranks
+from protein_lm.data.masking import choose_positions, corrupted, drawn, hide
 from protein_lm.data.plan import Pieces, Place, Planned
 from protein_lm.data.split import Split
 
@@ -91,20 +91,26 @@ def test_corruption_is_80_10_10() -> None:
     assert others.min() > 400 and others.max() < 600  # 500 expected of each
 
 
-def test_ranks_by_sorting_each_sequence() -> None:
-    lengths = np.array([1, 5, 40, 2])
+def test_draws_by_sorting_each_sequence() -> None:
+    lengths, counts = np.array([1, 5, 40, 2]), np.array([1, 0, 6, 2])
     draws = mix(np.arange(48, dtype=np.uint64))
-    expected = np.concatenate([np.argsort(np.argsort(part)) for part in np.split(draws, np.cumsum(lengths)[:-1])])
-    assert ranks(draws, np.repeat(np.arange(4), lengths), lengths).tolist() == expected.tolist()
+    starts = np.cumsum(lengths) - lengths
+    expected = [
+        start + place
+        for start, length, count in zip(starts, lengths, counts, strict=True)
+        for place in np.argsort(draws[start : start + length])[:count]
+    ]
+    assert drawn(draws, lengths, counts).tolist() == expected
 
 
-def test_ranks_of_more_sequences_than_one_number_holds() -> None:
+def test_draws_of_more_sequences_than_16_bits_count() -> None:
     lengths = np.full(70_000, 3)
     draws = mix(np.arange(210_000, dtype=np.uint64))
-    owners = np.repeat(np.arange(70_000), 3)
-    whole = ranks(draws, owners, lengths)
-    assert whole[:3000].tolist() == ranks(draws[:3000], owners[:3000], lengths[:1000]).tolist()
-    assert np.bincount(whole).tolist() == [70_000] * 3
+    draws[:3] = 1 << 40, 5, 5  # of equal ones the first wins
+    chosen = drawn(draws, lengths, np.full(70_000, 2))
+    assert chosen[:2].tolist() == [1, 2]
+    assert np.array_equal(chosen[:2000], drawn(draws[:3000], lengths[:1000], np.full(1000, 2)))
+    assert np.array_equal(np.unique(chosen // 3), np.arange(70_000)) and np.unique(chosen).size == 140_000
 
 
 def test_evaluation_hides_what_it_chooses() -> None:
@@ -128,7 +134,7 @@ def test_masks_reach_every_position_alike(corpus) -> None:
 
 def test_crops_reach_the_whole_of_a_sequence(corpus) -> None:
     training = batches(corpus, max_length=12)
-    index = int(corpus.indices(Split.TRAIN)[np.argmax(corpus.lengths[corpus.indices(Split.TRAIN)])])
+    index = int(corpus.indices(Split.TRAIN)[np.argmax(corpus.lengths_of(corpus.indices(Split.TRAIN)))])
     residues = corpus.residues(index)
     starts = set()
     for epoch in range(300):

@@ -12,20 +12,22 @@ def test_ledgers_against_a_dictionary(tmp_path, monkeypatch, held_rows):
     monkeypatch.setattr(duplicates, "_HELD_ROWS", held_rows)
     generator = np.random.default_rng(0)
     sequences, pairs = Ledger(tmp_path, "sequences"), Ledger(tmp_path, "pairs")
-    seen, repeats, checks, first = set(), [], {}, 0
+    seen, repeats, checks, first = {}, [], {}, 0
     for size in (1, 0, 50, 3, 700, 10, 10, 10):
         keys = generator.integers(0, 200, size, dtype=np.uint64) * np.uint64(2**64 // 200)
         others = generator.integers(0, 3, size, dtype=np.uint64)
         sequences.add(keys, others, first)
         pairs.add(keys, others, first)
         for record, pair in enumerate(zip(keys.tolist(), others.tolist(), strict=True), first):
-            repeats += [record] if pair in seen else []
-            seen.add(pair)
+            repeats += [(record, seen[pair])] if pair in seen else []
+            seen.setdefault(pair, record)
             checks.setdefault(pair[0], set()).add(pair[1])
         first += size
-    found = np.concatenate(list(sequences.repeats()))
-    assert sorted(found.tolist()) == repeats
+    found = [pair for columns in sequences.repeats() for pair in zip(*map(np.ndarray.tolist, columns), strict=True)]
+    assert sorted(found) == repeats
     assert set(pairs.conflicts().tolist()) == {key for key, others in checks.items() if len(others) > 1}
+    for ledger in (sequences, pairs):
+        ledger.remove()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from io import StringIO
 
 import numpy as np
@@ -6,6 +7,7 @@ from rich.console import Console
 
 from protein_lm.data.inspect import measure, report
 from protein_lm.data.prepare import prepare
+from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 
 
@@ -21,16 +23,22 @@ def test_measures(store):
     contents = measure(store)
     assert contents.residue_counts == {"M": 318, "X": 7}
     assert contents.longest == [("s300", 300), ("s8", 8), ("s7", 7), ("s4", 4), ("s3", 3)]
-    bins = {low: number for low, _, number in contents.histogram}
+    bins = {low: number for low, _, number in contents.histogram()}
     assert bins == {1: 1, 2: 2, 4: 2, 8: 1, 16: 0, 32: 0, 64: 0, 128: 0, 256: 1}
     assert sum(bins.values()) == store.num_sequences
-    assert all(high == 2 * low - 1 for low, high, _ in contents.histogram)
+    assert all(high == 2 * low - 1 for low, high, _ in contents.histogram())
 
 
-def test_composition_agrees_with_a_plain_count_in_parts(store, monkeypatch):
+def test_measures_in_parts_agree_with_plain_counts(store, monkeypatch):
+    monkeypatch.setattr("protein_lm.data.inspect._SCANNED_SEQUENCES", 2)
     whole = measure(store)
-    monkeypatch.setattr("protein_lm.data.inspect._SCANNED_RESIDUES", 10)
-    assert measure(store).residue_counts == whole.residue_counts
+    assert whole.residue_counts == {"M": 318, "X": 7}
+    assert [length for _, length in whole.longest] == [300, 8, 7, 4, 3]
+    for split in Split:
+        expected = Counter(store.lengths_of(store.indices(split)).tolist())
+        assert dict(zip(whole.lengths.tolist(), whole.numbers[split.label].tolist(), strict=True)) == {
+            length: expected[length] for length in (1, 2, 3, 4, 7, 8, 300)
+        }
     assert np.asarray(store.tokens).size == sum(whole.residue_counts.values())
 
 

@@ -131,7 +131,7 @@ def test_a_sequence_over_several_windows_goes_on_where_it_was_cut(corpus) -> Non
 
 
 def test_counts_and_refusals(corpus) -> None:
-    lengths = corpus.lengths[corpus.indices(Split.TRAIN)]
+    lengths = corpus.lengths_of(corpus.indices(Split.TRAIN))
     number, too_long = lengths.size, int((lengths > 22).sum())
     assert (plan(corpus).num_sequences, plan(corpus).num_too_long) == (number, too_long)
     assert plan(corpus, **MODES["drop"]).num_sequences == number - too_long

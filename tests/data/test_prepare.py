@@ -43,7 +43,7 @@ def test_round_trip_of_real_records(tmp_path):
     store = TokenStore.open(tmp_path / "store")
     expected = {record.sequence_id: record.sequence for record in read_records(FIXTURE)}
     assert sequences(store) == expected
-    assert store.lengths.tolist() == [len(sequence) for sequence in expected.values()]
+    assert np.diff(store.offsets).tolist() == [len(sequence) for sequence in expected.values()]
     assert (store.num_sequences, store.tokens.size) == (manifest["num_sequences"], manifest["num_residues"])
     assert (store.tokens.dtype, store.offsets.dtype, store.splits.dtype) == (np.uint8, np.int64, np.uint8)
     assert sorted(index for split in Split for index in store.indices(split)) == list(range(store.num_sequences))
@@ -91,6 +91,7 @@ def test_the_manifest_tells_where_it_came_from(tmp_path, fasta):
         "test_fraction": 0,
         "table": {"name": "table.csv", "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
         "clusters": None,
+        "families": None,
     }
     assert manifest["splits"]["held_out"] == {"num_sequences": 1, "num_residues": 3}
     assert manifest["splits"]["train"] == {"num_sequences": 3, "num_residues": 10}
@@ -132,7 +133,7 @@ def test_duplicates_anywhere_leave_what_a_dictionary_keeps(tmp_path, monkeypatch
     for split in Split:
         numbers = manifest["splits"][split.label]
         indices = store.indices(split)
-        assert numbers == {"num_sequences": indices.size, "num_residues": int(store.lengths[indices].sum())}
+        assert numbers == {"num_sequences": indices.size, "num_residues": int(store.lengths_of(indices).sum())}
     assert names(tmp_path / "store") == sorted([*ARRAYS, "manifest.json"])
 
 
@@ -313,11 +314,17 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
             body = letters[start : start + int(generator.integers(10, 50))].tobytes()
             file.write(b">s%d\n%b\n" % (number, body))
     arguments = ["data", "prepare", str(tmp_path / "in.fasta"), "-o", str(tmp_path / "store")]
-    command = [sys.executable, "-m", "protein_lm", *arguments]
+    script = (
+        "import sys; from protein_lm.cli import main; from protein_lm.data import journal\n"
+        "if __name__ == '__main__': journal.SAVED_BYTES = 2**18; sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "often.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "often.py"), *arguments]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     seconds = time.perf_counter() - start
     whole = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
+    num_resumed = 0
     for moment in generator.uniform(0.2, 1.0, 20) * seconds:
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -325,6 +332,9 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
         process.kill()
         process.wait()
         if not (tmp_path / "store").exists():
-            subprocess.run(command, check=True, capture_output=True)
+            workers = str(generator.integers(0, 3))
+            done = subprocess.run([*command, "--workers", workers], check=True, capture_output=True)
+            num_resumed += b"going on with what a killed run had begun" in done.stderr
         assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == whole
-        assert names(tmp_path) == ["in.fasta", "store"]
+        assert names(tmp_path) == ["in.fasta", "often.py", "store"]
+    assert num_resumed

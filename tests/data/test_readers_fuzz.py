@@ -46,6 +46,20 @@ PIECES = st.sampled_from(
 damages = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), PIECES | st.binary(max_size=5)), max_size=4)
 
 
+def check_read(path: Path, *, block_bytes: int, on_error: OnError) -> None:
+    """Read a file whose records must be whole, or which must be refused in one line."""
+    try:
+        with Source(path, block_bytes=block_bytes) as source:
+            for block in read_blocks(source, on_error=on_error):
+                assert (block.lengths > 0).all() and block.sequence_ids.lengths.all()
+                assert len(block.tokens) == block.lengths.sum()
+                assert all(4 <= token <= 28 for token in set(block.tokens))
+                assert b"".join(block.headers.cut()).decode() is not None
+                assert len(block.sequence_ids.cut()) == len(block) == block.annotations.flags.size
+    except InputError as error:
+        assert str(error) and "\n" not in str(error)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 @settings(max_examples=150, deadline=None)
 @given(
@@ -59,13 +73,4 @@ def test_damaged_files(name, damages, cut, block_bytes, on_error, tmp_path_facto
     text = text[: int((1 - cut**4) * len(text))]
     path = tmp_path_factory.mktemp("fuzz") / "in"
     path.write_bytes(text)
-    try:
-        with Source(path, block_bytes=block_bytes) as source:
-            for block in read_blocks(source, on_error=on_error):
-                assert (block.lengths > 0).all() and block.sequence_ids.lengths.all()
-                assert len(block.tokens) == block.lengths.sum()
-                assert all(4 <= token <= 28 for token in set(block.tokens))
-                assert b"".join(block.headers.cut()).decode() is not None
-                assert len(block.sequence_ids.cut()) == len(block) == block.annotations.flags.size
-    except InputError as error:
-        assert str(error) and "\n" not in str(error)
+    check_read(path, block_bytes=block_bytes, on_error=on_error)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from protein_lm import alphabet
 from protein_lm.checkpoint import load_model, read_facts, save_model
 from protein_lm.cli import main
-from protein_lm.errors import ConfigError, ModelError, ProteinLMError
+from protein_lm.errors import ConfigError, ModelError, NumericalError, ProteinLMError
 from protein_lm.inference.likelihood import causal_log_probabilities
+from protein_lm.model.adapters import adapter_weights
 from protein_lm.training.trainer import Trainer
 from tests.conftest import fresh_model, small_recipe
 
@@ -44,7 +45,9 @@ def scores(model) -> np.ndarray:
 
 def test_only_adapters_are_trained_and_kept(base, trained) -> None:
     folder = trained.run / "best"
-    assert {path.name for path in folder.iterdir()} == {"README.md", "adapters.safetensors", "config.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("README.md", "adapters.safetensors", "checksums.json", "config.json")
+    }
     adapters = load_file(folder / "adapters.safetensors")
     assert len(adapters) == 2 * 2 * 4 and adapters["blocks.0.attention.input_projection.lora_A.weight"].shape == (4, 32)
     before, after = load_model(base).state_dict(), load_model(trained.run).state_dict()
@@ -112,12 +115,20 @@ def test_adapters_of_attention_alone(base, corpus, tmp_path) -> None:
     assert len(names) == 2 * 2 * 2 and all(".attention." in name for name in names)
 
 
+def test_gradients_that_are_not_finite_are_named(base, corpus, tmp_path) -> None:
+    trainer = Trainer(recipe(max_skipped_steps=1), corpus, tmp_path / "run", initial=str(base))
+    weight = adapter_weights(trainer.plain_model)["blocks.0.attention.input_projection.lora_B.weight"]
+    weight.register_hook(lambda gradient: gradient * np.nan)
+    with pytest.raises(NumericalError, match=r"the gradient of blocks\.0\.attention\.input_projection\.lora_B"):
+        trainer.fit()
+
+
 def test_mistakes(base, corpus, tmp_path) -> None:
     with pytest.raises(ConfigError, match="trains adapters of an existing model; name it with --init"):
         Trainer(recipe(), corpus, tmp_path / "run")
     with pytest.raises(ConfigError, match="lora_rank 32 saves nothing in a model of width 32; lower it"):
         Trainer(recipe(lora_rank=32), corpus, tmp_path / "run", initial=str(base))
-    with pytest.raises(ValidationError, match="redraw_every 5 changes what lora_rank 4 freezes"):
+    with pytest.raises(ValidationError, match="redraw_every 5 changes a model that adapters or a head alone leave"):
         recipe(redraw_every=5)
     assert not (tmp_path / "run").exists()
 
@@ -126,5 +137,6 @@ def test_adapters_that_do_not_fit(trained, tmp_path) -> None:
     shutil.copytree(trained.run / "best", tmp_path / "best")
     config = (tmp_path / "best/config.json").read_text()
     (tmp_path / "best/config.json").write_text(config.replace('"rank": 4', '"rank": 0'))
+    (tmp_path / "best/checksums.json").unlink()
     with pytest.raises(ProteinLMError, match="does not fit the model"):
         load_model(tmp_path / "best")

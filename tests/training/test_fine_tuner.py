@@ -8,12 +8,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from protein_lm import alphabet
 from protein_lm.checkpoint import load_model, load_predictor, save_model
 from protein_lm.choices import LongPolicy
 from protein_lm.cli import main
 from protein_lm.config import FineTuningRecipe
+from protein_lm.data.batches import pack
+from protein_lm.data.split import Split
+from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.predict import agreement, predictions
 from protein_lm.training.fine_tuner import FineTuner
 from protein_lm.training.run_log import read_metrics
@@ -72,11 +76,14 @@ def recipe(task: str = "regression", *, frozen: bool = False, head: dict | None 
         ("regression", {"lora_rank": 4}, "spearman", 0.6),
         ("classification", {}, "accuracy", 0.8),
         ("classification", {"head": {"pooling": "end"}}, "accuracy", 0.8),
-        ("residue-classification", {"frozen": True}, "accuracy", 0.95),
-        ("residue-regression", {"frozen": True}, "spearman", 0.8),
+        ("residue-classification", {"frozen": True}, "accuracy", 0.7),
+        ("residue-regression", {"frozen": True}, "spearman", 0.6),
     ],
 )
 def test_labels_are_learned(base, tmp_path, task, changes, measure, least) -> None:
+    """With four seeds, whole sequences gave correlations of 0.61 to 0.82, whose standard deviation by chance is 0.21 (24
+    labels), and accuracies of 0.875 to 1 beside a baseline of 0.625; what a head alone can reach, the next test says.
+    """
     tuner = FineTuner(
         recipe(task, **changes), write_table(tmp_path / "t.csv", task), tmp_path / "run", initial=str(base)
     )
@@ -104,6 +111,32 @@ def test_labels_are_learned(base, tmp_path, task, changes, measure, least) -> No
     assert same is bool(stays) and (tmp_path / "run/best/model.safetensors").exists() is not bool(stays)
 
 
+@pytest.mark.parametrize("task", ["residue-classification", "residue-regression"])
+def test_a_head_alone_becomes_the_best_linear_one(base, tmp_path, task) -> None:
+    """Under a frozen model nothing but a linear layer is trained, so that least squares say what there is to reach."""
+    settings = recipe(task, frozen=True, num_steps=100, learning_rate=0.1, validate_every=100, checkpoint_every=100)
+    tuner = FineTuner(settings, write_table(tmp_path / "t.csv", task), tmp_path / "run", initial=str(base))
+    tuner.fit()
+
+    model = load_model(base)
+
+    def hidden(split: Split) -> np.ndarray:
+        rows = [tuner.store.residues(i) for i in tuner.store.indices(split).tolist()]
+        tokens, packing = pack(rows)
+        with torch.no_grad():
+            is_residue = (tokens[0] != alphabet.CLS) & (tokens[0] != alphabet.EOS)
+            states = model.hidden_states(tokens, packing=packing)[0, is_residue].numpy()
+        return np.c_[states, np.ones(len(states))]
+
+    labels = {split: tuner.labels.of(tuner.store.indices(split)) for split in (Split.TRAIN, Split.TEST)}
+    solution = np.linalg.lstsq(hidden(Split.TRAIN), labels[Split.TRAIN].astype(float), rcond=None)[0]
+    fitted, row = hidden(Split.TEST) @ solution, tuner.evaluation().set_index("split").loc["test"]
+    if task == "residue-regression":
+        assert row["rmse"] == pytest.approx(np.sqrt(np.mean((fitted - labels[Split.TEST]) ** 2)), rel=0.01)
+    else:
+        assert row["accuracy"] > ((fitted > 0.5) == labels[Split.TEST]).mean() - 0.02
+
+
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"frozen": True}])
 def test_a_resumed_run_equals_the_uninterrupted_one(base, tmp_path, changes) -> None:
     table, settings = write_table(tmp_path / "t.csv", "regression"), recipe(num_steps=6, checkpoint_every=2, **changes)
@@ -126,6 +159,34 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, tmp_path, changes) -> 
     FineTuner(settings, table, tmp_path / "broken", resume=True).fit()
     whole, again = (load_predictor(tmp_path / run / "last").state_dict() for run in ("whole", "broken"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_what_a_resumed_run_refuses(base, tmp_path) -> None:
+    table, settings = write_table(tmp_path / "t.csv", "regression"), recipe(num_steps=2, warmup_steps=1)
+    FineTuner(settings, table, tmp_path / "run", initial=str(base)).fit()
+    head = recipe(num_steps=2, warmup_steps=1, head={"pooling": "end"})
+    with pytest.raises(ConfigError, match=r"head\.pooling: mean -> end; this cannot change within a run"):
+        FineTuner(head, table, tmp_path / "run", resume=True, allowed_changes=["head.pooling"])
+    table.write_text(table.read_text().replace("100.0,", "101.0,"))
+    with pytest.raises(ConfigError, match=r"the labels of .*t\.csv is not that of the run so far"):
+        FineTuner(settings, table, tmp_path / "run", resume=True)
+
+
+def test_recipes_that_change_what_is_kept() -> None:
+    with pytest.raises(ValidationError, match="redraw_every 5 changes a model that adapters or a head alone leave"):
+        recipe(frozen=True, redraw_every=5)
+    with pytest.raises(ValidationError, match=r"head\.frozen_model trains the head alone, training\.lora_rank 4"):
+        recipe(frozen=True, lora_rank=4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"frozen": True}])
+def test_numbers_that_are_not_finite_are_named(base, tmp_path, changes) -> None:
+    settings = recipe(max_skipped_steps=1, **changes)
+    tuner = FineTuner(settings, write_table(tmp_path / "t.csv", "regression"), tmp_path / "run", initial=str(base))
+    assert tuner.head is not None
+    tuner.head.linear.bias.data.fill_(np.nan)
+    with pytest.raises(NumericalError, match="the head's prediction or a gradient became NaN"):
+        tuner.fit()
 
 
 def test_agreement() -> None:
@@ -156,7 +217,7 @@ def test_the_verbs(base, tmp_path, capsys) -> None:
     captured = capsys.readouterr()
     assert "baseline_accuracy" in captured.out and "classes C, H" in captured.err
     assert {path.name for path in run.iterdir()} == {
-        *("best", "last", "metrics.jsonl", "recipe.yaml", "evaluation.csv", "learning_curve.png")
+        *("best", "last", "step-0", "metrics.jsonl", "recipe.yaml", "evaluation.csv", "learning_curve.png")
     }
     assert "exists already; add --resume" in fails(capsys, *arguments, "--init", base)
     assert main([*arguments, "--resume"]) == 0
@@ -243,12 +304,12 @@ def test_mistakes_in_tables(base, tmp_path, capsys, task, text, fault) -> None:
 def test_constant_validation_labels_are_said(base, tmp_path, capsys) -> None:
     (tmp_path / "t.csv").write_text(HEADER + "MKV,1,train\nMKL,2,train\nMKI,3,valid\nMKA,3,valid\nAAA,2,\n")
     FineTuner(recipe(num_steps=3), tmp_path / "t.csv", tmp_path / "run", initial=str(base)).fit()
-    assert "spearman not defined" in capsys.readouterr().err
+    assert "Spearman not defined" in capsys.readouterr().err
     assert [row["spearman"] for row in read_metrics(tmp_path / "run") if row["split"] == "valid"] == [None]
 
 
 def test_long_sequences_may_be_cropped_or_dropped(base, tmp_path) -> None:
-    for policy, expected in (("crop", [62, 3]), ("drop", [3])):
+    for policy, expected in (("crop", [62, 3, 3]), ("drop", [3, 3])):
         (tmp_path / "t.csv").write_text(
             HEADER + f"{'M' * 63},{'H' * 63},train\nMKV,HCC,train\nMKK,HHH,valid\nAMC,CCC,train\n"
         )
@@ -257,4 +318,6 @@ def test_long_sequences_may_be_cropped_or_dropped(base, tmp_path) -> None:
             update={"data": settings.data.model_copy(update={"long_sequences": LongPolicy(policy)})}
         )
         tuner = FineTuner(settings, tmp_path / "t.csv", tmp_path / "run", initial=str(base))
-        assert tuner.store.lengths.tolist()[:-2] == expected and tuner.labels.num_long == 1
+        assert (
+            tuner.store.lengths_of(tuner.store.indices(Split.TRAIN)).tolist() == expected and tuner.labels.num_long == 1
+        )

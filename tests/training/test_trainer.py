@@ -1,15 +1,20 @@
 """Training: the loss falls, accumulation is exact, and a resumed run is the uninterrupted one."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from protein_lm.analysis.evaluation import evaluate
 from protein_lm.checkpoint import load_model, read_training_state, save_model
+from protein_lm.config import Recipe
 from protein_lm.data.split import Split
-from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
+from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.model.conversion import with_attention
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
@@ -64,9 +69,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(corpus, tmp_path, objective,
     resumed.fit()
     whole, again = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
-    kept = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(tmp_path / "whole")]
-    rows = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(tmp_path / "broken")]
-    assert [row for row in rows if row["split"] == "valid"] == [row for row in kept if row["split"] == "valid"]
+    kept, rows = (
+        [row | {"seconds": 0} for row in read_metrics(tmp_path / name) if row["split"] == "valid"]
+        for name in ("whole", "broken")
+    )
+    assert rows == kept
 
 
 def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
@@ -89,7 +96,7 @@ def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
 
 def test_what_a_run_leaves(runs) -> None:
     run = runs["causal"]
-    assert {path.name for path in run.iterdir()} == {"best", "last", "metrics.jsonl", "recipe.yaml"}
+    assert {path.name for path in run.iterdir()} == {"best", "last", "step-30", "metrics.jsonl", "recipe.yaml"}
     metrics = read_metrics(run)
     assert [row["step"] for row in metrics if row["split"] == "valid"] == [30, 60]
     assert [row["step"] for row in metrics if row["split"] == "train"] == [20, 40, 60]
@@ -107,17 +114,57 @@ def test_runs_are_never_overwritten(runs, corpus, tmp_path) -> None:
 
 
 def test_resuming_with_another_recipe_is_refused(runs, corpus) -> None:
-    with pytest.raises(ConfigError, match=r"resumed with another recipe: training.learning_rate was 0.01, now 0.02"):
+    with pytest.raises(ConfigError, match=r"resumed with another recipe: training.learning_rate: 0.01 -> 0.02"):
         Trainer(small_recipe(learning_rate=0.02), corpus, runs["causal"], resume=True)
 
 
-def test_a_damaged_state_is_refused(runs, corpus, tmp_path) -> None:
-    import shutil
+@pytest.mark.parametrize(
+    ("changes", "allowed", "message"),
+    [
+        (
+            {"seed": 3},
+            ["training.seed"],
+            r"training.seed: 0 -> 3; this cannot change within a run: start a new one, with",
+        ),
+        ({"num_steps": 90}, ["training.num_step"], "--allow-change training.num_step: no key of a recipe"),
+        ({"num_steps": 90}, [], "training.num_steps: 60 -> 90; set it back, or add --allow-change training.num_steps"),
+    ],
+)
+def test_changes_that_are_refused(runs, corpus, changes, allowed, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(small_recipe(**changes), corpus, runs["causal"], resume=True, allowed_changes=allowed)
 
-    shutil.copytree(runs["causal"], tmp_path / "run")
-    (tmp_path / "run/last/training_state.json").write_text("{")
-    with pytest.raises(ModelError, match="no usable training state to go on from"):
-        Trainer(small_recipe(), corpus, tmp_path / "run", resume=True)
+
+def test_changes_that_are_allowed(runs, corpus) -> None:
+    harmless = small_recipe(validate_every=7, checkpoint_every=9, keep_checkpoints=1, max_skipped_steps=1)
+    assert Trainer(harmless, corpus, runs["causal"], resume=True).progress.step == 60
+    longer = small_recipe(num_steps=90)
+    keys = ["training.num_steps"]
+    assert Trainer(longer, corpus, runs["causal"], resume=True, allowed_changes=keys).progress.step == 60
+
+
+def test_a_run_goes_on_with_its_own_corpus(runs, tmp_path) -> None:
+    from protein_lm.data.prepare import prepare
+    from protein_lm.data.store import TokenStore
+    from tests.conftest import grammar, write_fasta
+
+    prepare([write_fasta(tmp_path / "a.fasta", grammar(50))], tmp_path / "store", valid_fraction=0.2)
+    with pytest.raises(
+        ConfigError, match=r"resumed with another corpus: tokens\.npy of .*store is not that of the run"
+    ):
+        Trainer(small_recipe(), TokenStore.open(tmp_path / "store"), runs["causal"], resume=True)
+
+
+@pytest.mark.parametrize("attention", ["performer-softmax", "exact", "bigbird"])
+def test_checkpointed_gradients_are_the_same(corpus, tmp_path, attention) -> None:
+    found = []
+    for setting in (False, True):
+        recipe = small_recipe(attention=attention, num_steps=6, gradient_checkpointing=setting)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dropout": 0.1})})
+        run = tmp_path / str(setting)
+        Trainer(recipe, corpus, run).fit()
+        found.append(weights(run))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
@@ -132,17 +179,58 @@ def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
 
 
 def test_a_run_that_diverges_stops_and_names_the_place(corpus, tmp_path) -> None:
-    trainer = Trainer(small_recipe(num_steps=5, warmup_steps=0), corpus, tmp_path / "run")
+    trainer = Trainer(small_recipe(num_steps=9, warmup_steps=0, max_skipped_steps=3), corpus, tmp_path / "run")
     with torch.no_grad():
         trainer.plain_model.blocks[1].attention.input_projection.weight[0] = 3e38
         trainer.plain_model.blocks[1].attention.input_projection.bias[0] = 3e38
     before = trainer.plain_model.blocks[0].feedforward.input_projection.weight.clone()
     with pytest.raises(
         NumericalError,
-        match=r"run, step 1: the query of attention layer 2 of 2 became NaN or infinite, so the step was not",
+        match=r"run, step 3: the query of attention layer 2 of 2 became NaN or infinite, so none of the last 3 steps was "
+        r"taken; the last checkpoint is that of step 0, .*last: lower",
     ):
         trainer.fit()
     assert torch.equal(trainer.plain_model.blocks[0].feedforward.input_projection.weight, before)
+
+
+def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path, capsys) -> None:
+    """Steps 3, 4 and 8 give NaN: the weights stay as they are, and the run goes on. Others are as without them."""
+    trainer = Trainer(small_recipe(num_steps=40, max_skipped_steps=3), corpus, tmp_path / "run")
+    forward, steps, bias = trainer._backward, trainer._step, trainer.plain_model.output_bias
+
+    def backward(*arguments):
+        result = forward(*arguments)
+        if trainer.progress.step in (3, 4, 8):
+            bias.grad[0] = math.nan
+        return result
+
+    def step(batches):
+        before = [parameter.detach().clone() for parameter in trainer.plain_model.parameters()]
+        sums, number = steps(batches), trainer.progress.step
+        same = [torch.equal(a, b) for a, b in zip(before, trainer.plain_model.parameters(), strict=True)]
+        assert all(same) is (number in (3, 4, 8)), number
+        return sums
+
+    trainer._backward, trainer._step = backward, step  # type: ignore[method-assign]
+    progress = trainer.fit()
+    assert progress.num_skipped_steps == 3 and progress.num_skipped_in_a_row == 0
+    rows = [row for row in read_metrics(tmp_path / "run") if row["split"] == "train"]
+    assert [row["num_skipped_steps"] for row in rows] == [3, 3]
+    assert all(math.isfinite(row["loss_nats"]) for row in rows)
+
+
+def test_a_gradient_that_overflows_is_named() -> None:
+    from protein_lm.alphabet import encode
+    from protein_lm.data.batches import causal_targets, pack
+    from protein_lm.model.diagnosis import last_non_finite_gradient
+    from tests.conftest import fresh_model
+
+    model = fresh_model()
+    tokens, packing = pack([encode("MKTAYIAKQR")])
+    targets = causal_targets(tokens, packing)
+    assert last_non_finite_gradient(model, tokens, targets, packing) == "nothing"
+    model.blocks[1].attention.output_projection.register_full_backward_hook(lambda _, i, o: (i[0] * math.inf,))
+    assert last_non_finite_gradient(model, tokens, targets, packing).startswith("the gradient of blocks.1.attention.")
 
 
 def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
@@ -158,7 +246,9 @@ def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
         for name in ("start", "tuned", "fresh")
     )
     assert tuned < start and tuned < fresh
-    with pytest.raises(ConfigError, match=r"is another model than the recipe's: model\.attention was"):
+    with pytest.raises(
+        ConfigError, match=r"is another model than the recipe's: model\.attention: performer-softmax -> "
+    ):
         Trainer(small_recipe(), corpus, tmp_path / "other", initial=str(tmp_path / "start"))
     with pytest.raises(ConfigError, match="leave out either --resume or --init"):
         Trainer(recipe, corpus, tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
@@ -173,3 +263,34 @@ def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
     assert found[1] < 0.1 * found[0]
     # 2 layers × 2 heads × (16 × 16 of W + 16 × 16 of G)
     assert "(2,048 of them in the attention kernels)" in capsys.readouterr().err
+
+
+def test_batches_that_cannot_be_split_are_refused(corpus, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="sequence_parallel 2: layer 1 has exact attention, which needs whole rows"):
+        Trainer(small_recipe(attention="exact", sequence_parallel=2), corpus, tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"sequence_parallel 2 does not divide the 1 process\(es\) of this run; start 2"
+    ):
+        Trainer(small_recipe(sequence_parallel=2), corpus, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_two_pairs_of_processes_train_as_one_process_with_two_batches(corpus, tmp_path, objective) -> None:
+    changes = {"num_steps": 40, "validate_every": 20, "checkpoint_every": 40}
+    small = small_recipe(objective=objective, accumulation=2, **changes).model_dump(mode="json")
+    small["model"] |= {"kmer_sizes": [3], "kmer_buckets": 64, "convolution_taps": 4}
+    Trainer(Recipe.model_validate(small), corpus, tmp_path / "one").fit()
+    small["training"] |= {"accumulation": 1, "sequence_parallel": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
+    train = ["-m", "protein_lm", "train", str(tmp_path / "recipe.yaml"), "--data", str(corpus.path)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, *train, "-o", str(tmp_path / "four")], env=environment, check=True, timeout=600)
+    for one, four in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "four"), strict=True):
+        assert (one["step"], one["split"], one["num_tokens"]) == (four["step"], four["split"], four["num_tokens"])
+        assert four["loss_nats"] == pytest.approx(one["loss_nats"], rel=1e-3)
+    expected, together = weights(tmp_path / "one"), weights(tmp_path / "four")
+    for name, weight in expected.items():
+        assert (together[name] - weight).abs().max() <= 0.02 * weight.abs().max(), name

@@ -1,0 +1,81 @@
+"""The checkpoints of a run: `last` is the newest, `step-N` are those before it.
+
+Each is written whole beside the others before any name changes, and a name changes by one rename, so that wherever a process
+is killed, at least one whole checkpoint is there under a name that `newest_first` looks for.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from protein_lm.checkpoint import LAST, STATE_FACTS
+from protein_lm.output import clear_errors, new_directory, recover
+
+_EARLIER = "step-"
+
+
+class Checkpoints:
+    """The checkpoints in a run's folder."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def newest_first(self) -> list[Path]:
+        """All checkpoints; one that does not tell its step is taken for the newest."""
+        names = [path for path in self.run.glob(f"{_EARLIER}*") if path.name.removeprefix(_EARLIER).isdecimal()]
+        found = [(_step(path), path) for path in (self.run / LAST, *names) if path.is_dir()]
+        return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name))]
+
+    def write(self, step: int, write: Callable[[Path], None], *, keep: int) -> None:
+        """Let `write` fill a folder, which becomes `last`; of all checkpoints the newest `keep` stay.
+
+        Raises:
+            OutputError: it cannot be written; those before it are as they were.
+        """
+        last, new = self.run / LAST, self.run / f"{_EARLIER}{step}"
+        with new_directory(new, replace=True) as folder:
+            write(folder)
+        before = _step(last)
+        if before == math.inf:
+            self._set_aside(last)
+        with clear_errors(last):
+            if before == step:
+                _remove(last)
+            elif last.exists():
+                last.rename(self.run / f"{_EARLIER}{before}")
+            new.rename(last)
+            for path in self.newest_first()[keep:]:
+                _remove(path)
+
+    def tidy(self, damaged: list[Path]) -> None:
+        """Before a run goes on: move damaged checkpoints out of the way, remove what killed processes left."""
+        for path in damaged:
+            self._set_aside(path)
+        for hidden in self.run.glob(".*.*-*"):
+            recover(hidden.with_name(hidden.name[1:].rpartition(".")[0]))
+
+    def _set_aside(self, damaged: Path) -> None:
+        number = 1
+        while (aside := self.run / f"damaged-{number}").exists():
+            number += 1
+        with clear_errors(aside), suppress(FileNotFoundError):
+            damaged.rename(aside)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed in between, it leaves a hidden folder, which is tidied up, and no damaged checkpoint."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.partial-removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _step(checkpoint: Path) -> float:
+    """Step of a checkpoint, or infinity."""
+    try:
+        return int(json.loads((checkpoint / STATE_FACTS).read_text(encoding="utf-8"))["progress"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,33 @@
+"""The processes of a run, as Accelerate's launcher started them."""
+
+import os
+
+from accelerate import Accelerator, DistributedType
+
+from protein_lm.choices import Precision
+from protein_lm.errors import ConfigError
+
+
+def start_accelerator(precision: Precision) -> Accelerator:
+    """Accelerate as its launcher configured it.
+
+    Raises:
+        ConfigError: it is configured for hardware or a library that is not there.
+    """
+    num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Launchers start CPU processes as they start those of GPUs, but with no GPU to see.
+    is_for_cpus = num_launched > 1 and os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] in ("", "-1")
+    mixed_precision = "bf16" if precision is Precision.BFLOAT16 else "no"
+    try:
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=is_for_cpus)
+        reason = "" if accelerator.num_processes == num_launched else "no GPU is here"
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            reason = f"each process holds the whole model, which {accelerator.distributed_type.value} takes apart"
+    except (RuntimeError, ValueError, ImportError, NotImplementedError, AssertionError) as error:
+        accelerator, reason = None, str(error).strip().partition("\n")[0]
+    if accelerator is None or reason:
+        raise ConfigError(
+            f"{num_launched} process(es) cannot train as Accelerate is configured: {reason}; choose a configuration for this "
+            "machine: scripts/accelerate/cpu.yaml or ddp.yaml"
+        )
+    return accelerator

@@ -1,0 +1,125 @@
+"""Where a run stands, and what its log says of the steps since its last row."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from protein_lm.data.plan import Place
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+@dataclass
+class Progress:
+    """Saved with every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epoch of the next batch."""
+    sequence: int = 0
+    """Place in the epoch's order where the next batch begins."""
+    part: int = 0
+    """Within that sequence, see `data.plan.Place`."""
+    num_tokens: int = 0
+    """Tokens seen, special tokens included."""
+    seconds: float = 0.0
+    """Time of training, validation and checkpoints included."""
+    best_loss_nats: float = math.inf
+    """Lowest validation loss so far."""
+    num_skipped_steps: int = 0
+    """Steps that were not taken since their loss or gradient was not finite."""
+    num_skipped_in_a_row: int = 0
+    """Of these, the last ones."""
+    steps_since_row: int = 0
+    """Sums over the steps since the last row of training metrics that were taken: their number, ..."""
+    loss_since_row: float = 0.0
+    """... loss in nats of the tokens predicted, ..."""
+    correct_since_row: float = 0.0
+    """... those predicted right, ..."""
+    predicted_since_row: float = 0.0
+    """... all of them, ..."""
+    norms_since_row: float = 0.0
+    """... and norms of the gradients before they were clipped."""
+
+    @property
+    def place(self) -> Place:
+        """Of the next batch."""
+        return Place(self.epoch, self.sequence, self.part)
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self.epoch, self.sequence, self.part = place.epoch, place.sequence, place.part
+
+    def count(self, *, loss: float, correct: float, predicted: float, tokens: int, norm: float) -> None:
+        """Count a step by its sums over all processes, and as skipped if a number is not finite."""
+        self.num_tokens += tokens
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.num_skipped_steps += 1
+            self.num_skipped_in_a_row += 1
+            return
+        self.num_skipped_in_a_row = 0
+        self.steps_since_row += 1
+        self.loss_since_row += loss
+        self.correct_since_row += correct
+        self.predicted_since_row += predicted
+        self.norms_since_row += norm
+
+    def means(self) -> dict[str, float]:
+        """Over the steps since the last row; nothing if none was taken."""
+        if not self.steps_since_row:
+            return {}
+        loss = self.loss_since_row / self.predicted_since_row
+        return {
+            "loss_nats": loss,
+            "perplexity": perplexity(loss),
+            "accuracy": self.correct_since_row / self.predicted_since_row,
+            "gradient_norm": self.norms_since_row / self.steps_since_row,
+        }
+
+    def begin_row(self) -> None:
+        """Forget the sums of the row that was written."""
+        self.steps_since_row = 0
+        self.loss_since_row = self.correct_since_row = self.predicted_since_row = self.norms_since_row = 0.0
+
+
+class Speed:
+    """Tokens per second since it was made."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self._start = time.perf_counter()
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / (time.perf_counter() - self._start)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is no time of training steps."""
+        before = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - before
+
+
+def perplexity(loss_nats: float) -> float:
+    """Exp of a loss, infinite where floats end."""
+    return math.exp(loss_nats) if loss_nats < 700 else math.inf
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory that this process has held so far: of the GPU, or of the machine; None where it is not told."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
