@@ -28,7 +28,7 @@ def add_adapters(model: ProteinLM, config: TrainingConfig) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ConfigError("training.lora_rank needs the library peft: pip install 'protein-lm[lora]'") from error
+        raise ConfigError("training.lora_rank needs the library peft: run pip install peft, or set it to 0") from error
     if config.lora_rank >= model.config.width:
         raise ConfigError(
             f"training.lora_rank {config.lora_rank} saves nothing in a model of width {model.config.width}; lower it"
