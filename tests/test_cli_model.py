@@ -42,7 +42,7 @@ def test_train_from_a_recipe_and_resume(corpus, tmp_path, capsys) -> None:
     assert "30 steps" in output.out and "validation perplexity" in output.err
     assert (run / "learning_curve.png").is_file() and "seed: 3" in (run / "recipe.yaml").read_text()
     assert "exists already; add --resume" in fails(capsys, *arguments)
-    assert "training.seed was 3, now 4" in fails(capsys, *arguments[:-1], "training.seed=4", "--resume")
+    assert "training.seed: 3 -> 4" in fails(capsys, *arguments[:-1], "training.seed=4", "--resume")
     assert main([*arguments, "--resume"]) == 0
     assert main([*arguments[:-3], str(tmp_path / "few"), "--set", "training.num_validation_sequences=3"]) == 0
     assert "validation uses 3 of " in capsys.readouterr().err
