@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import kernel_error, prepare
+from benchmarks import batches, kernel_error, prepare
 
 
 def test_kernel_errors_of_a_few_features(tmp_path, capsys) -> None:
@@ -16,6 +16,13 @@ def test_kernel_errors_of_a_few_features(tmp_path, capsys) -> None:
     assert set(rows["feature_type"]) == set(kernel_error.TYPES) and set(rows["num_features"]) == {4, 8}
     assert (rows["output_error"] > 0).all() and figure.stat().st_size > 0
     assert "standard deviation 0.5" in capsys.readouterr().out
+
+
+def test_batches_of_both_objectives_are_timed(corpus, capsys) -> None:
+    assert batches.main([str(corpus.path), "--tokens", "300", "--batches", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[1:]] == ["causal", "masked"]
+    assert all(float(line.split()[1]) > 0 for line in lines[1:])
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
     yield f"{store.path}: {store.num_sequences:,} sequences, {store.num_residues:,} residues"
     if isinstance(store, JoinedStore):
         for part, (name, indices) in zip(store.parts, store.groups.items(), strict=True):
-            yield f"{name}: {len(indices):,} of its {part.num_sequences:,} sequences, the others are in stores before it"
+            repeated = part.num_sequences - len(indices)
+            yield f"{name}: {len(indices):,} sequences" + (f"; {repeated:,} more stand before it" if repeated else "")
             yield from _origin(part)
         yield _split_table(store.manifest["splits"], "splits")
     elif isinstance(store, TokenStore):

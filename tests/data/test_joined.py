@@ -160,7 +160,11 @@ def test_the_commands(shards, tmp_path, capsys) -> None:
     assert capsys.readouterr().out == f"{joined}: 90 sequences of 3 stores; 2 duplicates left out\n"
     assert main(["data", "inspect", str(joined)]) == 0
     shown = capsys.readouterr().out
-    assert "part1: 30 of its 32 sequences" in shown and "from 2.fasta" in shown and "lengths in residues" in shown
+    assert (
+        "part1: 30 sequences; 2 more stand before it" in shown
+        and "from 2.fasta" in shown
+        and "lengths in residues" in shown
+    )
     assert main(["data", "inspect", str(joined), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_dropped"] == {"duplicate_sequence": 2}
     assert main(["data", "verify", str(joined)]) == 0

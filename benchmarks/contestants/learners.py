@@ -1,0 +1,234 @@
+"""Language models that learn from the same corpus, each as its users would train it: for `benchmarks.time_to_perplexity`.
+
+Ours take packed rows. Peers take the same sequences, cropped and masked alike, as padded rows of similar lengths: of several
+batches' sequences, sorted, so that little is padding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from protein_lm import alphabet
+from protein_lm.choices import Objective
+from protein_lm.config import Recipe
+from protein_lm.data.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
+from protein_lm.data.corpus import Corpus
+from protein_lm.data.masking import hide
+from protein_lm.data.plan import Place
+from protein_lm.data.split import Split
+from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
+from protein_lm.model.language_model import ProteinLM
+from protein_lm.training.optimizer import build_optimizers
+
+POOL = 8
+"""Batches whose sequences are sorted by length together."""
+PEERS = {"masked": ("hf-esm", "performer-pytorch"), "causal": ("hf-gpt2", "performer-pytorch")}
+
+
+@dataclass
+class Learner:
+    """A model and how it is trained; groups of its optimizers hold the peak learning rate as `lr`."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    steps: Callable[[Place], Iterator[tuple[Callable[[], Tensor], int, Place]]]
+    """From a place on: what gives a step's mean loss, its tokens without padding, and where the next one begins."""
+    validate: Callable[[], float]
+    """Perplexity of the validation residues."""
+    gradient_clip: float
+
+
+def validation_sequences(corpus: Corpus, count: int, longest: int) -> list[Residues]:
+    """Evenly spread over the split `valid`, of no more than so many residues."""
+    indices = corpus.indices(Split.VALID)
+    indices = indices[corpus.lengths_of(indices) <= longest]
+    number = min(count, indices.size)
+    return [
+        np.asarray(corpus.residues(index)) for index in indices[np.arange(number) * indices.size // number].tolist()
+    ]
+
+
+def ours(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues]) -> Learner:
+    """`ProteinLM` with the optimizers of its recipe."""
+    model = ProteinLM(recipe.model)
+    model.initialize(torch.Generator().manual_seed(recipe.training.seed))
+    batches = _batches(recipe, corpus)
+
+    def steps(place: Place) -> Iterator[tuple[Callable[[], Tensor], int, Place]]:
+        for planned in batches.plan.batches(place):
+            batch = batches.batch(planned)
+
+            def loss(batch: Batch = batch) -> Tensor:
+                selected = batch.targets != IGNORED
+                logits = model(batch.tokens, packing=batch.packing, selected=selected)
+                return cross_entropy(logits.float(), batch.targets[selected])
+
+            yield loss, batch.tokens.numel(), planned.next_place
+
+    def validate() -> float:
+        tokens = recipe.data.tokens_per_batch
+        results = evaluation_log_probabilities(model, validation, tokens_per_batch=tokens)
+        return float(np.exp(-np.concatenate([result.log_probabilities for result in results]).mean()))
+
+    return Learner(model, build_optimizers(model, recipe.training), steps, validate, recipe.training.gradient_clip)
+
+
+def peer(name: str, recipe: Recipe, corpus: Corpus, validation: Sequence[Residues], learning_rate: float) -> Learner:
+    """A model of another package with the layers, width and heads of the recipe, trained by AdamW."""
+    torch.manual_seed(recipe.training.seed)
+    model, logits = _BUILDERS[name](recipe)
+    is_causal = recipe.model.objective is Objective.CAUSAL
+    batches, budget = _batches(recipe, corpus), recipe.data.tokens_per_batch
+
+    def steps(place: Place) -> Iterator[tuple[Callable[[], Tensor], int, Place]]:
+        plan = batches.plan.batches(place)
+        while pool := list(islice(plan, POOL)):
+            rows = [row for planned in pool for row in _rows(batches.batch(planned))]
+            for tokens, targets in padded(rows, budget):
+
+                def loss(tokens: Tensor = tokens, targets: Tensor = targets) -> Tensor:
+                    return cross_entropy(logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+                yield loss, int((tokens != alphabet.PAD).sum()), pool[-1].next_place
+
+    def validate() -> float:
+        return padded_perplexity(logits, validation, is_causal=is_causal, budget=budget)
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    return Learner(model, [optimizer], steps, validate, gradient_clip=1.0)
+
+
+def padded(rows: list[tuple[Tensor, Tensor]], budget: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and targets (B, longest) of rows of similar lengths, B × longest within the budget, in a seeded order."""
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    groups, group = [], []
+    for row in rows:
+        if group and (len(group) + 1) * len(row[0]) > budget:
+            groups.append(group)
+            group = []
+        group.append(row)
+    groups.append(group)
+    Random(len(rows)).shuffle(groups)
+    for group in groups:
+        tokens, targets = zip(*group, strict=True)
+        yield (
+            nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=alphabet.PAD),
+            nn.utils.rnn.pad_sequence(list(targets), batch_first=True, padding_value=IGNORED),
+        )
+
+
+@torch.inference_mode()
+def padded_perplexity(
+    logits: Callable[[Tensor], Tensor], sequences: Sequence[Residues], *, is_causal: bool, budget: int
+) -> float:
+    """As `evaluation_log_probabilities` counts, by a model that takes padded rows."""
+    order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    ordered = [sequences[number] for number in order]
+    sums, count = 0.0, 0
+    for members in fill(tokens_of(ordered), budget):
+        rows = []
+        for sequence in (ordered[number] for number in members):
+            positions = np.arange(sequence.size) if is_causal else evaluation_positions(sequence)
+            tokens = pack([sequence if is_causal else hide(sequence, positions)])[0][0]
+            targets = torch.full_like(tokens, IGNORED)
+            targets[positions + (0 if is_causal else 1)] = torch.from_numpy(sequence[positions].astype(np.int64))
+            rows.append((tokens, targets))
+        for tokens, targets in padded(rows, budget):
+            losses = cross_entropy(
+                logits(tokens).flatten(0, 1).double(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            sums += float(losses)
+            count += int((targets != IGNORED).sum())
+    return float(np.exp(sums / count))
+
+
+def _batches(recipe: Recipe, corpus: Corpus) -> TrainingBatches:
+    config = recipe.model
+    return TrainingBatches(
+        corpus, recipe.data, objective=config.objective, max_length=config.max_length, seed=recipe.training.seed
+    )
+
+
+def _rows(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    lengths = batch.packing.lengths.tolist()
+    yield from zip(batch.tokens[0].split(lengths), batch.targets[0].split(lengths), strict=True)
+
+
+def _hugging_face_esm(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    from transformers import EsmConfig, EsmForMaskedLM  # pyright: ignore[reportMissingImports]
+
+    size = recipe.model
+    config = EsmConfig(
+        vocab_size=alphabet.VOCABULARY_SIZE,
+        hidden_size=size.width,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        intermediate_size=size.feedforward_width,
+        position_embedding_type="rotary",
+        max_position_embeddings=size.max_length + 2,
+        pad_token_id=alphabet.PAD,
+        mask_token_id=alphabet.MASK,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+    )
+    model: Any = EsmForMaskedLM(config)
+    return model, lambda tokens: model(input_ids=tokens, attention_mask=tokens != alphabet.PAD).logits
+
+
+def _hugging_face_gpt2(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    from transformers import GPT2Config, GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
+
+    size = recipe.model
+    config = GPT2Config(
+        vocab_size=alphabet.VOCABULARY_SIZE,
+        n_positions=size.max_length,
+        n_embd=size.width,
+        n_layer=size.num_layers,
+        n_head=size.num_heads,
+        n_inner=size.feedforward_width,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=alphabet.CLS,
+        eos_token_id=None,
+        pad_token_id=alphabet.PAD,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+    )
+    model: Any = GPT2LMHeadModel(config)
+    # Padding stands behind the tokens, which do not look there: no mask is needed.
+    return model, lambda tokens: model(input_ids=tokens, use_cache=False).logits
+
+
+def _performer_pytorch(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    from performer_pytorch import performer_pytorch as package  # pyright: ignore[reportMissingImports]
+
+    size, causal = recipe.model, recipe.model.objective is Objective.CAUSAL
+    model = package.PerformerLM(
+        num_tokens=alphabet.VOCABULARY_SIZE,
+        max_seq_len=size.max_length,
+        dim=size.width,
+        depth=size.num_layers,
+        heads=size.num_heads,
+        ff_mult=size.feedforward_width // size.width,
+        nb_features=size.num_random_features,
+        generalized_attention=True,
+        causal=causal,
+    )
+    model.fix_projection_matrices_()
+    for module in model.modules():
+        if causal and isinstance(module, package.FastAttention):
+            module.causal_linear_fn = package.causal_linear_attention_noncuda
+    return model, lambda tokens: model(tokens, mask=tokens != alphabet.PAD)
+
+
+_BUILDERS = {"hf-esm": _hugging_face_esm, "hf-gpt2": _hugging_face_gpt2, "performer-pytorch": _performer_pytorch}
