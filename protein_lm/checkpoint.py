@@ -2,9 +2,13 @@
 
 A run directory holds `best` and `last`, both model directories; `last` has the training state beside it, and so do the
 `step-N` of earlier steps. What a run writes has the checksums of its files with it.
+
+A model that was trained on top of a frozen one holds what was trained, `adapters.safetensors` or `head.safetensors`, and its
+config.json says where the frozen one lies (`base`). It opens like any other: adapters are added to the weights of the base.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +18,67 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protein_lm import __version__, alphabet
-from protein_lm.config import ModelConfig, parse
+from protein_lm.base_model import WEIGHTS, Base
+from protein_lm.config import HeadConfig, ModelConfig, parse
 from protein_lm.errors import ConfigError, ModelError, OutputError
+from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.output import checksum, new_directory
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, CARD = "config.json", "README.md"
+ADAPTERS, HEAD = "adapters.safetensors", "head.safetensors"
 STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
 CHECKSUMS = "checksums.json"
 BEST, LAST = "best", "last"
 
 
-def save_model(model: ProteinLM, path: Path, *, facts: dict[str, Any] | None = None) -> None:
+def save_model(
+    model: ProteinLM, path: Path, *, facts: dict[str, Any] | None = None, head: PredictionHead | None = None
+) -> None:
     """Write a model directory, whole or not at all.
 
     Raises:
         OutputError: `path` exists or cannot be written.
     """
     with new_directory(path) as folder:
-        write_model(model, folder, facts=facts or {})
+        write_model(model, folder, facts=facts or {}, head=head)
 
 
-def write_model(model: ProteinLM, folder: Path, *, facts: dict[str, Any]) -> None:
-    """Write the files of a model directory into an existing folder; `facts` about training go into config and card."""
+def write_model(
+    model: ProteinLM,
+    folder: Path,
+    *,
+    facts: dict[str, Any],
+    base: Base | None = None,
+    head: PredictionHead | None = None,
+) -> None:
+    """Write the files of a model directory into an existing folder.
+
+    Args:
+        model: any model.
+        folder: where to write, or beside where it will be in the end.
+        facts: about training, for config and card.
+        base: the model directory whose weights `model` has, but for its adapters.
+        head: what predicts labels from the model's hidden states.
+    """
     config = {
         "format_version": FORMAT_VERSION,
         "protein_lm_version": __version__,
         "alphabet": list(alphabet.TOKENS),
         "model": model.config.model_dump(mode="json"),
+        **({} if base is None else {"base": base.facts(folder)}),
+        **({} if head is None else {"head": head.config.model_dump(mode="json") | {"classes": head.classes}}),
         "training": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    _save_tensors(model.state_dict(), folder / WEIGHTS)
+    if base is None:
+        _save_tensors(model.state_dict(), folder / WEIGHTS)
+    elif base.adapters is not None:
+        _save_tensors(adapter_weights(model), folder / ADAPTERS)
+    if head is not None:
+        _save_tensors(head.state_dict(), folder / HEAD)
     (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
 
 
@@ -91,6 +123,18 @@ def read_facts(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_config(path: Path) -> ModelConfig:
+    """The model's part of config.json.
+
+    Raises:
+        ModelError: as `read_facts`, or settings that make no model.
+    """
+    try:
+        return parse(ModelConfig, read_facts(path).get("model"), str(path / CONFIG))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+
+
 def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     """Open a model for use (dropout off).
 
@@ -102,10 +146,7 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
         ModelError: missing, incomplete, damaged, of another format version, or weights that do not fit the config.
     """
     path = find_model(str(name))
-    try:
-        config = parse(ModelConfig, read_facts(path).get("model"), str(path / CONFIG))
-    except ConfigError as error:
-        raise ModelError(str(error)) from error
+    config = read_config(path)
     if (path / CHECKSUMS).exists():
         check_files(path)
     model = ProteinLM(config)
@@ -114,6 +155,37 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     if model.is_causal and model.device.type == "cpu":
         model.arrange_for_decoding()
     return model
+
+
+def load_predictor(name: str | Path, *, device: str = "cpu") -> Predictor:
+    """Open a model with its head, as `load_model` does one without.
+
+    Raises:
+        ModelError: as `load_model`, or the model has no head.
+    """
+    path = find_model(str(name))
+    if "head" not in read_facts(path):
+        raise ModelError(f"{name}: a model without a head predicts no labels; make one with: protein-lm finetune")
+    model = load_model(name, device=device)
+    return Predictor(model, read_head(path, model.config.width).to(model.device)).eval()
+
+
+def read_head(path: Path, width: int) -> PredictionHead:
+    """The head in a model directory, for hidden states of a width.
+
+    Raises:
+        ModelError: damaged, or it does not fit.
+    """
+    try:
+        facts = dict(read_facts(path)["head"])
+        classes = facts.pop("classes")
+        head = PredictionHead(parse(HeadConfig, facts, str(path / CONFIG)), width, tuple(classes))
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ModelError(f"{path / CONFIG}: damaged, its head cannot be read ({error})") from error
+    tensors = _load_tensors(path / HEAD)
+    _check_fit(head.state_dict(), tensors, path / HEAD)
+    head.load_state_dict(tensors)
+    return head
 
 
 def choose_device(name: str) -> torch.device:
@@ -134,22 +206,46 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_weights(model: ProteinLM, path: Path) -> None:
-    """Fill `model` with the weights of a model directory.
+    """Fill `model` with the weights of a model directory, those of its base with its adapters added if it has one.
 
     Raises:
-        ModelError: missing or damaged file, or weights that do not fit.
+        ModelError: missing or damaged file, weights that do not fit, or a base that is gone or changed.
     """
-    tensors = _load_tensors(path / WEIGHTS)
-    expected = model.state_dict()
+    facts = read_facts(path).get("base")
+    base = None if facts is None else Base.read(path, facts)
+    weights = path / WEIGHTS if base is None else base.path / WEIGHTS
+    tensors = _load_tensors(weights)
+    if base is not None and base.adapters is not None:
+        try:
+            tensors = merge(tensors, _load_tensors(path / ADAPTERS), base.adapters)
+        except (KeyError, RuntimeError, ZeroDivisionError) as error:
+            raise ModelError(f"{path / ADAPTERS}: does not fit the model {base.path} ({error})") from error
+    _check_fit(model.state_dict(), tensors, weights)
+    model.load_state_dict(tensors)
+
+
+def load_adapters(model: ProteinLM, path: Path) -> None:
+    """Fill the adapters of `model` with those of a model directory, to train them on.
+
+    Raises:
+        ModelError: missing or damaged file, or adapters that do not fit.
+    """
+    tensors, expected = _load_tensors(path / ADAPTERS), adapter_weights(model)
+    _check_fit(expected, tensors, path / ADAPTERS)
+    with torch.no_grad():
+        for name, weight in expected.items():
+            weight.copy_(tensors[name])
+
+
+def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in expected.items():
         if name not in tensors:
-            raise ModelError(f"{path / WEIGHTS}: weight {name} is missing")
+            raise ModelError(f"{path}: weight {name} is missing")
         if tensors[name].shape != tensor.shape:
             shapes = f"{tuple(tensors[name].shape)}, the config asks for {tuple(tensor.shape)}"
-            raise ModelError(f"{path / WEIGHTS}: weight {name} has shape {shapes}")
+            raise ModelError(f"{path}: weight {name} has shape {shapes}")
     if unknown := sorted(tensors.keys() - expected.keys()):
-        raise ModelError(f"{path / WEIGHTS}: weight {unknown[0]} does not belong to this model")
-    model.load_state_dict(tensors)
+        raise ModelError(f"{path}: weight {unknown[0]} does not belong to this model")
 
 
 def write_checksums(folder: Path) -> None:
@@ -198,7 +294,7 @@ def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return facts, _load_tensors(path / STATE_TENSORS)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # the library hides the system's error number in its text
@@ -242,6 +338,8 @@ def describe(name: str) -> str:
         **model.config.model_dump(mode="json"),
         "weights": f"{model.num_parameters:,}",
         "weights of kernels": f"{model.num_kernel_parameters:,}",
+        **facts.get("head", {}),
+        **{f"base {key}": value for key, value in facts.get("base", {}).items()},
         "written by": f"protein_lm {facts['protein_lm_version']}",
         **facts.get("training", {}),
     }

@@ -178,3 +178,42 @@ class OnError(str, Enum):
     """It stops the command, which names it."""
     SKIP = "skip"
     """It is left out and counted."""
+
+
+class LoraLayers(str, Enum):
+    """Which matrices of each block have adapters."""
+
+    ALL = "all"
+    """Those of attention and of the feed-forward layer."""
+    ATTENTION = "attention"
+    """The projections of attention alone."""
+
+
+class Task(str, Enum):
+    """What a head on top of a model predicts."""
+
+    REGRESSION = "regression"
+    """A number for each sequence."""
+    CLASSIFICATION = "classification"
+    """A class for each sequence."""
+    RESIDUE_REGRESSION = "residue-regression"
+    """A number for each residue."""
+    RESIDUE_CLASSIFICATION = "residue-classification"
+    """A class, named by one letter, for each residue."""
+
+    @property
+    def is_regression(self) -> bool:
+        return self in (Task.REGRESSION, Task.RESIDUE_REGRESSION)
+
+    @property
+    def is_of_residues(self) -> bool:
+        return self in (Task.RESIDUE_REGRESSION, Task.RESIDUE_CLASSIFICATION)
+
+
+class Pooling(str, Enum):
+    """What a head sees of a sequence that it predicts one thing of."""
+
+    MEAN = "mean"
+    """The mean over the hidden states of its residues."""
+    END = "end"
+    """The hidden state of <eos>, which in a causal model is the only one that has seen all residues."""

@@ -73,6 +73,10 @@ ModelName = Annotated[
     str, typer.Option("--model", "-m", metavar="M", help="Model directory, or a run directory (its best model).")
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto.")]
+AllowedChanges = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="With --resume, a key that may be another now. Repeatable."),
+]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens computed at once; memory against speed, same results.")]
 
 
@@ -89,10 +93,7 @@ def train(
         str | None,
         typer.Option("--init", metavar="M", help="Start from the weights of a model like the recipe's."),
     ] = None,
-    allowed_changes: Annotated[
-        list[str] | None,
-        typer.Option("--allow-change", metavar="KEY", help="With --resume, a key that may be another now. Repeatable."),
-    ] = None,
+    allowed_changes: AllowedChanges = None,
 ) -> None:
     """Train a model; also under `accelerate launch -m protein_lm train ...`."""
     from protein_lm.config import load_recipe
@@ -106,11 +107,7 @@ def train(
     corpus = open_corpus(store)
     trainer = Trainer(loaded, corpus, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
-    if not trainer.accelerator.is_main_process:
-        return
-    if progress.step < loaded.training.num_steps:
-        stopped = f"stopped at step {progress.step:,} of {loaded.training.num_steps:,}"
-        print(f"{output}: {stopped}; go on with the same command and --resume")
+    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
         return
     figure = write_learning_curve(output)
     print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
@@ -158,6 +155,85 @@ def curves(
             check_column(table, column)
         save_figure(compare_runs(table, metric=metric.value, against=against.value), output)
     print(f"{output}: {len(table):,} rows of {table['run'].nunique()} runs")
+
+
+@app.command(
+    epilog="Example: protein-lm finetune scripts/recipes/finetune.yaml --data labels.csv --init run -o tuned "
+    "--set head.task=classification"
+)
+def finetune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file with the parts head, data, training.")],
+    table: Annotated[
+        Path,
+        typer.Option("--data", metavar="TABLE", help=".csv, .tsv or .parquet: sequence, label; sequence_id, split."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")],
+    initial: Annotated[
+        str | None, typer.Option("--init", metavar="M", help="Model directory or run that the head is put on.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    allowed_changes: AllowedChanges = None,
+) -> None:
+    """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
+    from protein_lm.checkpoint import find_model, read_config
+    from protein_lm.config import load_fine_tuning_recipe
+    from protein_lm.errors import ConfigError, OutputError
+    from protein_lm.training.checkpoints import Checkpoints
+
+    if initial is None and not resume:
+        raise ConfigError("fine-tuning starts from a model; name it with --init")
+    sources = Checkpoints(output).newest_first() if initial is None else [find_model(initial)]
+    if not sources:
+        raise OutputError(f"{output}: nothing to resume, there is no checkpoint in it; start without --resume")
+    loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(sources[0]))
+
+    from protein_lm.results import write_fine_tuning
+    from protein_lm.training.fine_tuner import FineTuner
+
+    tuner = FineTuner(loaded, table, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
+    progress = tuner.fit()
+    if not tuner.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+        return
+    evaluation = tuner.evaluation()
+    write_fine_tuning(output, evaluation)
+    print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
+    print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+
+
+@app.command(epilog="Example: protein-lm predict proteins.fasta --model tuned -o predictions.csv")
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Proteins, or a .csv, .tsv, .parquet with the column sequence.")
+    ],
+    model: ModelName,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
+    ] = "-",
+    long_sequences: Annotated[
+        LongPolicy, typer.Option("--long", help="Sequences over the model's window: stop (error) or drop.")
+    ] = LongPolicy.ERROR,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """What a model made by `finetune` predicts of each protein, or of each of its residues."""
+    from protein_lm.tables import check_table_output, write_table
+
+    check_table_output(output)
+
+    from protein_lm.checkpoint import load_predictor
+    from protein_lm.inference.predict import prediction_table, read_sequences
+
+    opened = load_predictor(model, device=device)
+    identifiers, sequences, dropped = read_sequences(
+        source, max_residues=opened.backbone.max_residues, long_sequences=long_sequences
+    )
+    write_table(prediction_table(opened, identifiers, sequences, tokens_per_batch=batch_tokens), output)
+    _tell_dropped(dropped)
+    if output != "-":
+        print(f"{output}: {len(sequences):,} sequences predicted")
 
 
 @app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")
@@ -374,22 +450,31 @@ def convert(
     model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory (its best model).")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
     settings: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="attention=KIND and other settings of the kind. Repeatable."),
-    ],
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Make base and adapters one model, and nothing else.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random features and trainable kernels.")] = 0,
 ) -> None:
-    """The same weights under another kind of attention, to fine-tune with `train --init`; not a model to use as it is."""
+    """The same weights under another kind of attention, to fine-tune with `train --init`; or adapters made part of them."""
     from protein_lm.output import check_absent
 
     check_absent(output)
 
-    from protein_lm.checkpoint import load_model, save_model
+    from protein_lm.checkpoint import find_model, load_model, read_facts, read_head, save_model
     from protein_lm.config import parse_settings
+    from protein_lm.errors import ConfigError
     from protein_lm.model.conversion import with_attention
 
-    opened = load_model(model)
-    converted = with_attention(opened, seed=seed, **parse_settings(settings))
+    if merge and settings:
+        raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
+    opened, path = load_model(model), find_model(model)
+    if merge:
+        head = read_head(path, opened.config.width) if "head" in read_facts(path) else None
+        save_model(opened, output, facts={"weights_from": model}, head=head)
+        print(f"{output}: one model of {opened.num_parameters:,} weights, which stands on no other")
+        return
+    converted = with_attention(opened, seed=seed, **parse_settings(settings or []))
     save_model(converted, output, facts={"weights_from": f"{model} ({opened.config.attention_name} attention)"})
     print(f"{output}: {converted.config.attention_name} attention with the weights of {model}; fine-tune it before use")
 
@@ -400,6 +485,13 @@ def info(model: Annotated[str, typer.Argument(metavar="M", help="Model directory
     from protein_lm.checkpoint import describe
 
     print(describe(model))
+
+
+def _tell_stopped(run: Path, step: int, num_steps: int) -> bool:
+    """Say so if a run was asked to stop before its last step; whether it was."""
+    if step < num_steps:
+        print(f"{run}: stopped at step {step:,} of {num_steps:,}; go on with the same command and --resume")
+    return step < num_steps
 
 
 def _tell_dropped(identifiers: Sequence[str]) -> None:

@@ -13,11 +13,15 @@ from protein_lm.choices import (
     BIDIRECTIONAL_ONLY,
     KEPT_ORTHOGONAL,
     AttentionKind,
+    LongPolicy,
+    LoraLayers,
     Objective,
     OptimizerName,
+    Pooling,
     PositionKind,
     Precision,
     ProjectionKind,
+    Task,
     TrackerName,
     TrainingLongPolicy,
     Windows,
@@ -204,6 +208,32 @@ class DataConfig(_Section):
     """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
 
 
+class LabelledDataConfig(_Section):
+    """How a table of labelled sequences becomes training batches."""
+
+    tokens_per_batch: int = Field(default=4096, ge=3)
+    """Tokens of one forward and backward pass per process, special tokens included."""
+    long_sequences: LongPolicy = LongPolicy.ERROR
+    """Sequences that are longer than the model's window: error, drop, or crop to the first residues."""
+    valid_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Of the sequences whose split the table leaves open; drawn by a hash of the sequence."""
+    test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """As valid_fraction."""
+
+
+class HeadConfig(_Section):
+    """What is predicted from a model's hidden states, by one linear layer; stored with the model."""
+
+    task: Task
+    """regression, classification, residue-regression or residue-classification."""
+    column: str = "label"
+    """Column of the table that holds the labels."""
+    pooling: Pooling = Pooling.MEAN
+    """What the head sees of a sequence: mean of the residues, or end; without meaning for tasks of residues."""
+    frozen_model: bool = False
+    """Whether only the head is trained."""
+
+
 class TrainingConfig(_Section):
     """How the weights are trained."""
 
@@ -237,6 +267,12 @@ class TrainingConfig(_Section):
     """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
     redraw_every: int = Field(default=0, ge=0)
     """Steps between new draws of the random features; 0 keeps the first draw."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of adapters that are trained beside the frozen weights of an existing model; 0 trains all weights."""
+    lora_alpha: float = Field(default=16.0, gt=0.0)
+    """Adapters count lora_alpha / lora_rank times."""
+    lora_layers: LoraLayers = LoraLayers.ALL
+    """Matrices that have adapters: all of a block, or those of attention."""
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations."""
     num_validation_sequences: int = Field(default=512, ge=1)
@@ -261,20 +297,59 @@ class TrainingConfig(_Section):
         return self
 
 
-class Recipe(_Section):
-    """A whole training run."""
-
+class _AnyRecipe(_Section):
     model: ModelConfig
-    data: DataConfig = DataConfig()
     training: TrainingConfig
 
+    @property
+    def keeps_model(self) -> bool:
+        """Whether the weights of the model that training starts from stay as they are."""
+        return bool(self.training.lora_rank)
+
     @model_validator(mode="after")
-    def _orthogonality_has_weights(self) -> "Recipe":
+    def _what_is_kept_does_not_change(self) -> "_AnyRecipe":
+        changing = {"redraw_every": self.training.redraw_every, "orthogonality": self.training.orthogonality}
+        for name, value in changing.items():
+            if self.keeps_model and value:
+                raise ValueError(
+                    f"training.{name} {value} changes a model that adapters or a head alone leave as it is; set it to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _orthogonality_has_weights(self) -> "_AnyRecipe":
         if self.training.orthogonality and not KEPT_ORTHOGONAL & set(self.model.attention_kinds):
             names = ", ".join(sorted(kind.value for kind in KEPT_ORTHOGONAL))
             raise ValueError(
                 f"training.orthogonality {self.training.orthogonality} acts on weights that {self.model.attention_name} "
                 f"attention does not have; set it to 0, or choose one of {names}"
+            )
+        return self
+
+
+class Recipe(_AnyRecipe):
+    """The training of a language model."""
+
+    data: DataConfig = DataConfig()
+
+
+class FineTuningRecipe(_AnyRecipe):
+    """The training of a head on labels, and of the model under it."""
+
+    head: HeadConfig
+    data: LabelledDataConfig = LabelledDataConfig()
+
+    @property
+    def keeps_model(self) -> bool:
+        """Whether the weights of the model that training starts from stay as they are."""
+        return self.head.frozen_model or super().keeps_model
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_no_adapters(self) -> "FineTuningRecipe":
+        if self.head.frozen_model and self.training.lora_rank:
+            raise ValueError(
+                f"head.frozen_model trains the head alone, training.lora_rank {self.training.lora_rank} adapters too; "
+                "set one of them"
             )
         return self
 
@@ -285,6 +360,19 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: the file cannot be read, or a key is unknown or has an impossible value.
     """
+    return parse(Recipe, _read(path, overrides or []), str(path))
+
+
+def load_fine_tuning_recipe(path: Path, overrides: list[str] | None = None, *, model: ModelConfig) -> FineTuningRecipe:
+    """As `load_recipe`; a recipe without a part `model` is for the one given.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    return parse(FineTuningRecipe, {"model": model, **_read(path, overrides or [])}, str(path))
+
+
+def _read(path: Path, overrides: list[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -295,9 +383,9 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe has the parts model, data and training; this file has none of them")
-    for override in overrides or []:
+    for override in overrides:
         _apply(content, override)
-    return parse(Recipe, content, str(path))
+    return content
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

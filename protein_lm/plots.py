@@ -75,6 +75,28 @@ def learning_curve(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
+def fine_tuning_curve(metrics: pd.DataFrame) -> Figure:
+    """Loss in training and validation, and the measure of the task in validation, against optimizer steps.
+
+    Args:
+        metrics: rows of metrics.jsonl of a fine-tuning run.
+    """
+    loss = "loss_nats" if "loss_nats" in metrics else "squared_error"
+    measure = "accuracy" if "accuracy" in metrics else "spearman"
+    with sns.axes_style("ticks"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    train, valid = (pd.DataFrame(metrics[metrics["split"] == split]) for split in ("train", "valid"))
+    left.plot(train["step"], train[loss], "--", color="0.55", label="training")
+    left.plot(valid["step"], valid[loss], "o-", color="#1b4f8a", label="validation", markersize=3)
+    right.plot(valid["step"], valid[measure].astype(float), "o-", color="#1b4f8a", markersize=3)
+    unit = {"loss_nats": "loss (nats)", "squared_error": "squared error (variances of the labels)"}[loss]
+    left.set(xlabel="optimizer step", ylabel=unit)
+    right.set(xlabel="optimizer step", ylabel={"accuracy": "accuracy", "spearman": "Spearman correlation"}[measure])
+    left.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
 _PANELS = {"causal": "causal (U)", "masked": "masked (B)"}
 _METRICS = {"perplexity": "perplexity", "loss_nats": "loss (nats per residue)", "accuracy": "accuracy (%)"}
 

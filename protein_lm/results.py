@@ -16,7 +16,7 @@ from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError
 from protein_lm.inference.score import check_length
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.output import new_directory, safe_name
+from protein_lm.output import new_directory, new_file, safe_name
 from protein_lm.training.run_log import read_metrics
 
 MAX_MATRIX_BYTES = 4 * 2**30
@@ -28,6 +28,14 @@ def write_learning_curve(run: Path) -> Path:
     path = run / "learning_curve.png"
     plots.save_figure(plots.learning_curve(pd.DataFrame(read_metrics(run))), path, replace=True)
     return path
+
+
+def write_fine_tuning(run: Path, evaluation: pd.DataFrame) -> None:
+    """Put the evaluation of a fine-tuning run and its learning curve into its folder."""
+    with new_file(run / "evaluation.csv", replace=True) as partial:
+        evaluation.to_csv(partial, index=False)
+    figure = plots.fine_tuning_curve(pd.DataFrame(read_metrics(run)))
+    plots.save_figure(figure, run / "learning_curve.png", replace=True)
 
 
 def write_attention(

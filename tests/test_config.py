@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from protein_lm.config import ModelConfig, Recipe, load_recipe, parse
+from protein_lm.config import FineTuningRecipe, ModelConfig, Recipe, load_fine_tuning_recipe, load_recipe, parse
 from protein_lm.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts/recipes").glob("*.yaml"))
@@ -17,7 +18,11 @@ training: {num_steps: 200}
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_ships_is_valid(path) -> None:
-    assert isinstance(load_recipe(path), Recipe)
+    if path.stem == "finetune":
+        loaded = load_fine_tuning_recipe(path, model=parse(ModelConfig, yaml.safe_load(GOOD)["model"], "model"))
+        assert isinstance(loaded, FineTuningRecipe)
+    else:
+        assert isinstance(load_recipe(path), Recipe)
 
 
 def test_the_papers_recipe_has_the_papers_figures() -> None:

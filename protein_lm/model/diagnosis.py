@@ -53,7 +53,8 @@ def last_non_finite_gradient(model: ProteinLM, tokens: Tensor, targets: Tensor, 
     selected = targets >= 0
     logits = model(tokens, packing=packing, selected=selected)
     loss = functional.cross_entropy(logits.float(), targets[selected], reduction="sum")
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, parameters = zip(*trained, strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     for name, gradient in reversed(list(zip(names, gradients, strict=True))):
         if gradient is not None and not gradient.isfinite().all():

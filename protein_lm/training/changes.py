@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from protein_lm.config import Recipe
+from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.errors import ConfigError
 
 HARMLESS = frozenset(
@@ -19,8 +19,18 @@ HARMLESS = frozenset(
     )
 )
 """Keys that no weight depends on: they may change without a word."""
-_OF_A_RUN = frozenset({"training.seed", "training.optimizer", "data.windows"})
-"""Keys that, like the model but for its dropout, a run cannot change: its weights, moments or place would fit no other."""
+_OF_A_RUN = frozenset(
+    {
+        "training.seed",
+        "training.optimizer",
+        "training.lora_rank",
+        "training.lora_alpha",
+        "training.lora_layers",
+        "data.windows",
+    }
+)
+"""Keys that, like the head and the model but for its dropout, a run cannot change: its weights, moments or place would fit no
+other."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
@@ -33,7 +43,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def check_changes(old: Recipe, new: Recipe, *, allowed: Collection[str], run: Path) -> list[str]:
+def check_changes(
+    old: Recipe | FineTuningRecipe, new: Recipe | FineTuningRecipe, *, allowed: Collection[str], run: Path
+) -> list[str]:
     """What a run that goes on changes, as `section.key: old -> new`.
 
     Args:
@@ -64,7 +76,7 @@ def check_changes(old: Recipe, new: Recipe, *, allowed: Collection[str], run: Pa
 
 
 def _is_fixed(key: str) -> bool:
-    return key in _OF_A_RUN or (key.startswith("model.") and key != "model.dropout")
+    return key in _OF_A_RUN or (key.startswith(("model.", "head.")) and key != "model.dropout")
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
     matrices = [parameter for name, parameter in trained if _is_block_matrix(name, parameter)]
     others = [parameter for name, parameter in trained if not _is_block_matrix(name, parameter)]
     plain = {"params": others, "weight_decay": 0.0}
-    if config.optimizer is OptimizerName.MUON:
+    if config.optimizer is OptimizerName.MUON and matrices:
         return [
             torch.optim.Muon(
                 matrices,
@@ -34,7 +34,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Weights of an attention operation itself are no matrices between residual streams: they count as others."""
-    is_matrix = parameter.ndim == 2 and name.startswith("blocks.")
+    is_matrix = parameter.ndim == 2 and "blocks" in name.split(".")
     return is_matrix and "convolution" not in name and ".operation." not in name
 
 

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 RECIPE = "recipe.yaml"
+_LOSSES = ("loss_nats", "squared_error")
+"""Columns of which a row has one: the second is the loss of numbers, in variances of the training labels."""
+_MEASURES = {
+    "loss_nats": "loss {:.3f}",
+    "squared_error": "squared error {:.3f}",
+    "perplexity": "perplexity {:.2f}",
+    "spearman": "Spearman {:.3f}",
+    "rmse": "RMSE {:.4g}",
+    "accuracy": "accuracy {:.1%}",
+    "macro_f1": "macro F1 {:.3f}",
+}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -48,7 +59,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             raise InputError(
                 f"{path}, line {number}: damaged, not valid JSON ({error.msg}); remove the line"
             ) from error
-        if not (isinstance(row, dict) and {"step", "split", "loss_nats"} <= row.keys()):
+        if not (isinstance(row, dict) and {"step", "split"} <= row.keys() and any(name in row for name in _LOSSES)):
             raise InputError(f"{path}, line {number}: not a row with step, split and loss_nats; remove the line")
         rows.append(row)
     return rows
@@ -153,15 +164,29 @@ class RunLog:
 
 
 def _training_facts(values: dict[str, Any]) -> str:
-    facts = [f"{values['tokens_per_second']:,.0f} tokens/s"]
-    if "loss_nats" in values:
-        facts = [f"loss {values['loss_nats']:.3f}, perplexity {values['perplexity']:.2f}", *facts]
+    facts = [
+        *_shown(values, "loss_nats", "squared_error", "perplexity"),
+        f"{values['tokens_per_second']:,.0f} tokens/s",
+    ]
     if skipped := values["num_skipped_steps"]:
         facts.append(f"{skipped:,} steps skipped")
     return ", ".join(facts)
 
 
+def _shown(values: dict[str, Any], *names: str) -> list[str]:
+    """What `values` have of the measures, in words."""
+    return [
+        _MEASURES[name].partition(" {")[0] + " not defined"
+        if values[name] is None
+        else _MEASURES[name].format(values[name])
+        for name in names
+        if name in values
+    ]
+
+
 def _validation_facts(values: dict[str, Any]) -> str:
+    if "unigram_perplexity" not in values:  # of labels, not of residues
+        return f"validation {', '.join(_shown(values, *_MEASURES))}"
     return (
         f"validation perplexity {values['perplexity']:.3f} (unigram baseline {values['unigram_perplexity']:.3f}), "
         f"accuracy {values['accuracy']:.1%}"

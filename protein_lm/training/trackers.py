@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from protein_lm.choices import TrackerName
-from protein_lm.config import Recipe
+from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
             )
 
 
-def start_trackers(recipe: Recipe, run: Path, *, step: int) -> list[GeneralTracker]:
+def start_trackers(recipe: Recipe | FineTuningRecipe, run: Path, *, step: int) -> list[GeneralTracker]:
     """Start the trackers of a recipe for a run directory that exists; `step` is where the run goes on, 0 if it is new.
 
     The run bears the name of its folder, its project the name of the folder around it.
@@ -63,7 +63,7 @@ def _build(name: TrackerName, run: Path, step: int) -> GeneralTracker:
     return build(project, **settings.get(name, {}))
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def _flat(recipe: Recipe | FineTuningRecipe) -> dict[str, Any]:
     """`section.key` -> number, truth value or text."""
     return {
         f"{section}.{key}": value if isinstance(value, bool | int | float | str) else str(value)

@@ -24,12 +24,15 @@ from torch.nn import functional
 
 from protein_lm import __version__
 from protein_lm.attention.parallel import Group, own_span
+from protein_lm.base_model import Base
 from protein_lm.checkpoint import (
     BEST,
     LAST,
     check_files,
     find_model,
+    load_adapters,
     load_weights,
+    read_config,
     read_facts,
     read_training_state,
     write_checksums,
@@ -37,15 +40,17 @@ from protein_lm.checkpoint import (
     write_training_state,
 )
 from protein_lm.choices import TrainingLongPolicy
-from protein_lm.config import ModelConfig, Recipe, parse
+from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
+from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.output import new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
@@ -70,9 +75,11 @@ UNIGRAM_SEQUENCES = 20_000
 class Trainer:
     """Trains the model of a recipe on a prepared corpus into a run directory."""
 
+    _loss_name = "loss_nats"
+
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Recipe | FineTuningRecipe,
         store: Corpus,
         run: Path,
         *,
@@ -92,9 +99,10 @@ class Trainer:
 
         Raises:
             OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
-            ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes; or a
-                tracker is not installed.
-            ModelError: no checkpoint to go on from is whole, or the initial model is damaged.
+            ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes; it asks
+                for adapters without an initial model; or a tracker is not installed.
+            ModelError: no checkpoint to go on from is whole, or the initial model is damaged, or what it stands on has
+                changed.
         """
         if resume and initial is not None:
             raise ConfigError(
@@ -106,9 +114,7 @@ class Trainer:
         check_trackers(config.trackers)
         self.recipe, self.store, self.run = recipe, store, run
         self.accelerator = start_accelerator(config.precision)
-        self.batches = TrainingBatches(
-            store, recipe.data, objective=recipe.model.objective, max_length=recipe.model.max_length, seed=config.seed
-        )
+        self.batches = self._batches()
         self.validation = self._validation_sequences()
         self.unigram = unigram_log_probabilities(store, max_sequences=UNIGRAM_SEQUENCES)
         self.progress = Progress()
@@ -118,19 +124,58 @@ class Trainer:
         self._changes: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._damaged: list[Path] = []
-        model = ProteinLM(recipe.model)
-        model.initialize(torch.Generator().manual_seed(config.seed))
-        model.gradient_checkpointing = config.gradient_checkpointing
-        self.group = self._group_of_rows(model)
-        optimizers = build_optimizers(model, config)
         self._check_run_directory(resume)
         self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
+        checkpoint, moments = self._restore(allowed_changes) if resume else (None, {})
+        model, self.base = self._build_model(checkpoint, initial)
+        self.head = self._build_head(checkpoint)
+        self.group = self._group_of_rows(model)
+        trained = model if self.head is None else Predictor(model, self.head)
+        optimizers = build_optimizers(trained, config)
         if resume:
-            self._restore(model, optimizers, allowed_changes)
-        elif initial is not None:
-            self._start_from(model, find_model(initial))
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+            _restore_optimizers(optimizers, moments)
+        self.model, *self.optimizers = self.accelerator.prepare(trained, *optimizers)
         self.plain_model = model
+
+    def _batches(self) -> Any:
+        recipe = self.recipe
+        assert isinstance(recipe, Recipe)
+        return TrainingBatches(
+            self.store,
+            recipe.data,
+            objective=recipe.model.objective,
+            max_length=recipe.model.max_length,
+            seed=recipe.training.seed,
+        )
+
+    def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
+        """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
+        recipe = self.recipe
+        model, base = ProteinLM(recipe.model), None
+        model.initialize(torch.Generator().manual_seed(recipe.training.seed))
+        model.gradient_checkpointing = recipe.training.gradient_checkpointing
+        if checkpoint is not None:
+            facts = read_facts(checkpoint).get("base")
+            base = None if facts is None else Base.read(checkpoint, facts)
+            load_weights(model, checkpoint if base is None else base.path)
+        elif initial is not None:
+            path = find_model(initial)
+            self._check_same_model(path)
+            base = Base.of(path, recipe.training) if recipe.keeps_model else None
+            load_weights(model, path)
+        elif recipe.keeps_model:
+            raise ConfigError("training.lora_rank trains adapters of an existing model; name it with --init")
+        if recipe.keeps_model:
+            model.requires_grad_(False)
+        if recipe.training.lora_rank:
+            add_adapters(model, recipe.training)
+            if checkpoint is not None:
+                load_adapters(model, checkpoint)
+        return model, base
+
+    def _build_head(self, checkpoint: Path | None) -> PredictionHead | None:
+        """What is trained on top of the model: nothing, for a language model."""
+        return None
 
     def fit(self) -> Progress:
         """Train to the recipe's last step, or to where a signal asks to stop; write metrics, checkpoints, the best model.
@@ -220,16 +265,15 @@ class Trainer:
             self.plain_model.redraw_features(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         self._set_learning_rate(learning_rate_factor(step, config))
         self.model.train()
-        predicted = torch.tensor([sum(int((self._own(batch.targets) != IGNORED).sum()) for batch in batches)])
-        all_predicted = int(self._sum_over_processes(predicted))
+        counts = torch.tensor([self._count(batch) for batch in batches], dtype=torch.float64).sum(0)
+        all_predicted = int(self._sum_over_processes(counts[:1]))
         sums = torch.zeros(5, dtype=torch.float64)
         for number, batch in enumerate((batch.to(device) for batch in batches), 1):
             # Processes exchange gradients once, with the last batch.
             with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
                 loss, correct = self._backward(batch, all_predicted, len(batches))
-            own_targets = self._own(batch.targets)
-            sums[:3] += torch.stack([loss, correct, (own_targets != IGNORED).sum()]).double().cpu()
-            sums[3] += own_targets.numel()
+            sums[:2] += torch.stack([loss, correct]).double().cpu()
+        sums[2:4] = counts
         sums[4] = self.stop.signal is not None
         loss, correct, predicted, num_tokens, num_asked = self._sum_over_processes(sums).tolist()
         norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
@@ -242,32 +286,39 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return int(num_tokens), bool(num_asked)
 
-    def _backward(self, batch: Batch, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:
+    def _count(self, batch: Any) -> tuple[int, int]:
+        """How many tokens of a batch this process predicts, and how many it computes."""
+        targets = self._own(batch.targets)
+        return int((targets != IGNORED).sum()), targets.numel()
+
+    def _backward(self, batch: Any, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Add a batch's gradient; its loss in nats and how many tokens were predicted right."""
-        selected = batch.targets != IGNORED
-        targets = self._own(batch.targets)[self._own(selected)]
-        logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
-        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        loss, correct = self._loss(batch)
         # Gradients are averaged over processes: weight so that every predicted token of the step counts the same.
         weighted = loss * (self.accelerator.num_processes / all_predicted)
         if penalty := self.recipe.training.orthogonality:
             weighted = weighted + penalty / num_batches * self.plain_model.orthogonality()
         self.accelerator.backward(weighted)
-        return loss.detach(), (logits.detach().argmax(-1) == targets).sum()
+        return loss.detach(), correct
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of what a batch predicts, and how much of it is right."""
+        selected = batch.targets != IGNORED
+        targets = self._own(batch.targets)[self._own(selected)]
+        logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
+        loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return loss, (logits.detach().argmax(-1) == targets).sum()
 
     def _own(self, row: Tensor) -> Tensor:
         """The part of a batch's row (1, L) that this process computes."""
         return row if self.group is None else row[:, own_span(row.shape[1], self.group)]
 
-    def _refuse_to_go_on(self, batches: list[Batch]) -> NoReturn:
+    def _refuse_to_go_on(self, batches: list[Any]) -> NoReturn:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
         places = set()
         for batch in (batch.to(self.accelerator.device) for batch in batches):
             with self.accelerator.autocast():
-                place = first_non_finite(self.plain_model, batch.tokens, packing=batch.packing)
-                if place == ALL_FINITE:
-                    place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
-            places.add(place)
+                places.add(self._place_of_fault(batch))
         place = min(set(gather_object(sorted(places))) - {ALL_FINITE}, default="the gradient")
         taken = (
             "the step was not taken"
@@ -279,6 +330,13 @@ class Trainer:
             f"that of step {self._last_saved}, {self.run / LAST}: lower training.learning_rate or training.gradient_clip and "
             "go on with --resume and --allow-change, or set model.qk_norm=true and start a new run"
         )
+
+    def _place_of_fault(self, batch: Any) -> str:
+        """Where the numbers of a batch stop being finite, or that they do not."""
+        place = first_non_finite(self.plain_model, batch.tokens, packing=batch.packing)
+        if place == ALL_FINITE:
+            place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
+        return place
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""
@@ -383,7 +441,10 @@ class Trainer:
             log.line(note)
         model, batches = self.recipe.model, self.batches
         num_weights = f"{self.plain_model.num_parameters:,} weights"
-        if of_kernels := self.plain_model.num_kernel_parameters:
+        if self.base is not None:
+            num_trained = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+            num_weights += f" ({num_trained:,} of them trained)"
+        elif of_kernels := self.plain_model.num_kernel_parameters:
             num_weights += f" ({of_kernels:,} of them in the attention kernels)"
         log.line(
             f"{model.objective.value} {model.attention_name}, {num_weights}, "
@@ -398,7 +459,7 @@ class Trainer:
             )
         if batches.plan.concatenates:
             log.line(f"sequences are concatenated and cut into windows of {model.max_length:,} tokens")
-        elif number := batches.plan.num_too_long:
+        elif (number := batches.plan.num_too_long) and isinstance(self.recipe, Recipe):
             done = _DONE_TO_LONG[self.recipe.data.long_sequences]
             log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
 
@@ -445,10 +506,10 @@ class Trainer:
         facts = {
             "step": self.progress.step,
             "num_tokens": self.progress.num_tokens,
-            "best_validation_loss_nats": None if math.isinf(best) else best,
+            f"best_validation_{self._loss_name}": None if math.isinf(best) else best,
             "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
         }
-        write_model(self.plain_model, folder, facts=facts)
+        write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head)
 
     def _check_run_directory(self, resume: bool) -> None:
         if resume and not self.checkpoints.newest_first():
@@ -456,8 +517,8 @@ class Trainer:
         if not resume and self.run.exists():
             raise OutputError(f"{self.run} exists already; add --resume to go on with it, or name another run")
 
-    def _restore(self, model: ProteinLM, optimizers: list[torch.optim.Optimizer], allowed: Collection[str]) -> None:
-        """Take up the newest checkpoint that is whole."""
+    def _restore(self, allowed: Collection[str]) -> tuple[Path, dict[str, Tensor]]:
+        """Take up the newest checkpoint that is whole; its folder and the optimizers' moments."""
         faults = []
         for checkpoint in self.checkpoints.newest_first():
             try:
@@ -478,7 +539,7 @@ class Trainer:
                 f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
                 f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
             )
-        old = parse(Recipe, state["recipe"], str(checkpoint))
+        old = parse(type(self.recipe), state["recipe"], str(checkpoint))
         changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
         self._changes = state["changes"]
         if changes:
@@ -486,16 +547,14 @@ class Trainer:
             self._notes.append(f"changed from step {self.progress.step} on: {', '.join(changes)}")
         if (version := state["protein_lm_version"]) != __version__:
             self._notes.append(f"the checkpoint was written by protein_lm {version}, this is {__version__}")
-        load_weights(model, checkpoint)
-        _restore_optimizers(optimizers, tensors)
+        return checkpoint, tensors
 
-    def _start_from(self, model: ProteinLM, initial: Path) -> None:
-        old = parse(ModelConfig, read_facts(initial).get("model"), str(initial)).model_dump(mode="json")
+    def _check_same_model(self, initial: Path) -> None:
+        old = read_config(initial).model_dump(mode="json")
         new = self.recipe.model.model_dump(mode="json") | {"dropout": old["dropout"]}  # dropout has no weights
         if old != new:
             changed = ", ".join(differences({"model": old}, {"model": new}).values())
             raise ConfigError(f"{initial}: is another model than the recipe's: {changed}; change the recipe")
-        load_weights(model, initial)
 
 
 def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:

@@ -1,0 +1,322 @@
+"""A table of labelled sequences (.csv, .tsv, .parquet) -> token ids, splits and labels in memory; its training batches.
+
+Columns: `sequence`, the labels, and if they are there `sequence_id` and `split` (train, valid, test, held_out, or empty).
+Where no split is given, a hash of the sequence decides, so that equal sequences are on the same side.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from protein_lm import alphabet
+from protein_lm.attention.packing import Packing
+from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
+from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
+from protein_lm.data.batches import pack
+from protein_lm.data.corpus import Corpus
+from protein_lm.data.hashing import hash_identifiers
+from protein_lm.data.plan import Planned, TrainingPlan
+from protein_lm.data.records import Annotations
+from protein_lm.data.split import Split, SplitRule, parse_split
+from protein_lm.errors import ConfigError, InputError
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+Labels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SequenceTable:
+    """N sequences of a table, in its order."""
+
+    path: Path
+    frame: pd.DataFrame
+    """Rows of the table that were kept, all cells text."""
+    rows: NDArray[np.int64]
+    """(N,) their numbers in the table, the first below the header being 1."""
+    identifiers: list[str]
+    """`sequence_id`, or the row's number where there is no such column."""
+    residues: list[NDArray[np.uint8]]
+    too_long: list[str]
+    """Identifiers of those over the window, which were dropped or cropped."""
+
+
+def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPolicy) -> SequenceTable:
+    """Read a table with a column `sequence`; B, J, O, U, X, Z are kept, J as X.
+
+    Raises:
+        InputError: the file cannot be read, has no such column or no rows, or a row holds no protein sequence, or one over
+            the window while `long_sequences` is `error`.
+    """
+    frame = _read(path)
+    if "sequence" not in frame:
+        raise InputError(f"{path} has no column sequence; it has {_shown(frame.columns)}; rename the one that is meant")
+    if frame.empty:
+        raise InputError(f"{path} has no rows; add some")
+    rows = np.arange(1, len(frame) + 1)
+    names = frame["sequence_id"].tolist() if "sequence_id" in frame else rows.astype(str).tolist()
+    kept, residues, too_long = [], [], []
+    for number, (row, letters) in enumerate(zip(rows, frame["sequence"], strict=True)):
+        try:
+            tokens = alphabet.encode(letters.strip())
+        except ValueError as error:
+            raise InputError(f"{path}, row {row}: {error}; correct the sequence or remove the row") from error
+        if not tokens.size:
+            raise InputError(f"{path}, row {row}: no sequence; write one or remove the row")
+        if tokens.size > max_residues:
+            too_long.append(names[number])
+            if long_sequences is LongPolicy.ERROR:
+                raise InputError(
+                    f"{path}, row {row}: the sequence has {tokens.size:,} residues; this model reads {max_residues:,}; "
+                    "shorten or remove it, choose to drop (or in training to crop) long ones, or use a model with a "
+                    "longer window"
+                )
+            if long_sequences is LongPolicy.DROP:
+                continue
+        kept.append(number)
+        residues.append(tokens[:max_residues])
+    return SequenceTable(path, frame.iloc[kept], rows[kept], [names[i] for i in kept], residues, too_long)
+
+
+class LabelTable(Corpus):
+    """N labelled sequences in memory, ready to train on."""
+
+    def __init__(
+        self, table: SequenceTable, splits: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...], task: Task
+    ) -> None:
+        """Put sequences and labels together.
+
+        Args:
+            table: the sequences.
+            splits: (N,) values of `Split`.
+            labels: (N,) of sequences, or (T,) of the residues of all sequences back to back: numbers, or indices into
+                `classes`.
+            classes: names of the classes, sorted; none for numbers.
+            task: what is to be predicted.
+        """
+        self.path, self.splits, self.labels, self.classes = table.path, splits, labels, classes
+        self.manifest = {"sources": [{"name": table.path.name, "sha256": _sha256(table.path.read_bytes())}]}
+        self.num_long = len(table.too_long)
+        """Sequences over the model's window that were dropped or cropped."""
+        self._is_of_residues = task.is_of_residues
+        self._identifiers = table.identifiers
+        self._tokens = np.concatenate(table.residues)
+        self._offsets = np.cumsum([0, *map(len, table.residues)], dtype=np.int64)
+
+    @property
+    def num_residues(self) -> int:
+        """See `Corpus`."""
+        return self._tokens.size
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """See `Corpus`."""
+        return self.manifest["sources"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Corpus`; the labels belong to it."""
+        named = {
+            "the sequences": (self._tokens, self._offsets),
+            "the splits": (self.splits,),
+            "the labels": (self.labels,),
+        }
+        sums = {name: _sha256(*(array.tobytes() for array in arrays)) for name, arrays in named.items()}
+        return {**sums, "the classes": ", ".join(self.classes)}
+
+    @property
+    def groups(self) -> dict[str, range]:
+        """See `Corpus`: the table itself."""
+        return {self.path.name: range(self.num_sequences)}
+
+    def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See `Corpus`."""
+        return self._offsets[indices + 1] - self._offsets[indices]
+
+    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See `Corpus`."""
+        return self._offsets[indices]
+
+    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See `Corpus`."""
+        return self._tokens[places]
+
+    def residues(self, index: int) -> NDArray[np.uint8]:
+        """See `Corpus`."""
+        return self._tokens[self._offsets[index] : self._offsets[index + 1]]
+
+    def sequence_id(self, index: int) -> str:
+        """See `Corpus`."""
+        return self._identifiers[index]
+
+    def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
+        """See `Corpus`: nothing is known."""
+        return Annotations.none(indices.size)
+
+    def of(self, indices: NDArray[np.int64]) -> Labels:
+        """Labels of some sequences, back to back."""
+        if not self._is_of_residues:
+            return self.labels[indices]
+        return np.concatenate([self.labels[self._offsets[i] : self._offsets[i + 1]] for i in indices.tolist()])
+
+    def training_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of the numbers in training."""
+        labels = self.of(self.indices(Split.TRAIN))
+        return float(labels.mean()), float(labels.std())
+
+
+def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_residues: int) -> LabelTable:
+    """Read a table of labelled sequences for a task.
+
+    Raises:
+        InputError: as `read_sequence_table`; or a label is missing, no number, of the wrong length, or of a class that
+            training does not have; or the training labels are fewer than two or all the same.
+        ConfigError: the fractions of the splits leave nothing to train on.
+    """
+    table = read_sequence_table(path, max_residues=max_residues, long_sequences=data.long_sequences)
+    if head.column not in table.frame:
+        raise InputError(
+            f"{path} has no column {head.column}; it has {_shown(table.frame.columns)}; set head.column to the labels'"
+        )
+    splits = _splits(table, data)
+    cells = [_cell(table, number, text, head.task) for number, text in enumerate(table.frame[head.column])]
+    classes: tuple[str, ...] = ()
+    if not head.task.is_regression:
+        in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
+        classes = tuple(sorted(in_training))
+        places = {name: place for place, name in enumerate(classes)}
+        for number, cell in enumerate(cells):
+            if unseen := [name for name in cell if name not in places]:
+                raise InputError(
+                    f"{path}, row {table.rows[number]}: class {unseen[0]!r} is in the split "
+                    f"{Split(splits[number]).label} and never in train, so it cannot be learned; move a row of it to "
+                    "train, or remove it"
+                )
+        cells = [[places[name] for name in cell] for cell in cells]
+    labels = np.array([label for cell in cells for label in cell], np.float64 if head.task.is_regression else np.int64)
+    result = LabelTable(table, splits, labels, classes, head.task)
+    _check_training(result, path)
+    return result
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: a table of sequences ends in {', '.join(SUFFIXES)}; rename or convert it")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            return frame.astype(object).where(frame.notna(), "").map(_text)
+        separator = "\t" if path.suffix == ".tsv" else ","
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the name") from error
+    except (OSError, ValueError) as error:  # pandas' and Arrow's errors of parsing are of these classes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} cannot be read as a table: {reason}; correct it") from error
+
+
+def _text(value: Any) -> str:
+    """A cell of a Parquet table as a CSV would have it; a list of numbers becomes numbers between blanks."""
+    return " ".join(map(str, value)) if isinstance(value, np.ndarray | list) else str(value)
+
+
+def _shown(names: Sequence[str] | pd.Index) -> str:
+    return ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+
+
+def _splits(table: SequenceTable, data: LabelledDataConfig) -> NDArray[np.uint8]:
+    rule = SplitRule(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
+    splits = rule.assign(hash_identifiers([residues.tobytes() for residues in table.residues]))
+    given = table.frame["split"].tolist() if "split" in table.frame else []
+    for number, label in enumerate(given):
+        if label.strip():
+            try:
+                splits[number] = parse_split(label.strip())
+            except ConfigError as error:
+                raise InputError(f"{table.path}, row {table.rows[number]}: {error}, or leave it empty") from error
+    return splits
+
+
+def _cell(table: SequenceTable, number: int, text: str, task: Task) -> list[Any]:
+    """The labels in one cell: one, or one for each residue."""
+    place, text, length = f"{table.path}, row {table.rows[number]}", text.strip(), len(table.residues[number])
+    if not text:
+        raise InputError(f"{place}: no label; write one or remove the row")
+    if not task.is_of_residues:
+        return [_number(text, place) if task.is_regression else text]
+    parts = text.split() if task.is_regression else list(text)
+    written = len(table.frame["sequence"].iloc[number].strip())
+    if len(parts) != written:
+        what = "numbers, with blanks between them" if task.is_regression else "letters"
+        raise InputError(f"{place}: {len(parts):,} labels for {written:,} residues; give one for each: {what}")
+    return [_number(part, place) if task.is_regression else part for part in parts[:length]]
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(
+            f"{place}: label {text[:40]!r} is not a finite number; correct it, remove the row, or set head.task to a "
+            "classification"
+        )
+    return value
+
+
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _check_training(table: LabelTable, path: Path) -> None:
+    indices = table.indices(Split.TRAIN)
+    if indices.size < 2:
+        raise InputError(f"{path}: {indices.size} labelled sequences are left to train on; at least 2 are needed")
+    labels = table.of(indices)
+    if (labels == labels[0]).all():
+        what = f"of class {table.classes[int(labels[0])]!r}" if table.classes else f"{labels[0]:g}"
+        raise InputError(f"{path}: all {labels.size:,} training labels are {what}: there is nothing to learn")
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Sequences back to back in one row, and what is to be predicted of them."""
+
+    tokens: Tensor
+    """(1, L) int64."""
+    packing: Packing
+    targets: Tensor
+    """(N,) labels of the sequences, or (R,) of their residues: float64 numbers or int64 classes."""
+
+    def to(self, device: torch.device) -> "LabelledBatch":
+        """The batch on `device`; numbers become float32, which every device has."""
+        targets = self.targets.float() if self.targets.is_floating_point() else self.targets
+        return LabelledBatch(self.tokens.to(device), self.packing, targets.to(device))
+
+
+class LabelledBatches:
+    """The planned batches of a table's training split."""
+
+    def __init__(self, table: LabelTable, tokens_per_batch: int, *, max_length: int, seed: int) -> None:
+        """Plan the training.
+
+        Raises:
+            ConfigError: a batch does not hold the longest sequence.
+        """
+        config = DataConfig(tokens_per_batch=tokens_per_batch, long_sequences=TrainingLongPolicy.ERROR)
+        self.plan = TrainingPlan(table, config, max_length=max_length, seed=seed)
+        self._table = table
+
+    def batch(self, planned: Planned) -> LabelledBatch:
+        """The sequences of a batch with their labels."""
+        indices = planned.pieces.indices
+        tokens, packing = pack([self._table.residues(i) for i in indices.tolist()])
+        return LabelledBatch(tokens, packing, torch.from_numpy(self._table.of(indices)))

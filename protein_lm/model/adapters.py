@@ -1,0 +1,69 @@
+"""Low-rank adapters beside the matrices of a frozen model: W x + (alpha / rank) B A x, with A and B trained.
+
+Source: Hu et al. 2021 (LoRA, arXiv 2106.09685). They are trained by the library `peft`; to use them, they are added to W.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protein_lm.choices import LoraLayers
+from protein_lm.config import TrainingConfig
+from protein_lm.errors import ConfigError
+from protein_lm.model.language_model import ProteinLM
+
+_PARTS = {LoraLayers.ALL: "(attention|feedforward)", LoraLayers.ATTENTION: "attention"}
+_NAME = ".default"
+"""What `peft` puts behind the names of its matrices; ours go without."""
+
+
+def add_adapters(model: ProteinLM, config: TrainingConfig) -> None:
+    """Freeze a model and give the matrices of its blocks adapters, drawn from the seed; its outputs stay as they are.
+
+    Raises:
+        ConfigError: the library `peft` is not installed, or the rank is not below that of the matrices.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ConfigError("training.lora_rank needs the library peft: run pip install peft, or set it to 0") from error
+    if config.lora_rank >= model.config.width:
+        raise ConfigError(
+            f"training.lora_rank {config.lora_rank} saves nothing in a model of width {model.config.width}; lower it"
+        )
+    targets = rf"blocks\.\d+\.{_PARTS[config.lora_layers]}\.(input|output)_projection"
+    settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)  # type: ignore[arg-type]
+    inject_adapter_in_model(settings, model)
+    generator = torch.Generator().manual_seed(config.seed)
+    for name, weight in adapter_weights(model).items():
+        if name.endswith("lora_A.weight"):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+
+
+def adapter_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The matrices of a model's adapters by name; none if it has no adapters."""
+    named = model.named_parameters()
+    return {name.replace(_NAME, ""): weight for name, weight in named if ".lora_A." in name or ".lora_B." in name}
+
+
+def merge(weights: dict[str, Tensor], adapters: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a model with adapters added to them.
+
+    Args:
+        weights: of the model without adapters, by name.
+        adapters: as `adapter_weights` names them.
+        settings: `rank` and `alpha`.
+
+    Raises:
+        KeyError: an adapter without its other half, or of a matrix that the model does not have.
+        RuntimeError: shapes do not fit.
+    """
+    merged = dict(weights)
+    scale = settings["alpha"] / settings["rank"]
+    for name, first in adapters.items():
+        if name.endswith(".lora_A.weight"):
+            layer = name.removesuffix(".lora_A.weight")
+            merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + scale * (adapters[f"{layer}.lora_B.weight"] @ first)
+    return merged
