@@ -360,7 +360,13 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: the file cannot be read, or a key is unknown or has an impossible value.
     """
-    return parse(Recipe, _read(path, overrides or []), str(path))
+    content = _read(path, overrides or [])
+    if "head" in content:
+        raise ConfigError(
+            f"{path} is for fine-tuning on labels (protein-lm finetune): it has a part head; give the recipe, or the run, of a "
+            "language model"
+        )
+    return parse(Recipe, content, str(path))
 
 
 def load_fine_tuning_recipe(path: Path, overrides: list[str] | None = None, *, model: ModelConfig) -> FineTuningRecipe:

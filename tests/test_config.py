@@ -144,3 +144,8 @@ def test_a_kind_for_each_layer() -> None:
     assert config.attention_name == "local, local, performer-relu"
     assert [kind.value for kind in config.attention_kinds] == ["local", "local", "performer-relu"]
     assert model_config(attention=["exact"] * 3).attention_name == "exact"
+
+
+def test_a_recipe_on_labels_is_not_one_of_a_language_model() -> None:
+    with pytest.raises(ConfigError, match=r"finetune\.yaml is for fine-tuning on labels \(protein-lm finetune\)"):
+        load_recipe(RECIPES[0].with_name("finetune.yaml"))
