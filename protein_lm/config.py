@@ -363,7 +363,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     content = _read(path, overrides or [])
     if "head" in content:
         raise ConfigError(
-            f"{path} is for fine-tuning on labels (protein-lm finetune): it has a part head; give the recipe, or the run, of a "
+            f"{path} is for fine-tuning on labels (protein-lm finetune): it has a part head; give the recipe or the run of a "
             "language model"
         )
     return parse(Recipe, content, str(path))
