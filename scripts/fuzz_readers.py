@@ -1,7 +1,7 @@
 """Readers fuzzed with coverage as the guide, for as long as one likes; not part of the suite.
 
     pip install atheris
-    python -m tests.data.fuzz_readers -max_total_time=600
+    python -m scripts.fuzz_readers -max_total_time=600
 
 The first byte of an input chooses the block size and what happens on errors, the rest is the file. An input that breaks
 something is kept as `crash-...` by atheris; it belongs into `test_readers_fuzz` once it is understood.
