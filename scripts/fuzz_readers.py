@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-with atheris.instrument_imports(include=["protein_lm.data"]):
+with atheris.instrument_imports(include=["protein_lm.data"]):  # pyright: ignore[reportAttributeAccessIssue]
     from protein_lm.choices import OnError
     from tests.data.test_readers_fuzz import WHOLE, check_read
 
