@@ -4,6 +4,7 @@ import errno
 import glob
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -70,8 +71,11 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
         check_absent(path)
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial, lock = recover(path, adopt) or _locked_folder(path, "partial")
-        try:
+        found = recover(path, adopt)
+        partial, lock = found or (_hidden(path, "partial"), None)
+        try:  # an interruption may come as soon as the folder is there
+            if found is None:
+                lock = _make_locked(partial)
             yield partial
             partial.chmod(0o777 & ~_umask())
             for file in [*partial.rglob("*"), partial]:
@@ -89,8 +93,9 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
 
 def _exchange(partial: Path, path: Path) -> None:
     """Put `partial` into the place of the folder `path`, which is removed."""
-    retired, lock = _locked_folder(path, "retired")
+    retired, lock = _hidden(path, "retired"), None
     try:
+        lock = _make_locked(retired)
         path.rename(retired / _OLD)
         try:
             partial.rename(path)
@@ -103,16 +108,21 @@ def _exchange(partial: Path, path: Path) -> None:
             os.close(lock)
 
 
-def _locked_folder(path: Path, role: str) -> tuple[Path, int | None]:
-    """A new folder for `path`, and its descriptor, locked, so that others can tell that its process still lives."""
+def _hidden(path: Path, role: str) -> Path:
+    """A name beside `path` that nobody else has."""
+    return path.with_name(f".{path.name}.{role}-{secrets.token_hex(8)}")
+
+
+def _make_locked(folder: Path) -> int | None:
+    """Make a folder; its descriptor, locked, so that others can tell that its process still lives."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{role}-", dir=path.parent))
+        folder.mkdir(mode=0o700)
         if fcntl is None:
-            return folder, None
+            return None
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
             if _lock(lock) and folder.exists():
-                return folder, lock
+                return lock
             os.close(lock)  # another process took it for abandoned before it was locked
 
 

@@ -32,6 +32,15 @@ SERVER.set_forkserver_preload(["protein_lm.training.trainer", "tests.conftest"])
 FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums come in another order with another number of threads: runs in this process and in others are to be compared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def train(recipe: dict[str, Any], store: Path, run: Path, resume: bool = False, kill_at: int = 0) -> None:
     """Train in this process; with `kill_at`, die right before the operation on files of that number."""
     torch.set_num_threads(1)
