@@ -24,10 +24,10 @@ class Checkpoints:
         self.run = run
 
     def newest_first(self) -> list[Path]:
-        """All checkpoints; one that does not tell its step is taken for the newest."""
+        """All checkpoints; one that does not tell its step is taken for the newest, `last` for older than another of its step."""
         names = [path for path in self.run.glob(f"{_EARLIER}*") if path.name.removeprefix(_EARLIER).isdecimal()]
         found = [(_step(path), path) for path in (self.run / LAST, *names) if path.is_dir()]
-        return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name))]
+        return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name == LAST))]
 
     def write(self, step: int, write: Callable[[Path], None], *, keep: int) -> None:
         """Let `write` fill a folder, which becomes `last`; of all checkpoints the newest `keep` stay.
@@ -35,27 +35,38 @@ class Checkpoints:
         Raises:
             OutputError: it cannot be written; those before it are as they were.
         """
-        last, new = self.run / LAST, self.run / f"{_EARLIER}{step}"
+        new = self.run / f"{_EARLIER}{step}"
         with new_directory(new, replace=True) as folder:
             write(folder)
-        before = _step(last)
-        if before == math.inf:
-            self._set_aside(last)
-        with clear_errors(last):
-            if before == step:
-                _remove(last)
-            elif last.exists():
-                last.rename(self.run / f"{_EARLIER}{before}")
-            new.rename(last)
-            for path in self.newest_first()[keep:]:
-                _remove(path)
+        self._name(keep)
 
-    def tidy(self, damaged: list[Path]) -> None:
-        """Before a run goes on: move damaged checkpoints out of the way, remove what killed processes left."""
+    def tidy(self, damaged: list[Path], *, keep: int) -> None:
+        """Before a run goes on: move damaged checkpoints out of the way, remove what killed processes left.
+
+        A checkpoint that was written whole, but had not got its name yet when the process was killed, gets it.
+        """
         for path in damaged:
             self._set_aside(path)
         for hidden in self.run.glob(".*.*-*"):
             recover(hidden.with_name(hidden.name[1:].rpartition(".")[0]))
+        self._name(keep)
+
+    def _name(self, keep: int) -> None:
+        """Make the newest checkpoint `last`; of all of them the newest `keep` stay."""
+        last = self.run / LAST
+        before = _step(last)
+        if before == math.inf:
+            self._set_aside(last)
+        new = self.newest_first()[0]
+        with clear_errors(last):
+            if new != last:
+                if before == _step(new):
+                    _remove(last)
+                elif last.exists():
+                    last.rename(self.run / f"{_EARLIER}{before}")
+                new.rename(last)
+            for path in self.newest_first()[keep:]:
+                _remove(path)
 
     def _set_aside(self, damaged: Path) -> None:
         number = 1

@@ -226,7 +226,7 @@ class Trainer:
                 (folder / LAST).mkdir()
                 self._write_checkpoint(folder / LAST)
             return
-        self.checkpoints.tidy(self._damaged)
+        self.checkpoints.tidy(self._damaged, keep=self.recipe.training.keep_checkpoints)
         if (self.run / RECIPE).read_text(encoding="utf-8") != recipe:
             with new_file(self.run / RECIPE, replace=True) as partial:
                 partial.write_text(recipe, encoding="utf-8")
