@@ -24,7 +24,7 @@ class Checkpoints:
         self.run = run
 
     def newest_first(self) -> list[Path]:
-        """All checkpoints; one that does not tell its step is taken for the newest, `last` for older than another of its step."""
+        """All checkpoints; one that does not tell its step counts as the newest, `last` as older than another of its step."""
         names = [path for path in self.run.glob(f"{_EARLIER}*") if path.name.removeprefix(_EARLIER).isdecimal()]
         found = [(_step(path), path) for path in (self.run / LAST, *names) if path.is_dir()]
         return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name == LAST))]
