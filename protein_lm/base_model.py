@@ -1,6 +1,5 @@
 """Where the model lies that adapters or a head were trained on, and whether it is still the same."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from protein_lm.config import TrainingConfig
 from protein_lm.errors import ModelError
+from protein_lm.output import checksum
 
 WEIGHTS = "model.safetensors"
 
@@ -17,8 +17,8 @@ class Base:
     """A model directory that another one refers to instead of holding its weights."""
 
     path: Path
-    sha256: str
-    """Of its weights."""
+    xxh3_128: str
+    """Of the file of its weights."""
     adapters: dict[str, Any] | None = None
     """`rank` and `alpha` of the adapters that were trained on it, if there are any."""
 
@@ -35,7 +35,7 @@ class Base:
                 "-o DIR --merge"
             )
         adapters = {"rank": config.lora_rank, "alpha": config.lora_alpha} if config.lora_rank else None
-        return cls(path.resolve(), _sha256(path / WEIGHTS), adapters)
+        return cls(path.resolve(), checksum(path / WEIGHTS), adapters)
 
     @classmethod
     def read(cls, folder: Path, facts: dict[str, Any]) -> "Base":
@@ -45,8 +45,8 @@ class Base:
             ModelError: the model is gone, or another one stands in its place.
         """
         try:
-            places = Path(facts["path"]), folder / facts["relative_path"]
-            recorded, adapters = str(facts["sha256"]), facts.get("adapters")
+            places = Path(facts["path"]), Path(os.path.normpath(folder / facts["relative_path"]))
+            recorded, adapters = str(facts["xxh3_128"]), facts.get("adapters")
             if adapters is not None:
                 adapters = {"rank": int(adapters["rank"]), "alpha": float(adapters["alpha"])}
         except (KeyError, TypeError, ValueError) as error:
@@ -56,23 +56,15 @@ class Base:
             raise ModelError(
                 f"{folder}: was trained on the model {places[0]}, which is gone; put it back there, or a link to it"
             )
-        if _sha256(found / WEIGHTS) != recorded:
+        if checksum(found / WEIGHTS) != recorded:
             raise ModelError(
-                f"{folder}: was trained on the model {found}, whose weights are others now (their SHA-256 was "
-                f"{recorded[:12]}...); put the former ones back, or train anew"
+                f"{folder}: was trained on the model {found}, whose weights are others now (their checksum was "
+                f"{recorded}); put the former ones back, or train anew"
             )
         return cls(found, recorded, adapters)
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """What the config.json of a model directory in `folder` says of its base."""
         relative = os.path.relpath(self.path, folder.resolve())
-        found = {"path": str(self.path), "relative_path": relative, "sha256": self.sha256}
+        found = {"path": str(self.path), "relative_path": relative, "xxh3_128": self.xxh3_128}
         return found if self.adapters is None else {**found, "adapters": self.adapters}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -100,7 +100,7 @@ def gpt2_generate(spec: Spec) -> Prepared:
 
 
 def _gpt2(spec: Spec) -> Any:
-    return models.gpt2(max_length=spec.length + 1).to(DTYPES[spec.dtype]).eval()
+    return models.gpt2(models.Size(spec.length + 1)).to(DTYPES[spec.dtype]).eval()
 
 
 CONTESTANTS = {

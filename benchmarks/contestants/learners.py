@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.contestants import models
 from protein_lm import alphabet
 from protein_lm.choices import Objective
 from protein_lm.config import Recipe
@@ -27,6 +27,8 @@ from protein_lm.inference.likelihood import Residues, evaluation_log_probabiliti
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.training.optimizer import build_optimizers
 
+Logits = Callable[[Tensor], Tensor]
+"""tokens (B, L), padded -> logits (B, L, V)."""
 POOL = 8
 """Batches whose sequences are sorted by length together."""
 PEERS = {"masked": ("hf-esm", "performer-pytorch"), "causal": ("hf-gpt2", "performer-pytorch")}
@@ -82,7 +84,6 @@ def ours(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues]) -> Lear
 
 def peer(name: str, recipe: Recipe, corpus: Corpus, validation: Sequence[Residues], learning_rate: float) -> Learner:
     """A model of another package with the layers, width and heads of the recipe, trained by AdamW."""
-    torch.manual_seed(recipe.training.seed)
     model, logits = _BUILDERS[name](recipe)
     is_causal = recipe.model.objective is Objective.CAUSAL
     batches, budget = _batches(recipe, corpus), recipe.data.tokens_per_batch
@@ -127,9 +128,7 @@ def padded(rows: list[tuple[Tensor, Tensor]], budget: int) -> Iterator[tuple[Ten
 
 
 @torch.inference_mode()
-def padded_perplexity(
-    logits: Callable[[Tensor], Tensor], sequences: Sequence[Residues], *, is_causal: bool, budget: int
-) -> float:
+def padded_perplexity(logits: Logits, sequences: Sequence[Residues], *, is_causal: bool, budget: int) -> float:
     """As `evaluation_log_probabilities` counts, by a model that takes padded rows."""
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     ordered = [sequences[number] for number in order]
@@ -163,71 +162,33 @@ def _rows(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
     yield from zip(batch.tokens[0].split(lengths), batch.targets[0].split(lengths), strict=True)
 
 
-def _hugging_face_esm(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    from transformers import EsmConfig, EsmForMaskedLM  # pyright: ignore[reportMissingImports]
-
-    size = recipe.model
-    config = EsmConfig(
-        vocab_size=alphabet.VOCABULARY_SIZE,
-        hidden_size=size.width,
-        num_hidden_layers=size.num_layers,
-        num_attention_heads=size.num_heads,
-        intermediate_size=size.feedforward_width,
-        position_embedding_type="rotary",
-        max_position_embeddings=size.max_length + 2,
-        pad_token_id=alphabet.PAD,
-        mask_token_id=alphabet.MASK,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+def _size(recipe: Recipe) -> models.Size:
+    model = recipe.model
+    return models.Size(
+        model.max_length,
+        model.num_layers,
+        model.width,
+        model.num_heads,
+        model.feedforward_width,
+        model.num_random_features,
     )
-    model: Any = EsmForMaskedLM(config)
+
+
+def _hugging_face_esm(recipe: Recipe) -> tuple[nn.Module, Logits]:
+    model = models.hugging_face_esm(_size(recipe), seed=recipe.training.seed)
     return model, lambda tokens: model(input_ids=tokens, attention_mask=tokens != alphabet.PAD).logits
 
 
-def _hugging_face_gpt2(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    from transformers import GPT2Config, GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
-
-    size = recipe.model
-    config = GPT2Config(
-        vocab_size=alphabet.VOCABULARY_SIZE,
-        n_positions=size.max_length,
-        n_embd=size.width,
-        n_layer=size.num_layers,
-        n_head=size.num_heads,
-        n_inner=size.feedforward_width,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=alphabet.CLS,
-        eos_token_id=None,
-        pad_token_id=alphabet.PAD,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
-    )
-    model: Any = GPT2LMHeadModel(config)
+def _hugging_face_gpt2(recipe: Recipe) -> tuple[nn.Module, Logits]:
+    model = models.gpt2(_size(recipe), seed=recipe.training.seed)
     # Padding stands behind the tokens, which do not look there: no mask is needed.
     return model, lambda tokens: model(input_ids=tokens, use_cache=False).logits
 
 
-def _performer_pytorch(recipe: Recipe) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    from performer_pytorch import performer_pytorch as package  # pyright: ignore[reportMissingImports]
-
-    size, causal = recipe.model, recipe.model.objective is Objective.CAUSAL
-    model = package.PerformerLM(
-        num_tokens=alphabet.VOCABULARY_SIZE,
-        max_seq_len=size.max_length,
-        dim=size.width,
-        depth=size.num_layers,
-        heads=size.num_heads,
-        ff_mult=size.feedforward_width // size.width,
-        nb_features=size.num_random_features,
-        generalized_attention=True,
-        causal=causal,
+def _performer_pytorch(recipe: Recipe) -> tuple[nn.Module, Logits]:
+    model = models.performer_pytorch(
+        _size(recipe), causal=recipe.model.objective is Objective.CAUSAL, seed=recipe.training.seed
     )
-    model.fix_projection_matrices_()
-    for module in model.modules():
-        if causal and isinstance(module, package.FastAttention):
-            module.causal_linear_fn = package.causal_linear_attention_noncuda
     return model, lambda tokens: model(tokens, mask=tokens != alphabet.PAD)
 
 

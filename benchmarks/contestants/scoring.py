@@ -51,7 +51,7 @@ def gpt2(*, by_length: bool) -> Callable[[Spec], Prepared]:
 
     def prepare(spec: Spec) -> Prepared:
         records = proteins(spec.length)
-        model = models.gpt2(max_length=MAX_LENGTH).eval()
+        model = models.gpt2(models.Size(MAX_LENGTH)).eval()
 
         @torch.inference_mode()
         def once() -> None:

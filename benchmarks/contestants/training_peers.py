@@ -4,65 +4,26 @@ import torch
 from torch import nn
 
 from benchmarks.contestants import models
-from benchmarks.contestants.base import FEEDFORWARD_WIDTH, HEADS, LAYERS, NUM_FEATURES, UNLIMITED, WIDTH, Contestant
+from benchmarks.contestants.base import HEADS, LAYERS, UNLIMITED, WIDTH, Contestant
 from benchmarks.contestants.training import Logits, training_step
 from benchmarks.spec import Spec
-from protein_lm import alphabet
 
 
 def performer_pytorch(spec: Spec) -> tuple[nn.Module, Logits]:
-    """`PerformerLM` of performer-pytorch with ReLU features that are never redrawn.
-
-    As in the attention case, the causal form is its plain torch one, which keeps (L, M, E) numbers per head and layer.
-    """
-    from performer_pytorch import performer_pytorch as package  # pyright: ignore[reportMissingImports]
-
-    torch.manual_seed(0)
-    causal = spec.direction == "causal"
-    model = package.PerformerLM(
-        num_tokens=alphabet.VOCABULARY_SIZE,
-        max_seq_len=spec.length,
-        dim=WIDTH,
-        depth=LAYERS,
-        heads=HEADS,
-        ff_mult=FEEDFORWARD_WIDTH // WIDTH,
-        nb_features=NUM_FEATURES,
-        generalized_attention=True,
-        causal=causal,
-    )
-    model.fix_projection_matrices_()
-    for module in model.modules():
-        if causal and isinstance(module, package.FastAttention):
-            module.causal_linear_fn = package.causal_linear_attention_noncuda
+    """See `models.performer_pytorch`."""
+    model = models.performer_pytorch(models.Size(spec.length), causal=spec.direction == "causal")
     return model, lambda tokens, selected: model(tokens)[selected]
 
 
 def hugging_face_esm(spec: Spec) -> tuple[nn.Module, Logits]:
-    """`EsmForMaskedLM` of transformers with rotary positions and sdpa."""
-    from transformers import EsmConfig, EsmForMaskedLM  # pyright: ignore[reportMissingImports]
-
-    config = EsmConfig(
-        vocab_size=alphabet.VOCABULARY_SIZE,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=FEEDFORWARD_WIDTH,
-        position_embedding_type="rotary",
-        max_position_embeddings=spec.length + 2,
-        pad_token_id=alphabet.PAD,
-        mask_token_id=alphabet.MASK,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
-    )
-    torch.manual_seed(0)
-    model = EsmForMaskedLM(config)
+    """See `models.hugging_face_esm`."""
+    model = models.hugging_face_esm(models.Size(spec.length))
     return model, lambda tokens, selected: model(input_ids=tokens).logits[selected]
 
 
 def hugging_face_gpt2(spec: Spec) -> tuple[nn.Module, Logits]:
-    """`GPT2LMHeadModel` of transformers with sdpa."""
-    model = models.gpt2(max_length=spec.length)
+    """See `models.gpt2`."""
+    model = models.gpt2(models.Size(spec.length))
     return model, lambda tokens, selected: model(input_ids=tokens, use_cache=False).logits[selected]
 
 

@@ -98,19 +98,19 @@ def prepare(
         StoreWriter(folder, journal.files) as writer,
         _pool(workers) as pool,
     ):
-        corpus = _Corpus(settings, rule, table, of_clusters, families, writer, folder, journal)
-        for path in sources[corpus.num_sources :]:
+        preparation = _Preparation(settings, rule, table, of_clusters, families, writer, folder, journal)
+        for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
-                remaining = islice(parts(source, accessions), corpus.num_parts, None)
+                remaining = islice(parts(source, accessions), preparation.num_parts, None)
                 for each in digests(remaining, settings, pool, workers):
-                    corpus.add(each, source)
+                    preparation.add(each, source)
                     if journal.is_due():
-                        corpus.save(source)
+                        preparation.save(source)
                     if on_progress:
-                        on_progress(corpus.bytes_before + source.bytes_read)
-                corpus.end_source(source)
-        corpus.check(sources)
-        return writer.complete(corpus.facts())
+                        on_progress(preparation.bytes_before + source.bytes_read)
+                preparation.end_source(source)
+        preparation.check(sources)
+        return writer.complete(preparation.facts())
 
 
 def _determinants(
@@ -162,7 +162,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         pool.shutdown(cancel_futures=True)
 
 
-class _Corpus:
+class _Preparation:
     """What must be remembered from block to block."""
 
     def __init__(

@@ -1,7 +1,10 @@
-"""Optimizers and the learning-rate schedule."""
+"""Optimizers, their moments as tensors with names, and the learning-rate schedule."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from protein_lm.choices import OptimizerName
 from protein_lm.config import TrainingConfig
@@ -46,3 +49,24 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
         return rise
     remaining = min(1.0, (config.num_steps - step) / decay_steps)
     return min(rise, config.final_fraction + (1.0 - config.final_fraction) * remaining)
+
+
+def optimizer_tensors(optimizers: Sequence[Any]) -> dict[str, Tensor]:
+    """Moments by `optimizer.parameter.name`."""
+    tensors = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Give optimizers the moments that `optimizer_tensors` named."""
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, index, name = key.split(".", 2)
+            if int(owner) == number:
+                state.setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,11 +1,15 @@
 """The processes of a run, as Accelerate's launcher started them."""
 
 import os
+from typing import cast
 
+import torch.distributed
 from accelerate import Accelerator, DistributedType
 
+from protein_lm.attention.parallel import Group
 from protein_lm.choices import Precision
 from protein_lm.errors import ConfigError
+from protein_lm.model.language_model import ProteinLM
 
 
 def start_accelerator(precision: Precision) -> Accelerator:
@@ -31,3 +35,24 @@ def start_accelerator(precision: Precision) -> Accelerator:
             "machine: scripts/accelerate/cpu.yaml or ddp.yaml"
         )
     return accelerator
+
+
+def group_of_rows(model: ProteinLM, together: int, num_processes: int) -> Group | None:
+    """The `together` processes that hold a batch together with this one; None if each has batches of its own.
+
+    Raises:
+        ConfigError: the model cannot be split, or the processes not be grouped so.
+    """
+    if together == 1:
+        return None
+    try:
+        model.check_can_be_split()
+    except ValueError as error:
+        raise ConfigError(f"training.sequence_parallel {together}: {error}") from error
+    if num_processes % together:
+        raise ConfigError(
+            f"training.sequence_parallel {together} does not divide the {num_processes} process(es) of this run; start "
+            f"{together} processes, or a multiple"
+        )
+    group, _ = torch.distributed.new_subgroups(together)
+    return cast(Group, group)

@@ -33,8 +33,8 @@ class Progress:
     """Tokens seen, special tokens included."""
     seconds: float = 0.0
     """Time of training, validation and checkpoints included."""
-    best_loss_nats: float = math.inf
-    """Lowest validation loss so far."""
+    best_loss: float = math.inf
+    """Lowest validation loss so far, in nats; of labels that are numbers, in variances."""
     num_skipped_steps: int = 0
     """Steps that were not taken since their loss or gradient was not finite."""
     num_skipped_in_a_row: int = 0

@@ -41,7 +41,8 @@ def start_trackers(recipe: Recipe | FineTuningRecipe, run: Path, *, step: int) -
             if step == 0:
                 tracker.store_init_configuration(_flat(recipe))
         except Exception as error:  # whatever a foreign package and its server may raise
-            raise ConfigError(f"training.trackers: {name.value} does not start: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"training.trackers: {name.value} does not start: {reason}") from error
         trackers.append(tracker)
     return trackers
 

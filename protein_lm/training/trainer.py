@@ -11,14 +11,15 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
-import torch.distributed
 import yaml
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,8 +55,8 @@ from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.output import new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
-from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
-from protein_lm.training.processes import start_accelerator
+from protein_lm.training.optimizer import build_optimizers, learning_rate_factor, optimizer_tensors, restore_optimizers
+from protein_lm.training.processes import group_of_rows, start_accelerator
 from protein_lm.training.progress import Progress, Speed, peak_memory_bytes, perplexity
 from protein_lm.training.run_log import RECIPE, RunLog
 from protein_lm.training.stop import StopRequest
@@ -116,7 +117,6 @@ class Trainer:
         self.accelerator = start_accelerator(config.precision)
         self.batches = self._batches()
         self.validation = self._validation_sequences()
-        self.unigram = unigram_log_probabilities(store, max_sequences=UNIGRAM_SEQUENCES)
         self.progress = Progress()
         self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
         self.checkpoints = Checkpoints(run)
@@ -133,7 +133,7 @@ class Trainer:
         trained = model if self.head is None else Predictor(model, self.head)
         optimizers = build_optimizers(trained, config)
         if resume:
-            _restore_optimizers(optimizers, moments)
+            restore_optimizers(optimizers, moments)
         self.model, *self.optimizers = self.accelerator.prepare(trained, *optimizers)
         self.plain_model = model
 
@@ -236,11 +236,11 @@ class Trainer:
         config, step = self.recipe.training, self.progress.step
         at_end = step == config.num_steps
         if step % config.validate_every == 0 or at_end:
-            loss, best = self._validate(log), self.progress.best_loss_nats
+            loss, best = self._validate(log), self.progress.best_loss
             if loss < best:
-                self.progress.best_loss_nats = loss
+                self.progress.best_loss = loss
                 if not self._save(BEST, log, must=at_end):
-                    self.progress.best_loss_nats = best
+                    self.progress.best_loss = best
         if step % config.checkpoint_every == 0 or at_end or asked_to_stop:
             self._save(LAST, log, must=at_end or asked_to_stop)
 
@@ -346,20 +346,7 @@ class Trainer:
 
     def _group_of_rows(self, model: ProteinLM) -> Group | None:
         """The processes that hold a batch together with this one, if there are others."""
-        together, num_processes = self.recipe.training.sequence_parallel, self.accelerator.num_processes
-        if together == 1:
-            return None
-        try:
-            model.check_can_be_split()
-        except ValueError as error:
-            raise ConfigError(f"training.sequence_parallel {together}: {error}") from error
-        if num_processes % together:
-            raise ConfigError(
-                f"training.sequence_parallel {together} does not divide the {num_processes} process(es) of this run; start "
-                f"{together} processes, or a multiple"
-            )
-        group, _ = torch.distributed.new_subgroups(together)
-        return cast(Group, group)
+        return group_of_rows(model, self.recipe.training.sequence_parallel, self.accelerator.num_processes)
 
     def _set_learning_rate(self, factor: float) -> None:
         for optimizer in self.optimizers:
@@ -379,6 +366,11 @@ class Trainer:
         chosen = indices[np.arange(number) * indices.size // number]
         return [self.store.residues(i) for i in chosen.tolist()]
 
+    @cached_property
+    def _unigram(self) -> NDArray[np.float64]:
+        """Log-frequencies (V,) of the baseline."""
+        return unigram_log_probabilities(self.store, max_sequences=UNIGRAM_SEQUENCES)
+
     def _validate(self, log: RunLog) -> float:
         """Mean loss in nats over the validation residues, shared out over the processes."""
         self.model.eval()
@@ -387,7 +379,7 @@ class Trainer:
             results = evaluation_log_probabilities(
                 self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
             )
-        unigram = unigram_results(self.unigram, mine, is_causal=self.plain_model.is_causal)
+        unigram = unigram_results(self._unigram, mine, is_causal=self.plain_model.is_causal)
         loss, accuracy = self._mean_over_residues(results)
         unigram_loss, unigram_accuracy = self._mean_over_residues(unigram)
         log.row(
@@ -498,11 +490,11 @@ class Trainer:
             "corpus": self.store.identity,
             "protein_lm_version": __version__,
         }
-        write_training_state(folder, state, _optimizer_tensors(self.optimizers))
+        write_training_state(folder, state, optimizer_tensors(self.optimizers))
         write_checksums(folder)
 
     def _write_model(self, folder: Path) -> None:
-        best = self.progress.best_loss_nats
+        best = self.progress.best_loss
         facts = {
             "step": self.progress.step,
             "num_tokens": self.progress.num_tokens,
@@ -555,23 +547,3 @@ class Trainer:
         if old != new:
             changed = ", ".join(differences({"model": old}, {"model": new}).values())
             raise ConfigError(f"{initial}: is another model than the recipe's: {changed}; change the recipe")
-
-
-def _optimizer_tensors(optimizers: list[Any]) -> dict[str, Tensor]:
-    """Moments by `optimizer.parameter.name`."""
-    tensors = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
-    return tensors
-
-
-def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            owner, index, name = key.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(index), {})[name] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

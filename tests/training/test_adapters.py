@@ -104,7 +104,7 @@ def test_a_base_that_moves_changes_or_goes(corpus, tmp_path) -> None:
     other = fresh_model()
     other.output_bias.data += 1
     save_model(other, home / "base")
-    with pytest.raises(ModelError, match=r"base, whose weights are others now \(their SHA-256 was"):
+    with pytest.raises(ModelError, match=r"base, whose weights are others now \(their checksum was"):
         load_model(home / "run")
 
 
