@@ -1,4 +1,4 @@
-"""The verbs under `protein-lm data`; as in `cli`, heavy imports stand inside them."""
+"""The verbs under `protein-lm data`; as everywhere here, heavy imports stand inside them."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,141 @@
+"""The verbs that look inside a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protein_lm.choices import FigureFormat
+from protein_lm.cli.app import app
+from protein_lm.cli.options import BatchTokens, Device, ModelName, tell_dropped
+
+
+@app.command(epilog="Example: protein-lm attention data/P00974.fasta --model run -o attention --layer 1 --layer 2")
+def attention(
+    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="One or a few proteins, plain or gzip.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    layers: Annotated[
+        list[int] | None, typer.Option("--layer", min=1, help="Layer, from 1. Repeatable; all if none.")
+    ] = None,
+    heads: Annotated[
+        list[int] | None, typer.Option("--head", min=1, help="Head, from 1. Repeatable; all if none.")
+    ] = None,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    device: Device = "auto",
+) -> None:
+    """Attention matrices, a table of what each head looks at, and a figure, for each protein; linear kinds too."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.checkpoint import load_model
+    from protein_lm.data.readers import read_records
+    from protein_lm.results import write_attention
+
+    names = write_attention(
+        load_model(model, device=device),
+        read_records(fasta),
+        output,
+        layers=[layer - 1 for layer in layers] if layers else None,
+        heads=[head - 1 for head in heads] if heads else None,
+        figure_format=f".{figure_format.value}",
+    )
+    print(
+        f"{output}: matrices (.npz), head statistics (.csv) and figure (.{figure_format.value}) of {', '.join(names)}"
+    )
+
+
+@app.command(epilog="Example: protein-lm similarity swissprot --model run -o similarity")
+def similarity(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="FASTA file, or a folder made by data prepare.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    num_sequences: Annotated[int, typer.Option(min=1, help="Sequences to draw from the source.")] = 800,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """Which amino acids the model treats alike: 20 × 20 tables and heatmap out of its attention, beside BLOSUM62."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.analysis.similarity import draw_sequences, pair_attention
+    from protein_lm.checkpoint import load_model
+    from protein_lm.results import write_similarity
+
+    opened = load_model(model, device=device)
+    sequences, dropped = draw_sequences(source, num_sequences, max_length=opened.max_residues, seed=seed)
+    agreements = write_similarity(
+        pair_attention(opened, sequences, tokens_per_batch=batch_tokens),
+        output,
+        figure_format=f".{figure_format.value}",
+    )
+    tell_dropped(dropped)
+    print(f"{output}: {len(sequences):,} sequences; agreement with BLOSUM62 over pairs of different amino acids")
+    for name, value in agreements.items():
+        print(
+            f"  {name}: Pearson {value.pearson:.3f} (permutation p {value.pearson_p:.4f}), "
+            f"Spearman {value.spearman:.3f} (p {value.spearman_p:.4f})"
+        )
+
+
+@app.command(
+    "kernel-error",
+    epilog="Example: protein-lm kernel-error data/P00974.fasta --model run -o errors --features 64 --features 256",
+)
+def kernel_error(
+    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="A few proteins, plain or gzip.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    feature_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="MAP-PROJECTION",
+            help="As positive-iid. Repeatable; all of the softmax kernel if none.",
+        ),
+    ] = None,
+    num_features: Annotated[
+        list[int] | None, typer.Option("--features", min=2, metavar="M", help="Repeatable; 16 to 1024 if none.")
+    ] = None,
+    lengths: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--length", min=1, metavar="L", help="First tokens of each protein only. Repeatable; whole if none."
+        ),
+    ] = None,
+    scales: Annotated[
+        list[float] | None,
+        typer.Option("--scale", metavar="S", help="Factor of queries and keys. Repeatable; 1 if none."),
+    ] = None,
+    num_draws: Annotated[int, typer.Option("--draws", min=1, help="Draws of the features.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw.")] = 0,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figures.")] = FigureFormat.PNG,
+    device: Device = "auto",
+) -> None:
+    """How far random features are from exact attention on a model's own queries and keys, layer by layer."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.analysis import kernel_error as analysis
+    from protein_lm.checkpoint import load_model
+    from protein_lm.data.readers import read_records
+    from protein_lm.results import write_kernel_error
+
+    table = analysis.kernel_error(
+        load_model(model, device=device),
+        list(read_records(fasta)),
+        feature_types=feature_types or analysis.SOFTMAX_TYPES,
+        num_features=num_features or analysis.NUM_FEATURES,
+        lengths=lengths or (),
+        norm_scales=scales or (1.0,),
+        num_draws=num_draws,
+        seed=seed,
+    )
+    write_kernel_error(table, output, figure_format=f".{figure_format.value}")
+    print(f"{output}: {len(table):,} rows in kernel_error.csv, figures of the errors of matrix and output")
+    print(analysis.describe(table))

@@ -1,0 +1,145 @@
+"""The verbs that train, and the one that compares runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protein_lm.choices import CurveAxis, CurveMetric, FigureFormat
+from protein_lm.cli.app import app
+from protein_lm.errors import ConfigError, OutputError
+
+AllowedChanges = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="With --resume, a key that may be another now. Repeatable."),
+]
+
+
+@app.command(epilog="Example: protein-lm train scripts/recipes/tiny.yaml --data swissprot -o run --set training.seed=1")
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file with the parts model, data, training.")],
+    store: Annotated[Path, typer.Option("--data", metavar="STORE", help="Folder made by data prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    initial: Annotated[
+        str | None,
+        typer.Option("--init", metavar="M", help="Start from the weights of a model like the recipe's."),
+    ] = None,
+    allowed_changes: AllowedChanges = None,
+) -> None:
+    """Train a model; also under `accelerate launch -m protein_lm train ...`."""
+    from protein_lm.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+
+    from protein_lm.data.joined import open_corpus
+    from protein_lm.results import write_learning_curve
+    from protein_lm.training.trainer import Trainer
+
+    corpus = open_corpus(store)
+    trainer = Trainer(loaded, corpus, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
+    progress = trainer.fit()
+    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+        return
+    figure = write_learning_curve(output)
+    print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+
+
+@app.command(epilog="Example: protein-lm curves runs/* -o curves.png --metric accuracy --against num_tokens")
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Figure: .png, .svg, .pdf. Table: .csv, .tsv, .parquet."),
+    ],
+    metric: Annotated[
+        CurveMetric | None, typer.Option(help="What the figure shows; perplexity if not given.", show_default=False)
+    ] = None,
+    against: Annotated[
+        CurveAxis | None, typer.Option(help="Its horizontal axis; step if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Learning curves of runs, in one figure or one table."""
+    from protein_lm.output import check_absent
+    from protein_lm.tables import SUFFIXES, write_table
+
+    draws = output.suffix in [f".{each.value}" for each in FigureFormat]
+    if not draws and output.suffix not in SUFFIXES:
+        raise OutputError(
+            f"{output}: unknown format; end it in .png, .svg or .pdf for a figure, {', '.join(SUFFIXES)} for a table"
+        )
+    if not draws and (metric or against):
+        raise ConfigError(
+            f"{output}: a table has every column; leave out --metric and --against, or draw a figure (.png)"
+        )
+    check_absent(output)
+
+    from protein_lm.analysis.curves import check_column, learning_curves
+
+    table = learning_curves(runs)
+    if not draws:
+        write_table(table, str(output))
+    else:
+        from protein_lm.plots import compare_runs, save_figure
+
+        metric, against = metric or CurveMetric.PERPLEXITY, against or CurveAxis.STEP
+        for column in (metric.value, against.value):
+            check_column(table, column)
+        save_figure(compare_runs(table, metric=metric.value, against=against.value), output)
+    print(f"{output}: {len(table):,} rows of {table['run'].nunique()} runs")
+
+
+@app.command(
+    epilog="Example: protein-lm finetune scripts/recipes/finetune.yaml --data labels.csv --init run -o tuned "
+    "--set head.task=classification"
+)
+def finetune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file with the parts head, data, training.")],
+    table: Annotated[
+        Path,
+        typer.Option("--data", metavar="TABLE", help=".csv, .tsv or .parquet: sequence, label; sequence_id, split."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")],
+    initial: Annotated[
+        str | None, typer.Option("--init", metavar="M", help="Model directory or run that the head is put on.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    allowed_changes: AllowedChanges = None,
+) -> None:
+    """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
+    from protein_lm.checkpoint import find_model, read_config
+    from protein_lm.config import load_fine_tuning_recipe
+    from protein_lm.errors import ConfigError, OutputError
+    from protein_lm.training.checkpoints import Checkpoints
+
+    if initial is None and not resume:
+        raise ConfigError("fine-tuning starts from a model; name it with --init")
+    sources = Checkpoints(output).newest_first() if initial is None else [find_model(initial)]
+    if not sources:
+        raise OutputError(f"{output}: nothing to resume, there is no checkpoint in it; start without --resume")
+    loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(sources[0]))
+
+    from protein_lm.results import write_fine_tuning
+    from protein_lm.training.fine_tuner import FineTuner
+
+    tuner = FineTuner(loaded, table, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
+    progress = tuner.fit()
+    if not tuner.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+        return
+    evaluation = tuner.evaluation()
+    write_fine_tuning(output, evaluation)
+    print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
+    print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+
+
+def _tell_stopped(run: Path, step: int, num_steps: int) -> bool:
+    """Say so if a run was asked to stop before its last step; whether it was."""
+    if step < num_steps:
+        print(f"{run}: stopped at step {step:,} of {num_steps:,}; go on with the same command and --resume")
+    return step < num_steps
