@@ -30,8 +30,6 @@ from protein_lm.data.joined import open_corpus
 from protein_lm.data.plan import Place
 
 ROOT = Path(__file__).resolve().parents[1]
-WARMUP = 0.03
-"""Fraction of the time over which the learning rate rises; then it falls linearly to 0."""
 LEARNING_RATES = {"hf-esm": 1e-3, "hf-gpt2": 1e-3, "performer-pytorch": 1e-3}
 
 
@@ -107,7 +105,6 @@ def _work(work: dict[str, Any]) -> None:
     else:
         rate = work["learning_rate"] or LEARNING_RATES[work["contestant"]]
         learner = peer(work["contestant"], recipe, corpus, validation, rate)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in learner.optimizers]
     path, place, done = Path(work["state"]), Place(), {"seconds": 0.0, "num_steps": 0, "num_tokens": 0}
     if work["begin"] > 0:
         state = torch.load(path, weights_only=True)
@@ -115,10 +112,8 @@ def _work(work: dict[str, Any]) -> None:
         for optimizer, saved in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         place, done = Place(*state["place"]), state["done"]
-    place = _train(learner, peaks, place, done, work)
-    learner.model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        perplexity = learner.validate()
+    place = _train(learner, place, done, work)
+    perplexity = learner.perplexity()
     partial = path.with_suffix(".partial")
     torch.save(
         {
@@ -134,9 +129,7 @@ def _work(work: dict[str, Any]) -> None:
     print(json.dumps({**done, "perplexity": perplexity, "num_parameters": num_parameters}))
 
 
-def _train(
-    learner: Learner, peaks: list[list[float]], place: Place, done: dict[str, Any], work: dict[str, Any]
-) -> Place:
+def _train(learner: Learner, place: Place, done: dict[str, Any], work: dict[str, Any]) -> Place:
     """Train for the seconds of a turn; returns where the next one begins."""
     learner.model.train()
     start = time.perf_counter()
@@ -144,31 +137,12 @@ def _train(
         used = (time.perf_counter() - start) / work["seconds"]
         if used >= 1:
             break
-        factor = _factor(work["begin"] + used * (work["end"] - work["begin"]))
-        for optimizer, rates in zip(learner.optimizers, peaks, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        with torch.autocast("cpu", torch.bfloat16):
-            value = loss()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.gradient_clip)
-        for optimizer in learner.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        learner.step(loss, work["begin"] + used * (work["end"] - work["begin"]))
         done["num_steps"] += 1
         done["num_tokens"] += num_tokens
         place = next_place
     done["seconds"] += time.perf_counter() - start
     return place
-
-
-def _factor(fraction: float) -> float:
-    """Of the peak learning rate, after a fraction of the time.
-
-    >>> [round(_factor(fraction), 3) for fraction in (0.0, 0.015, 0.03, 0.515, 1.0)]
-    [0.0, 0.5, 1.0, 0.5, 0.0]
-    """
-    return min(fraction / WARMUP, (1 - fraction) / (1 - WARMUP))
 
 
 def _recipe(work: dict[str, Any]) -> Recipe:

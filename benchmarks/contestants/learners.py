@@ -29,6 +29,8 @@ from protein_lm.training.optimizer import build_optimizers
 
 Logits = Callable[[Tensor], Tensor]
 """tokens (B, L), padded -> logits (B, L, V)."""
+WARMUP = 0.03
+"""Fraction of the training over which the learning rate rises."""
 POOL = 8
 """Batches whose sequences are sorted by length together."""
 PEERS = {"masked": ("hf-esm", "performer-pytorch"), "causal": ("hf-gpt2", "performer-pytorch")}
@@ -45,6 +47,38 @@ class Learner:
     validate: Callable[[], float]
     """Perplexity of the validation residues."""
     gradient_clip: float
+
+    def __post_init__(self) -> None:
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def step(self, loss: Callable[[], Tensor], fraction: float) -> None:
+        """One optimizer step, bfloat16 by autocast, when a fraction of the whole training is over."""
+        factor = learning_rate_factor(fraction)
+        for optimizer, rates in zip(self.optimizers, self._peaks, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def perplexity(self) -> float:
+        """Of the validation residues, bfloat16 by autocast."""
+        self.model.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.validate()
+
+
+def learning_rate_factor(fraction: float) -> float:
+    """Of the peak learning rate, after a fraction of the training: a linear rise to it, and a linear fall to 0.
+
+    >>> [round(learning_rate_factor(fraction), 3) for fraction in (0.0, 0.015, 0.03, 0.515, 1.0)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    return max(0.0, min(fraction / WARMUP, (1 - fraction) / (1 - WARMUP)))
 
 
 def validation_sequences(corpus: Corpus, count: int, longest: int) -> list[Residues]:

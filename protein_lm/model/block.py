@@ -104,27 +104,32 @@ class AttentionLayer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between, or, gated, with half of the first one's output times the SiLU of the other."""
 
-    def __init__(self, width: int, inner_width: int) -> None:
+    def __init__(self, width: int, inner_width: int, *, gated: bool) -> None:
         super().__init__()
-        self.input_projection = nn.Linear(width, inner_width)
+        self.gated = gated
+        self.input_projection = nn.Linear(width, 2 * inner_width if gated else inner_width)
         self.output_projection = nn.Linear(inner_width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        return self.output_projection(functional.gelu(self.input_projection(hidden)))
+        inner = self.input_projection(hidden)
+        if self.gated:
+            value, gate = inner.chunk(2, dim=-1)
+            return self.output_projection(value * functional.silu(gate))
+        return self.output_projection(functional.gelu(inner))
 
 
 class Block(nn.Module):
     """Attention and feed-forward, each behind a norm and beside a residual path."""
 
-    def __init__(self, attention: AttentionLayer, feedforward: FeedForward, *, width: int, dropout: float) -> None:
+    def __init__(
+        self, attention: AttentionLayer, feedforward: FeedForward, norms: tuple[nn.Module, nn.Module], dropout: float
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = attention
-        self.feedforward_norm = nn.LayerNorm(width)
-        self.feedforward = feedforward
+        self.attention_norm, self.attention = norms[0], attention
+        self.feedforward_norm, self.feedforward = norms[1], feedforward
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -18,7 +18,7 @@ from protein_lm.attention.packing import Packing
 from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.trainable import TrainableFeatures
-from protein_lm.choices import Objective, PositionKind
+from protein_lm.choices import FeedForwardKind, NormKind, Objective, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
 from protein_lm.model.convolution import ShortConvolution
@@ -55,7 +55,7 @@ class ProteinLM(nn.Module):
         self.rotary = RotaryPositions(config.width // config.num_heads) if is_rotary else None
         self.position_embedding = build_position_embedding(config)
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.width)
+        self.final_norm = _norm(config)
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
         self.gradient_checkpointing = False
         """Whether gradients keep only what goes in and out of blocks, and compute what lies between a second time."""
@@ -86,9 +86,9 @@ class ProteinLM(nn.Module):
         )
         return Block(
             AttentionLayer(config.width, config.num_heads, operation, convolution, qk_norm=config.qk_norm),
-            FeedForward(config.width, config.feedforward_width),
-            width=config.width,
-            dropout=config.dropout,
+            FeedForward(config.width, config.feedforward_width, gated=config.feedforward is FeedForwardKind.SWIGLU),
+            (_norm(config), _norm(config)),
+            config.dropout,
         )
 
     @property
@@ -298,3 +298,7 @@ class ProteinLM(nn.Module):
         maps = (module for module in self.modules() if isinstance(module, TrainableFeatures))
         weights = [weight for feature_map in maps for weight in feature_map.orthogonal_weights()]
         return torch.stack([(w @ w.mT - torch.eye(w.shape[-1], device=w.device)).square().sum() for w in weights]).sum()
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    return nn.RMSNorm(config.width, eps=1e-6) if config.norm is NormKind.RMS else nn.LayerNorm(config.width)
