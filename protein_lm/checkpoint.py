@@ -8,6 +8,7 @@ config.json says where the frozen one lies (`base`). It opens like any other: ad
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def _fetch(name: str) -> Path:
         raise ModelError(
             f"{name}: holds adapters or a head of a model that is not on the Hub; ask for the merged model"
         )
+    if found.commit is None:
+        print(f"{name}: the Hub cannot be reached; using commit {folder.name} of its cache", file=sys.stderr)
     return found.fetch(SHARED)
 
 

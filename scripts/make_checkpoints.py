@@ -30,8 +30,8 @@ families. One seed.
 
 {table}
 
-On unseen families the model is about as good as the frequencies of amino acids (the unigram baseline), or worse: it was
-trained for minutes on 16,795 proteins. It is there for examples and tests, not for answers about proteins.
+The unigram baseline knows nothing but the frequencies of amino acids, and on unseen families the model is not far from it, or
+worse: it was trained for minutes on 16,795 proteins. It is there for examples and tests, not for answers about proteins.
 
 ## Made by
 `OMP_NUM_THREADS=1 python scripts/make_checkpoints.py WORK`: the recipe `scripts/recipes/tiny.yaml` with
@@ -65,8 +65,8 @@ def make(objective: str, corpus: Path, run: Path, target: Path) -> None:
 def markdown(table: pd.DataFrame) -> str:
     """The columns that a card shows."""
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    for row in table[COLUMNS].to_dict("records"):
-        lines.append(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    for row in table.reindex(columns=COLUMNS).itertuples(index=False):
+        lines.append(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -164,11 +164,12 @@ def test_a_folder_here_comes_first(remote) -> None:
     assert load_model("org/model").config.width == 16 and not remote.sent
 
 
-def test_without_network_the_cache_is_used(remote) -> None:
+def test_without_network_the_cache_is_used(remote, capsys) -> None:
     load_model("org/model")
     remote.shutdown()
     remote.server_close()
     assert load_model("org/model").config.width == 32
+    assert f"org/model: the Hub cannot be reached; using commit {COMMIT} of its cache" in capsys.readouterr().err
     with pytest.raises(ModelError, match=r"^org/other: no such model .* the Hub cannot be reached to look for"):
         load_model("org/other")
 

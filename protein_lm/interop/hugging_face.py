@@ -33,7 +33,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -194,7 +194,8 @@ class _WithBackbone(PreTrainedModel):
             block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
             for block in self.backbone.blocks
         ]
-        handles.append(self.backbone.final_norm.register_forward_hook(lambda _, __, output: states.append(output)))
+        norm = self.backbone.final_norm
+        handles.append(norm.register_forward_hook(lambda _, __, output: states.append(output)))  # type: ignore[arg-type]
         try:
             yield states
         finally:
