@@ -1,3 +1,23 @@
-"""Protein language models with linear attention: train them, score with them, look inside them."""
+"""Protein language models with linear attention: train them, score with them, look inside them.
+
+What `protein_lm.api` offers is at hand here too; it is imported, and torch with it, when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protein_lm.api import Proteins, attention_maps, load, load_predictor, predict, score, similarity
 
 __version__ = "0.1.0"
+__all__ = ["Proteins", "__version__", "attention_maps", "load", "load_predictor", "predict", "score", "similarity"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("protein_lm.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

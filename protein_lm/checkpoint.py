@@ -8,6 +8,7 @@ config.json says where the frozen one lies (`base`). It opens like any other: ad
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ from protein_lm import __version__, alphabet
 from protein_lm.base_model import WEIGHTS, Base
 from protein_lm.config import HeadConfig, ModelConfig, parse
 from protein_lm.errors import ConfigError, ModelError, OutputError
+from protein_lm.hub import HubModel, is_hub_name, push
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.output import checksum, new_directory
 
 FORMAT_VERSION = 1
+MODEL_TYPE = "protein_lm"
+"""How other libraries of the Hub tell our config.json from others."""
 CONFIG, CARD = "config.json", "README.md"
 ADAPTERS, HEAD = "adapters.safetensors", "head.safetensors"
 STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
 CHECKSUMS = "checksums.json"
+SHARED = (CONFIG, WEIGHTS, HEAD, CARD)
+"""Files of a model directory that go to the Hub and come from it."""
 BEST, LAST = "best", "last"
 
 
@@ -64,6 +70,7 @@ def write_model(
         head: what predicts labels from the model's hidden states.
     """
     config = {
+        "model_type": MODEL_TYPE,
         "format_version": FORMAT_VERSION,
         "protein_lm_version": __version__,
         "alphabet": list(alphabet.TOKENS),
@@ -85,6 +92,9 @@ def write_model(
 def find_model(name: str) -> Path:
     """The model directory behind `name`: a model directory itself, or a run directory, whose best model it is.
 
+    A name such as org/model or org/model@revision, where no such path exists, is a model on the Hub: it is fetched into the
+    Hub's cache, unless it is there already.
+
     Raises:
         ModelError: nothing of the kind there.
     """
@@ -94,10 +104,50 @@ def find_model(name: str) -> Path:
     if (path / BEST / CONFIG).is_file():
         return path / BEST
     if not path.exists():
+        if is_hub_name(name):
+            return _fetch(name)
         raise ModelError(f"{name}: no such model directory or run")
     if not path.is_dir():
         raise ModelError(f"{name}: not a model directory but a file; give the folder that holds {CONFIG}")
     raise ModelError(f"{name}: incomplete model directory, {CONFIG} is missing")
+
+
+def _fetch(name: str) -> Path:
+    """The folder of a model on the Hub; its weights are fetched only if its config.json is that of a model that we read."""
+    found = HubModel.find(name)
+    folder = found.fetch([CONFIG])
+    try:
+        facts = read_facts(folder)
+    except ModelError as error:
+        raise ModelError(f"{name}, on the Hub, cannot be used: {error}") from error
+    if "base" in facts:
+        raise ModelError(
+            f"{name}: holds adapters or a head of a model that is not on the Hub; ask for the merged model"
+        )
+    if found.commit is None:
+        print(f"{name}: the Hub cannot be reached; using commit {folder.name} of its cache", file=sys.stderr)
+    return found.fetch(SHARED)
+
+
+def push_model(name: str, repository: str, *, private: bool = False) -> str:
+    """Put a model on the Hub, whole or not at all; the address of the commit.
+
+    Args:
+        name: a model directory, or a run directory, whose best model is taken.
+        repository: org/model; made if it is not there.
+        private: whether a new repository is for those only whom its owner lets in.
+
+    Raises:
+        ModelError: no such model, adapters that stand on another one, or the Hub does not take it.
+    """
+    path = find_model(name)
+    if "base" in read_facts(path):
+        raise ModelError(
+            f"{path}: stands on a model that stays here; put a merged one on the Hub, made with: protein-lm convert "
+            f"{name} -o DIR --merge"
+        )
+    load_weights(ProteinLM(read_config(path)), path)
+    return push(path, SHARED, repository, private=private)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -113,6 +163,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path / CONFIG}: damaged, not valid JSON ({error})") from error
     version = content.get("format_version") if isinstance(content, dict) else None
+    if version is None:
+        raise ModelError(f"{path / CONFIG}: not the config.json of a protein_lm model, it has no format_version")
     if version != FORMAT_VERSION:
         raise ModelError(
             f"{path / CONFIG}: format version {version!r}, this program reads {FORMAT_VERSION}; "
@@ -139,7 +191,7 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     """Open a model for use (dropout off).
 
     Args:
-        name: a model directory, or a run directory, whose best model is taken.
+        name: a model directory, a run directory, whose best model is taken, or a model on the Hub, see `find_model`.
         device: where to put the weights: cpu, cuda, mps, or auto.
 
     Raises:
@@ -166,7 +218,7 @@ def load_predictor(name: str | Path, *, device: str = "cpu") -> Predictor:
     path = find_model(str(name))
     if "head" not in read_facts(path):
         raise ModelError(f"{name}: a model without a head predicts no labels; make one with: protein-lm finetune")
-    model = load_model(name, device=device)
+    model = load_model(path, device=device)
     return Predictor(model, read_head(path, model.config.width).to(model.device)).eval()
 
 
@@ -313,13 +365,22 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 def _card(model: ProteinLM, facts: dict[str, Any]) -> str:
     config = model.config
     lines = [
+        *(
+            "---",
+            "library_name: protein_lm",
+            "tags:",
+            "- protein",
+            f"- {config.objective.value}-language-model",
+            "---",
+            "",
+        ),
         f"# A {config.objective.value} protein language model with {config.attention_name} attention",
         "",
         f"- {config.num_layers} layers, width {config.width}, {config.num_heads} heads, {model.num_parameters:,} weights",
         f"- window: {config.max_length} tokens, <cls> and <eos> included",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
         "",
-        f"Written by protein_lm {__version__}. Open it with `protein_lm.checkpoint.load_model(folder)`.",
+        f"Written by protein_lm {__version__}. Open it with `protein_lm.load(folder)`, or its name on the Hub.",
         "",
     ]
     return "\n".join(lines)

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from protein_lm.cli.app import app
+from protein_lm.cli.options import MODEL_HELP
 
 
 @app.command(epilog="Example: protein-lm convert run -o performer --set attention=performer-softmax")
 def convert(
-    model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory (its best model).")],
+    model: Annotated[str, typer.Argument(metavar="M", help=MODEL_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
     settings: Annotated[
         list[str] | None,
@@ -31,7 +32,8 @@ def convert(
 
     if merge and settings:
         raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
-    opened, path = load_model(model), find_model(model)
+    path = find_model(model)
+    opened = load_model(path)
     if merge:
         head = read_head(path, opened.config.width) if "head" in read_facts(path) else None
         save_model(opened, output, facts={"weights_from": model}, head=head)
@@ -43,8 +45,20 @@ def convert(
 
 
 @app.command(epilog="Example: protein-lm info run")
-def info(model: Annotated[str, typer.Argument(metavar="M", help="Model directory, or a run directory.")]) -> None:
+def info(model: Annotated[str, typer.Argument(metavar="M", help=MODEL_HELP)]) -> None:
     """Show what a model directory holds."""
     from protein_lm.checkpoint import describe
 
     print(describe(model))
+
+
+@app.command(epilog="Example: protein-lm push run my-group/my-model --private")
+def push(
+    model: Annotated[str, typer.Argument(metavar="M", help=MODEL_HELP)],
+    repository: Annotated[str, typer.Argument(metavar="ORG/MODEL", help="Repository on the Hub; made if not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+) -> None:
+    """Put a model on the Hugging Face Hub, where its name stands for it in every verb."""
+    from protein_lm.checkpoint import push_model
+
+    print(push_model(model, repository, private=private))

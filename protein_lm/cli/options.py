@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-ModelName = Annotated[
-    str, typer.Option("--model", "-m", metavar="M", help="Model directory, or a run directory (its best model).")
-]
+MODEL_HELP = "Model directory, run directory (its best model), org/model or org/model@revision on the Hugging Face Hub."
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="M", help=MODEL_HELP)]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens computed at once; memory against speed, same results.")]
 

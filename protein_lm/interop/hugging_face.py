@@ -1,0 +1,332 @@
+"""Our models in the shape that the library transformers expects.
+
+Importing this module makes the Auto classes of transformers open our model directories, from disk or from the Hub, without
+remote code: `AutoConfig`, `AutoTokenizer`, `AutoModel`, and `AutoModelForCausalLM` or `AutoModelForMaskedLM`, whichever the
+model's objective is. What they save is a model directory of ours again.
+
+Importing `protein_lm` alone does not: it would have to import transformers.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace, Sequence
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput
+from transformers.utils.generic import can_return_tuple
+
+from protein_lm import __version__
+from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
+from protein_lm.checkpoint import FORMAT_VERSION, MODEL_TYPE
+from protein_lm.choices import Objective
+from protein_lm.config import ModelConfig, parse
+from protein_lm.errors import ModelError
+from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
+
+_BACKBONE = "backbone"
+
+
+class ProteinLMConfig(PreTrainedConfig):
+    """The config.json of a model directory; `model` holds what `protein_lm.config.ModelConfig` does."""
+
+    model_type = MODEL_TYPE
+    has_no_defaults_at_init = True
+    format_version: int = FORMAT_VERSION
+    protein_lm_version: str = __version__
+    alphabet: list[str] | tuple[str, ...] = TOKENS
+    model: dict[str, Any]
+    vocab_size: int = VOCABULARY_SIZE
+    pad_token_id: int = PAD
+    bos_token_id: int = CLS
+    eos_token_id: int = EOS
+
+    def __post_init__(self, **others: Any) -> None:
+        """Refuse what this program does not read.
+
+        Raises:
+            ModelError: another format version, or another alphabet.
+        """
+        if self.format_version != FORMAT_VERSION or tuple(self.alphabet) != TOKENS:
+            raise ModelError(
+                f"format version {self.format_version!r} with {len(self.alphabet)} tokens, this program reads "
+                f"{FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
+            )
+        super().__post_init__(**others)
+
+    @property
+    def settings(self) -> ModelConfig:
+        """The model's settings, checked.
+
+        Raises:
+            ConfigError: they make no model.
+        """
+        return parse(ModelConfig, self.model, "config.json")
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.settings.width
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks."""
+        return self.settings.num_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """H."""
+        return self.settings.num_heads
+
+
+class ProteinLMTokenizer(PreTrainedTokenizerFast):
+    """<cls>, a token for each residue, <eos>: the ids of `EsmTokenizer`.
+
+    As everywhere in this project, lower case is raised, J reads as X, and white space, gaps and a final `*` are left out;
+    other characters, unlike elsewhere, become <unk>.
+    """
+
+    vocab_files_names = {"config_file": "config.json"}  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(self, config_file: str | None = None, **options: Any) -> None:
+        if config_file is not None and "model_max_length" not in options:
+            options["model_max_length"] = json.loads(Path(config_file).read_text())["model"]["max_length"]
+        super().__init__(tokenizer_object=_residue_tokenizer(), **(_SPECIAL_TOKENS | options))
+
+
+_SPECIAL_TOKENS = {f"{role}_token": f"<{role}>" for role in ("cls", "pad", "eos", "unk", "mask")} | {
+    "bos_token": "<cls>"
+}
+
+
+def _residue_tokenizer() -> Tokenizer:
+    vocabulary = {token: number for number, token in enumerate(TOKENS)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    raised = [Replace(letter.lower(), letter) for letter in RESIDUES]
+    tokenizer.normalizer = Sequence([Replace(Regex(r"[\s.-]|\*\s*$"), ""), Replace(Regex("[jJ]"), "X"), *raised])
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.post_processor = TemplateProcessing(
+        single="<cls> $A <eos>",
+        special_tokens=[("<cls>", CLS), ("<eos>", EOS)],
+    )
+    tokenizer.decoder = Fuse()
+    return tokenizer
+
+
+class _WithBackbone(PreTrainedModel):
+    """A `ProteinLM` inside; on disk its weights have the names that they have in `ProteinLM`."""
+
+    config_class = ProteinLMConfig
+    base_model_prefix = _BACKBONE
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    config: ProteinLMConfig
+
+    def __init__(self, config: ProteinLMConfig) -> None:
+        super().__init__(config)
+        self.backbone = ProteinLM(config.settings)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of tokens; the output is tied to them."""
+        return self.backbone.embedding
+
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, state_dict: dict[str, Tensor] | None = None, **options: Any
+    ) -> None:
+        """As in transformers; the folder is one that `protein_lm.load` opens."""
+        if not getattr(self, "_hf_peft_config_loaded", False):  # adapters alone keep their names
+            weights = self.state_dict() if state_dict is None else state_dict
+            state_dict = {name.removeprefix(f"{_BACKBONE}."): weight for name, weight in weights.items()}
+        super().save_pretrained(save_directory, *args, state_dict=state_dict, **options)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what no file holds: fixed frequencies, and all weights of a model that is made from a config alone."""
+        if isinstance(module, RotaryPositions):
+            fresh = RotaryPositions(2 * module.inverse_frequencies.numel())
+            module.inverse_frequencies.copy_(fresh.inverse_frequencies)
+        elif isinstance(module, SinusoidalPositions):
+            module.inverse_frequencies.copy_(SinusoidalPositions(module.width).inverse_frequencies)
+        elif isinstance(module, nn.LayerNorm):
+            super()._init_weights(module)
+        elif isinstance(module, ProteinLM) and not all(
+            getattr(weight, "_is_hf_initialized", False) for weight in module.parameters()
+        ):
+            module.initialize(torch.Generator().manual_seed(torch.initial_seed()))
+
+    def _loss(self, logits: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor | None:
+        """That of transformers for the class: with labels of the same positions, or shifted by one."""
+        return None if labels is None else self.loss_function(logits, labels, vocab_size=VOCABULARY_SIZE, **options)
+
+    @contextmanager
+    def _recorded(self, wanted: bool | None) -> Iterator[list[Tensor]]:
+        """Hidden states (B, L, D) of a pass: embeddings, then each block's output, the last one behind the final norm."""
+        states: list[Tensor] = []
+        if not (self.config.output_hidden_states if wanted is None else wanted):
+            yield states
+            return
+        handles = [
+            block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+            for block in self.backbone.blocks
+        ]
+        norm = self.backbone.final_norm
+        handles.append(norm.register_forward_hook(lambda _, __, output: states.append(output)))  # type: ignore[arg-type]
+        try:
+            yield states
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _valid_mask(attention_mask: Tensor | None) -> Tensor | None:
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise ValueError(
+            f"attention_mask has {attention_mask.ndim} dimensions; give one of shape (B, L), 1 for real tokens"
+        )
+    return None if attention_mask is None else attention_mask.bool()
+
+
+class ProteinLMModel(_WithBackbone):
+    """Final hidden states of a model."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> BaseModelOutput:
+        """Hidden states (B, L, D) of token ids (B, L); `attention_mask` (B, L) is 1 for real tokens."""
+        with self._recorded(output_hidden_states) as states:
+            hidden = self.backbone.hidden_states(input_ids, valid_mask=_valid_mask(attention_mask))
+        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) or None)  # type: ignore[arg-type]
+
+
+class ProteinLMForMaskedLM(_WithBackbone):
+    """A masked model: logits at a position are of the token there."""
+
+    def __init__(self, config: ProteinLMConfig) -> None:
+        _check_objective(config, Objective.MASKED, "AutoModelForCausalLM")
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **loss_options: Any,
+    ) -> MaskedLMOutput:
+        """Logits (B, L, V); with labels (B, L), -100 where nothing is predicted, the mean cross-entropy in nats too."""
+        _check_options(loss_options)
+        with self._recorded(output_hidden_states) as states:
+            logits = self.backbone(input_ids, valid_mask=_valid_mask(attention_mask))
+        loss = self._loss(logits, labels, loss_options)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=tuple(states) or None)  # type: ignore[arg-type]
+
+
+@dataclass
+class CausalOutput(CausalLMOutput):
+    """What a causal model gives, and what it remembers."""
+
+    state: DecodingState | None = None
+
+
+class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
+    """A causal model: logits at a position are of the next token. `generate` carries a state whose size does not grow."""
+
+    _is_stateful = True
+
+    def __init__(self, config: ProteinLMConfig) -> None:
+        _check_objective(config, Objective.CAUSAL, "AutoModelForMaskedLM")
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        use_cache: bool | None = None,
+        state: DecodingState | None = None,
+        **loss_options: Any,
+    ) -> CausalOutput:
+        """Logits (B, L, V) of token ids (B, L); with labels (B, L) the mean cross-entropy in nats too.
+
+        Labels are those of the same positions as `input_ids`, and shifted here; -100 where nothing is predicted. With
+        `use_cache` the tokens follow those that `state` has seen, and the output has the state behind them.
+
+        Raises:
+            ValueError: a state together with padding, more tokens than the model's window, or attentions are asked for.
+        """
+        _check_options(loss_options)
+        mask = _valid_mask(attention_mask)
+        if use_cache and state is None:
+            if mask is not None and not mask.all():
+                raise ValueError("prompts of different lengths cannot share a state; generate them one by one")
+            state = self.backbone.new_state(input_ids.shape[0])
+        with self._recorded(output_hidden_states) as states:
+            logits = (
+                self.backbone(input_ids, valid_mask=mask) if state is None else self.backbone.extend(input_ids, state)
+            )
+        loss = self._loss(logits, labels, loss_options)
+        return CausalOutput(loss=loss, logits=logits, hidden_states=tuple(states) or None, state=state)  # type: ignore[arg-type]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: GenerationMode, *sizes: int
+    ) -> None:
+        """Called by `generate`: the first pass makes the state; methods that go back to earlier tokens do without one.
+
+        Raises:
+            ValueError: a method other than sampling or taking the best, with the cache that is the default.
+        """
+        if generation_config.use_cache and generation_mode not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH):
+            raise ValueError(f"{generation_mode.value} cannot go back in the model's state; add use_cache=False")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse what other models of transformers take and this one cannot do; other options are those of the loss."""
+    if options.get("output_attentions"):
+        raise ValueError("attention matrices come from protein_lm.attention_maps, not from output_attentions")
+    if options.get("inputs_embeds") is not None:
+        raise ValueError("a protein language model reads input_ids (k-mers are made of them), not inputs_embeds")
+
+
+def _check_objective(config: ProteinLMConfig, objective: Objective, other: str) -> None:
+    found = config.settings.objective
+    if found is not objective:
+        raise ValueError(f"this is a {found.value} model; open it with {other}")
+
+
+AutoConfig.register(MODEL_TYPE, ProteinLMConfig, exist_ok=True)
+AutoTokenizer.register(ProteinLMConfig, ProteinLMTokenizer, exist_ok=True)
+AutoModel.register(ProteinLMConfig, ProteinLMModel, exist_ok=True)
+AutoModelForMaskedLM.register(ProteinLMConfig, ProteinLMForMaskedLM, exist_ok=True)
+AutoModelForCausalLM.register(ProteinLMConfig, ProteinLMForCausalLM, exist_ok=True)

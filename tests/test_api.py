@@ -1,0 +1,95 @@
+"""The interface for Python: what may stand for proteins, and how quickly it is there. Its examples run as tests too."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import protein_lm
+from protein_lm.api import records
+from protein_lm.cli import main
+from protein_lm.errors import InputError
+from tests.conftest import fresh_model, write_fasta
+
+PROTEINS = {"first protein": "MKTAYIAKQR", "sp|P12345|X": "mkvlaag-*", "third": "GSSJ"}
+ROOT = Path(__file__).parent.parent
+CLEAN = ["MKTAYIAKQR", "MKVLAAG", "GSSX"]
+
+
+def test_every_name_is_there() -> None:
+    assert set(protein_lm.__all__) <= set(dir(protein_lm))
+    assert all(getattr(protein_lm, name) is not None for name in protein_lm.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'scores'"):
+        _ = protein_lm.scores  # type: ignore[attr-defined]
+    assert (Path(protein_lm.__file__).parent / "py.typed").is_file()
+
+
+def test_the_import_is_quick() -> None:
+    heavy = ["torch", "pandas", "transformers", "huggingface_hub", "protein_lm.api"]
+    code = f"import sys, protein_lm; sys.exit(', '.join(name for name in {heavy} if name in sys.modules) or None)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_what_stands_for_proteins(tmp_path) -> None:
+    fasta = write_fasta(tmp_path / "three.fasta", PROTEINS)
+    assert [record.sequence_id for record in records(PROTEINS)] == list(PROTEINS)
+    assert [record.sequence_id for record in records(list(PROTEINS.values()))] == ["1", "2", "3"]
+    assert [record.sequence_id for record in records(str(fasta))] == ["first", "P12345", "third"]
+    for given in (PROTEINS, list(PROTEINS.values()), tuple(PROTEINS.values()), fasta, str(fasta)):
+        assert [record.sequence for record in records(given)] == CLEAN
+    assert [record.sequence for record in records("mkt")] == ["MKT"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("MK1", "sequence 1: '1' at position 3 is not a residue letter"),
+        ({"a b": "MKé"}, "sequence a b: 'é' at position 3 is not a residue letter"),
+        (["MKT", ""], "sequence 2 has no residues"),
+        ({"gaps": "--*"}, "sequence gaps has no residues"),
+        ("absent.fasta", "absent.fasta does not exist"),
+        (["proteins.fasta"], "sequence 1: 'proteins.fasta' is no protein but a path; give it alone"),
+        ("M" * 63, "sequence 1 has 63 residues; this model reads 62"),
+    ],
+)
+def test_what_does_not(given, message) -> None:
+    model = fresh_model()
+    for function in (protein_lm.score, protein_lm.similarity, protein_lm.attention_maps):
+        with pytest.raises(InputError, match=message):
+            function(model, given)
+
+
+def test_it_agrees_with_the_command_line(runs, tmp_path) -> None:
+    fasta = write_fasta(tmp_path / "three.fasta", {"A": CLEAN[0], "B": CLEAN[1], "C": CLEAN[2]})
+    for run in runs.values():
+        output = tmp_path / f"{run.name}.csv"
+        assert main(["score", str(fasta), "--model", str(run), "-o", str(output), "--device", "cpu"]) == 0
+        model = protein_lm.load(run, device="cpu")
+        pd.testing.assert_frame_equal(protein_lm.score(model, fasta), pd.read_csv(output))
+        by_name = protein_lm.score(model, dict(zip("ABC", CLEAN, strict=True)))
+        pd.testing.assert_frame_equal(by_name, protein_lm.score(model, fasta))
+    maps = protein_lm.attention_maps(model, CLEAN[:2], layers=[1], heads=[0])
+    assert {name: tuple(matrices.shape) for name, matrices in maps.items()} == {"1": (1, 1, 12, 12), "2": (1, 1, 9, 9)}
+    assert torch.allclose(maps["1"].sum(-1), torch.ones(1, 1, 12))
+
+
+def test_python_of_the_readme(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    section = (ROOT / "README.md").read_text().partition("## Python, the Hub, transformers")[2].partition("\n## ")[0]
+    ours, with_transformers = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    exec(ours, found := {})
+    assert found["table"]["sequence_id"].tolist() == ["wild type", "W5"]
+    assert found["matrices"].shape == (2, 4, 102, 102) and found["alike"].shape == (20, 20)
+    pytest.importorskip("transformers")
+    exec(with_transformers, {})
+    assert capsys.readouterr().out.startswith("MKT")
+
+
+def test_the_small_models_are_small() -> None:
+    for path in (ROOT / "checkpoints").glob("tiny-*/*"):
+        assert path.name in ("README.md", "config.json", "model.safetensors") and path.stat().st_size <= 4_000_000
