@@ -266,7 +266,12 @@ def attention_profiles(offsets: pd.DataFrame, received: pd.DataFrame, *, title: 
 
 
 def contact_maps(
-    probabilities: NDArray[np.float64], distances: NDArray[np.float64] | None, *, title: str, contact_distance: float
+    probabilities: NDArray[np.float64],
+    distances: NDArray[np.float64] | None,
+    *,
+    title: str,
+    contact_distance: float,
+    min_separation: int,
 ) -> Figure:
     """Probability of contact of all pairs of residues (left), and the contacts of a structure (right), if there is one.
 
@@ -275,17 +280,20 @@ def contact_maps(
         distances: (L, L) in Å, NaN where a residue was not seen, which is drawn grey; None: no structure.
         title: of the whole figure.
         contact_distance: below which a pair is in contact, in Å.
+        min_separation: least |i - j| that is predicted; nearer pairs are drawn grey.
     """
     count = 1 if distances is None else 2
     figure, axes = plt.subplots(1, count, figsize=(5 * count, 4.6), squeeze=False, sharey=True, layout="constrained")
     size = len(probabilities)
     extent = (0.5, size + 0.5, size + 0.5, 0.5)
-    image = axes[0, 0].imshow(probabilities, cmap="magma_r", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    colors = plt.get_cmap("magma_r").with_extremes(bad="0.85")
+    far = np.abs(np.subtract.outer(np.arange(size), np.arange(size))) >= min_separation
+    predicted = np.where(far, probabilities, np.nan)
+    image = axes[0, 0].imshow(predicted, cmap=colors, vmin=0, vmax=1, extent=extent, interpolation="nearest")
     axes[0, 0].set(title="predicted", xlabel="residue", ylabel="residue")
     figure.colorbar(image, ax=axes[0, 0], shrink=0.8, label="probability of contact")
     if distances is not None:
         shown = np.where(np.isnan(distances), np.nan, distances < contact_distance)
-        colors = plt.get_cmap("magma_r").with_extremes(bad="0.85")
         axes[0, 1].imshow(shown, cmap=colors, vmin=0, vmax=1, extent=extent, interpolation="nearest")
         axes[0, 1].set(title=f"structure, under {contact_distance:g} Å", xlabel="residue")
     _set_title(figure, title)

@@ -9,6 +9,7 @@ from protein_lm import plots
 from protein_lm.alphabet import encode
 from protein_lm.analysis.contacts import (
     CONTACT_DISTANCE,
+    MIN_SEPARATION,
     Regression,
     distances,
     likely_pairs,
@@ -100,13 +101,16 @@ def write_contacts(
             write_table(likely_pairs(probabilities, record.sequence, chain), str(folder / f"{name}.parquet"))
             between = None if chain is None else distances(chain)
             figure = plots.contact_maps(
-                probabilities, between, title=record.sequence_id, contact_distance=CONTACT_DISTANCE
+                probabilities,
+                between,
+                title=record.sequence_id,
+                contact_distance=CONTACT_DISTANCE,
+                min_separation=MIN_SEPARATION,
             )
             plots.save_figure(figure, folder / f"{name}{figure_format}")
-            written[name] = None
-            if chain is not None:
-                written[name] = precision(probabilities, chain)
-                write_table(written[name], str(folder / f"{name}_precision.csv"))
+            written[name] = measured = None if chain is None else precision(probabilities, chain)
+            if measured is not None:
+                write_table(measured, str(folder / f"{name}_precision.csv"))
     return written
 
 

@@ -167,7 +167,7 @@ class Rollout:
     def values(self) -> NDArray[np.float32]:
         """(rows, columns): means over the blocks of the region."""
         sums = np.add.reduceat(self._state[self.region.rows], self.row_edges[:-1], axis=0)
-        return sums / np.diff(self.row_edges)[:, None].astype(np.float32)
+        return (sums / np.diff(self.row_edges)[:, None]).astype(np.float32)
 
 
 class Draws(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm import alphabet
 from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.data.batches import pack
@@ -111,7 +112,6 @@ def read_attention(
     *,
     layers: Sequence[int],
     heads: Sequence[int],
-    span: slice | None = None,
 ) -> None:
     """Walk over the attention of one protein, which no form needs to hold whole.
 
@@ -123,12 +123,11 @@ def read_attention(
         forms: what is made of it; layers come in ascending order, rows from top to bottom.
         layers: 0-based, as `chosen_layers` gives them.
         heads: 0-based, as `chosen_heads` gives them.
-        span: queries to walk over, in tokens; None for all.
 
     Raises:
         InputError: the protein is longer than the model's window.
     """
-    span = span or slice(0, len(record) + 2)
+    span = slice(0, len(record) + alphabet.NUM_SPECIAL_TOKENS)
 
     def visit(place: int, call: LayerCall) -> None:
         for start, weights in call.blocks(heads, span):
@@ -163,7 +162,7 @@ def attention_matrices(
         ConfigError: a layer or head that the model does not have.
     """
     numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
-    length = len(record) + 2
+    length = len(record) + alphabet.NUM_SPECIAL_TOKENS
     matrices = np.zeros((len(numbers), len(places), length, length), dtype=np.float32)
 
     def visit(place: int, call: LayerCall) -> None:

@@ -34,7 +34,7 @@ MIN_SEPARATION = 6
 SEPARATIONS = (6, 24)
 """Least |i - j| of the pairs that precision is told for."""
 MAX_BYTES = 4 * 2**30
-"""Most memory that the features of all training pairs may take."""
+"""Most memory that the features of all training pairs, or the maps of a layer, may take."""
 _FORMAT = 1
 
 
@@ -114,6 +114,11 @@ def _visit_features(
 ) -> None:
     """Show the features (heads, L, L) of each layer to `visit`."""
     length, heads = len(record), range(model.config.num_heads)
+    if (num_bytes := 12 * len(heads) * length**2) > MAX_BYTES:  # matrices, symmetrized, corrected
+        raise InputError(
+            f"sequence {record.sequence_id}: maps of {length:,} residues take {num_bytes / 2**30:.1f} GiB, over the limit of "
+            f"{MAX_BYTES / 2**30:.0f}; give its domains one by one"
+        )
 
     def show(layer: int, call: LayerCall) -> None:
         matrices = np.zeros((len(heads), length + alphabet.NUM_SPECIAL_TOKENS, length), dtype=np.float32)
@@ -221,7 +226,7 @@ def predict_contacts(model: ProteinLM, record: SequenceRecord, regression: Regre
     """(L, L) probability that two residues are in contact.
 
     Raises:
-        InputError: the protein is longer than the model's window.
+        InputError: the protein is longer than the model's window, or its maps would take too much memory.
     """
     logits = np.full((len(record), len(record)), regression.intercept)
 

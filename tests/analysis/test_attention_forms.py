@@ -1,5 +1,7 @@
 """Every form is what the whole matrices say, however few rows pass by at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +29,8 @@ def few_rows_at_a_time(monkeypatch) -> None:
 def block_means(matrices: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.stack(
         [
-            np.stack([matrices[..., a:b, c:d].mean((-2, -1)) for c, d in zip(columns, columns[1:], strict=False)], -1)
-            for a, b in zip(rows, rows[1:], strict=False)
+            np.stack([matrices[..., a:b, c:d].mean((-2, -1)) for c, d in itertools.pairwise(columns)], -1)
+            for a, b in itertools.pairwise(rows)
         ],
         -2,
     )
@@ -95,5 +97,7 @@ def test_draws_have_the_standard_error_of_their_mean() -> None:
     np.testing.assert_allclose(found.mean, np.mean(single, 0), rtol=1e-5)
     np.testing.assert_allclose(found.standard_error, np.std(single, 0, ddof=1) / 3**0.5, rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(attention_matrices(model, PROTEIN), before)
-    with pytest.raises(ConfigError, match="layer 2 has exact attention, which draws nothing at random; leave out --draws"):
+    with pytest.raises(
+        ConfigError, match="layer 2 has exact attention, which draws nothing at random; leave out --draws"
+    ):
         draws(**ALL)
