@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from protein_lm.analysis.attention_forms import (
     Matrices,
     Region,
     Rollout,
+    check_draws,
     draw_features,
 )
 from protein_lm.analysis.attention_maps import Form, chosen_heads, chosen_layers, read_attention
@@ -94,6 +94,8 @@ def write_attention(
     if choice.rollout and (layers is not None or heads is not None):
         raise ConfigError("--rollout goes through all layers and heads; leave out --layer and --head")
     numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
+    if choice.num_draws:
+        check_draws(model, numbers)
     written: list[Written] = []
     with new_directory(output) as folder:
         for record in records:
@@ -136,16 +138,15 @@ class _Page:
         arrays: dict[str, Any] = self._frame(picture)
         if choice.num_draws:
             arrays |= self._draws(choice.num_draws)
-        draw = partial(plots.save_figure, replace=False)
         title = f"{self.record.sequence_id}: {self.model.config.attention_name}, {self.model.config.objective.value}"
         shown = {"title": title, "rows": _ends(self.residues.rows), "columns": _ends(self.residues.columns)}
         inner = slice(1, -1) if self.region is not self.residues else slice(None)
         figure = plots.attention_grid(picture.values[:, :, inner, inner], **numbers, **shown)
-        draw(figure, folder / f"{name}{figure_format}")
+        plots.save_figure(figure, folder / f"{name}{figure_format}")
         if rollout is not None:
             arrays["rollout"] = rollout.values
             shown["title"] = f"{title}, rollout"
-            draw(
+            plots.save_figure(
                 plots.attention_rollout(rollout.values[inner, inner], **shown),
                 folder / "rollout" / f"{name}{figure_format}",
             )
@@ -158,7 +159,7 @@ class _Page:
             offsets, received = sums.offset_table(**numbers), sums.received_table(letters, **numbers)
             write_table(offsets, str(folder / "offsets" / f"{name}.parquet"))
             write_table(received, str(folder / "received" / f"{name}.parquet"))
-            draw(
+            plots.save_figure(
                 plots.attention_profiles(offsets, received, title=title),
                 folder / "profiles" / f"{name}{figure_format}",
             )

@@ -19,6 +19,7 @@ from protein_lm.analysis.contacts import (
 )
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
+from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.data.structures import Chain, is_structure, read_chain, split_name
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.model.language_model import ProteinLM
@@ -53,7 +54,7 @@ def read_examples(source: str, structure: str | None) -> Iterable[Example]:
         ConfigError: two structures.
     """
     path, chain_name = split_name(source)
-    if chain_name is not None or is_structure(path):
+    if chain_name is not None or (path != STANDARD_INPUT and is_structure(path)):
         if structure is not None:
             raise ConfigError(f"{source} is a structure already; leave out --structure, or give its sequence as FASTA")
         chain = read_chain(source)

@@ -121,7 +121,9 @@ class LargestWeights:
 
     def table(self, layers: Sequence[int], heads: Sequence[int]) -> pd.DataFrame:
         """A row per weight, the largest of each attending residue first: layer, head, residue, attended, weight (1-based)."""
-        places, columns, attending, attended, values = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        nothing = (*(np.empty(0, dtype=np.int64) for _ in range(4)), np.empty(0, dtype=np.float32))
+        parts = [nothing, *self._parts]
+        places, columns, attending, attended, values = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.lexsort((attending, columns, places))
         return pd.DataFrame(
             {
@@ -179,6 +181,22 @@ class Draws(NamedTuple):
     """Of that mean: standard deviation over draws / √draws."""
 
 
+def check_draws(model: ProteinLM, layers: Sequence[int]) -> None:
+    """Refuse layers (0-based) that have neither random features nor hashes.
+
+    Raises:
+        ConfigError: naming the layer and its kind of attention.
+    """
+    operations = model.operations()
+    for layer in layers:
+        if not _drawn_modules(operations[layer]):
+            kind = model.config.attention_kinds[layer].value
+            raise ConfigError(
+                f"layer {layer + 1} has {kind} attention, which draws nothing at random; leave out --draws, or choose "
+                "other layers with --layer"
+            )
+
+
 def draw_features(
     model: ProteinLM,
     record: SequenceRecord,
@@ -192,7 +210,7 @@ def draw_features(
     """Form a picture of each layer anew with other random features, seeded 0, 1, ...; the model stays as it is.
 
     Args:
-        model: one whose chosen layers all have random features or hashes.
+        model: one that `check_draws` accepts.
         record: the protein.
         picture: makes an empty form for one layer.
         region: what the form needs.
@@ -202,16 +220,7 @@ def draw_features(
 
     Raises:
         InputError: the protein is longer than the model's window.
-        ConfigError: a chosen layer draws nothing.
     """
-    operations = model.operations()
-    for layer in layers:
-        if not _drawn_modules(operations[layer]):
-            kind = model.config.attention_kinds[layer].value
-            raise ConfigError(
-                f"layer {layer + 1} has {kind} attention, which draws nothing at random; leave out --draws, or choose "
-                "other layers with --layer"
-            )
     means, errors = [], []
 
     def visit(place: int, call: LayerCall) -> None:

@@ -18,6 +18,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from protein_lm import alphabet
@@ -132,7 +133,7 @@ def _visit_features(
 
 def distances(chain: Chain) -> NDArray[np.float64]:
     """(L, L) between residues in Å; NaN where one was not seen."""
-    return np.linalg.norm(chain.points[:, None] - chain.points[None], axis=-1)
+    return cdist(chain.points, chain.points)
 
 
 def _known_pairs(between: NDArray[np.float64], separation: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

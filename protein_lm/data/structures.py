@@ -27,7 +27,8 @@ from protein_lm.data.records import SequenceRecord
 from protein_lm.data.sources import Source
 from protein_lm.errors import InputError
 
-_LETTERS = {**protein_letters_3to1_extended, "SEC": "U", "PYL": "O", "UNK": "X"}
+_LETTERS = {name.strip(): letter for name, letter in protein_letters_3to1_extended.items()}
+_LETTERS |= {"SEC": "U", "PYL": "O", "UNK": "X"}
 _RECORDS = ("HEADER", "TITLE ", "REMARK", "SEQRES", "CRYST1", "MODEL ", "ATOM  ", "HETATM", "COMPND")
 _PEPTIDE_BOND = 2.0
 """Å from C to the next N; the bond itself has 1.33."""
@@ -62,22 +63,25 @@ class Chain:
         """
         whole, part = np.array(list(record.sequence)), np.array(list(self.sequence))
         compared = np.array([bool(number) for number in self.numbers]) & (part != "X")
-        first, last = (int(place) for place in np.flatnonzero(compared)[[0, -1]])
+        places = np.flatnonzero(compared)
+        if not places.size:
+            raise InputError(f"{self.name} has no residue that is known, to be found in sequence {record.sequence_id}")
+        first, last = int(places[0]), int(places[-1])
         starts = range(-first, whole.size - last)
         if not starts:
             raise InputError(
                 f"{self.name} has {last - first + 1:,} residues from the first to the last seen, sequence "
                 f"{record.sequence_id} only {whole.size:,}; give the sequence of this structure"
             )
-        places = np.flatnonzero(compared)
-        differences = [(int((whole[places + start] != part[places]).sum()), start) for start in starts]
-        count, start = min(differences)
-        if count:
-            place = int(next(place for place in places if whole[place + start] != part[place]))
+        is_known = whole != "X"
+        differences = [places[is_known[places + start] & (whole[places + start] != part[places])] for start in starts]
+        start, differing = min(zip(starts, differences, strict=True), key=lambda pair: pair[1].size)
+        if differing.size:
+            place = int(differing[0])
             raise InputError(
                 f"{self.name} does not match sequence {record.sequence_id}: residue {self.numbers[place]} is "
                 f"{part[place]}, position {place + start + 1} of the sequence is {whole[place + start]} "
-                f"({count} of {places.size} differ); give the sequence of this structure"
+                f"({differing.size} of {places.size} differ); give the sequence of this structure"
             )
         points = np.full((whole.size, 3), np.nan)
         numbers = [""] * whole.size

@@ -67,8 +67,7 @@ def check_length(
     """
     if len(record) > model.max_residues:
         raise InputError(
-            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; "
-            f"{remedy}"
+            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; {remedy}"
         )
 
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from protein_lm.analysis import attention_maps
-from protein_lm.analysis.attention_forms import BlockMeans, LargestWeights, Matrices, Region, Rollout, draw_features
+from protein_lm.analysis.attention_forms import (
+    BlockMeans,
+    LargestWeights,
+    Matrices,
+    Region,
+    Rollout,
+    check_draws,
+    draw_features,
+)
 from protein_lm.analysis.attention_maps import attention_matrices, read_attention
 from protein_lm.errors import ConfigError
 from tests.conftest import EVERY_FORM, fresh_model
@@ -100,4 +108,11 @@ def test_draws_have_the_standard_error_of_their_mean() -> None:
     with pytest.raises(
         ConfigError, match="layer 2 has exact attention, which draws nothing at random; leave out --draws"
     ):
-        draws(**ALL)
+        check_draws(model, [0, 1])
+
+
+def test_nothing_is_largest_where_nothing_is_seen() -> None:
+    later = Region(slice(1, 4), slice(10, 20))
+    largest, means = LargestWeights(later, 2), BlockMeans(later, 3, 2, 2)
+    read_attention(fresh_model(objective="causal"), PROTEIN, [largest, means], **ALL)
+    assert len(largest.table(**ALL)) == 0 and (means.values == 0).all()

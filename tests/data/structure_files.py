@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from Bio.Data.PDBData import protein_letters_1to3
 
-THREE = {"A": "ALA", "C": "CYS", "E": "GLU", "G": "GLY", "K": "LYS", "L": "LEU", "M": "MET", "S": "SER", "V": "VAL"}
+THREE = {letter: protein_letters_1to3[letter].upper() for letter in "ACEGKLMSV"}
 SEQUENCE = "MAELKKLLEELKKLGSGKELLKKLEELLKALE"
 Atom = tuple[str, str, str, int, str, str, np.ndarray]
 """Record, atom name, residue name, residue number, insertion code, alternative location, coordinates."""
@@ -57,8 +58,8 @@ def cif_text(atoms: Sequence[Atom], declared: str, chain: str = "A") -> str:
     lines = ["data_TEST", "loop_", *(f"_atom_site.{key}" for key in keys.split())]
     for serial, (record, name, residue, number, code, _, (x, y, z)) in enumerate(atoms, 1):
         lines.append(
-            f"{record} {serial} {name[0]} {name} . {residue} {chain} 1 {number} {code or '?'} {x:.3f} {y:.3f} {z:.3f} 1.0 0.0 "
-            f"{number} {residue} {chain} {name} 1"
+            f"{record} {serial} {name[0]} {name} . {residue} {chain} 1 {number} {code or '?'} "
+            f"{x:.3f} {y:.3f} {z:.3f} 1.0 0.0 {number} {residue} {chain} {name} 1"
         )
     lines += [
         "#",

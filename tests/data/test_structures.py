@@ -124,5 +124,8 @@ def test_placed_in_a_longer_sequence(file) -> None:
         chain.placed_in(other)
     with pytest.raises(InputError, match="32 residues from the first to the last seen, sequence P0 only 3"):
         chain.placed_in(records("MKV")[0])
+    unknown = Chain("unknown", "XX", np.ones((2, 3)), ("1", "2"))
+    with pytest.raises(InputError, match="unknown has no residue that is known"):
+        unknown.placed_in(whole)
     gaps = Chain("gaps", "XXAEXXKK", np.full((8, 3), 1.0), ("", "", "3", "4", "", "", "7", "8"))
     assert gaps.placed_in(records("AELLKKL")[0]).numbers == ("3", "4", "", "", "7", "8", "")
