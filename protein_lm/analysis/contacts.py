@@ -133,7 +133,7 @@ def _visit_features(
 
 def distances(chain: Chain) -> NDArray[np.float64]:
     """(L, L) between residues in Å; NaN where one was not seen."""
-    return cdist(chain.points, chain.points)
+    return np.asarray(cdist(chain.points, chain.points), dtype=np.float64)
 
 
 def _known_pairs(between: NDArray[np.float64], separation: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
