@@ -27,6 +27,7 @@ CLASS_ORDER = "AVILMCFWYHKRDENQSTGP"
 """Amino acids so that those of one physico-chemical class stand side by side."""
 
 
+_LONGEST_TITLE = 90
 FIGURE_SUFFIXES = tuple(f".{each.value}" for each in FigureFormat)
 
 
@@ -165,18 +166,25 @@ def _label_horizontal(axis: Axes, against: str, unit: str) -> None:
 
 
 def attention_grid(
-    matrices: NDArray[np.float32], *, layers: Sequence[int], heads: Sequence[int], title: str, first_residue: int = 1
+    matrices: NDArray[np.float32],
+    *,
+    layers: Sequence[int],
+    heads: Sequence[int],
+    title: str,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
 ) -> Figure:
     """One panel per layer (down) and head (across): rows attend, columns are attended.
 
     Each panel's colours run from 0 to the 99th percentile of its own matrix, since heads differ by orders of magnitude.
 
     Args:
-        matrices: (layers, heads, L + 2, L + 2) with <cls> first and <eos> last; only residues are drawn.
+        matrices: (layers, heads, R, C), weights of residues or means over even blocks of residues.
         layers: 0-based layers, as in `matrices`.
         heads: 0-based heads, as in `matrices`.
         title: of the whole figure.
-        first_residue: number of the first residue on the axes.
+        rows: numbers of the first and the last attending residue.
+        columns: numbers of the first and the last attended residue.
     """
     num_rows, num_columns = len(layers), len(heads)
     figure, axes = plt.subplots(
@@ -188,29 +196,128 @@ def attention_grid(
         sharey=True,
         layout="constrained",
     )
-    length = matrices.shape[-1] - 2
-    edges = (first_residue - 0.5, first_residue + length - 0.5)
     for i, layer in enumerate(layers):
         for j, head in enumerate(heads):
-            axis, matrix = axes[i, j], matrices[i, j, 1:-1, 1:-1]
-            axis.imshow(
-                matrix,
-                cmap="magma_r",
-                vmin=0,
-                vmax=max(float(np.quantile(matrix, 0.99)), 1e-12),
-                extent=(edges[0], edges[1], edges[1], edges[0]),
-                interpolation="nearest",
-            )
+            axis = axes[i, j]
+            _draw_attention(axis, matrices[i, j], rows, columns)
             axis.tick_params(labelsize=6, length=2)
             axis.locator_params(nbins=4)
             if i == 0:
                 axis.set_title(f"head {head + 1}", fontsize=8)
             if j == 0:
                 axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    _set_title(figure, title)
     figure.supxlabel("attended residue", fontsize=8)
     figure.supylabel("attending residue", fontsize=8)
     return figure
+
+
+def attention_rollout(
+    matrix: NDArray[np.float32], *, title: str, rows: tuple[int, int], columns: tuple[int, int]
+) -> Figure:
+    """Attention through all layers, (R, C), with the axes of `attention_grid`."""
+    figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
+    _draw_attention(axis, matrix, rows, columns)
+    axis.set(xlabel="attended residue", ylabel="attending residue")
+    _set_title(figure, title)
+    return figure
+
+
+def attention_profiles(offsets: pd.DataFrame, received: pd.DataFrame, *, title: str) -> Figure:
+    """A row of panels per layer: mean weight against the offset of the attended residue (left), and attention that each
+    residue receives from all (right); a line per head.
+
+    Args:
+        offsets: as `HeadSums.offset_table` gives it.
+        received: as `HeadSums.received_table` gives it.
+        title: of the whole figure.
+    """
+    seen = offsets.loc[offsets["mean_weight"] != 0, "offset"]  # a causal model has one side only
+    offsets = pd.DataFrame(offsets[offsets["offset"].between(seen.min(), seen.max())])
+    layers = list(dict.fromkeys(offsets["layer"]))
+    heads = list(dict.fromkeys(offsets["head"]))
+    colors = dict(zip(heads, sns.color_palette("husl", len(heads)), strict=True))
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(
+            len(layers), 2, figsize=(11, 1.6 * len(layers) + 1.2), squeeze=False, sharex="col", layout="constrained"
+        )
+    for row, layer in zip(axes, layers, strict=True):
+        for axis, table, across, value in zip(
+            row, (offsets, received), ("offset", "residue"), ("mean_weight", "received"), strict=True
+        ):
+            for head, lines in pd.DataFrame(table[table["layer"] == layer]).groupby("head"):
+                axis.plot(
+                    lines[across], lines[value], color=colors[head], linewidth=0.7, label=str(head), rasterized=True
+                )
+            axis.tick_params(labelsize=7)
+        if (offsets["mean_weight"] > 0).any():
+            row[0].set_yscale("log", nonpositive="mask")
+        row[0].set_xscale("symlog", linthresh=10)
+        row[0].set_ylabel(f"layer {layer}", fontsize=8)
+    axes[0, 0].set_title("mean weight", fontsize=9)
+    axes[0, 1].set_title("attention received (mean 1)", fontsize=9)
+    axes[-1, 0].set_xlabel("attended - attending residue", fontsize=8)
+    axes[-1, 1].set_xlabel("residue", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right upper", fontsize=7, title="head", title_fontsize=8)
+    _set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def contact_maps(
+    probabilities: NDArray[np.float64],
+    distances: NDArray[np.float64] | None,
+    *,
+    title: str,
+    contact_distance: float,
+    min_separation: int,
+) -> Figure:
+    """Probability of contact of all pairs of residues (left), and the contacts of a structure (right), if there is one.
+
+    Args:
+        probabilities: (L, L).
+        distances: (L, L) in Å, NaN where a residue was not seen, which is drawn grey; None: no structure.
+        title: of the whole figure.
+        contact_distance: below which a pair is in contact, in Å.
+        min_separation: least |i - j| that is predicted; nearer pairs are drawn grey.
+    """
+    count = 1 if distances is None else 2
+    figure, axes = plt.subplots(1, count, figsize=(5 * count, 4.6), squeeze=False, sharey=True, layout="constrained")
+    size = len(probabilities)
+    extent = (0.5, size + 0.5, size + 0.5, 0.5)
+    colors = plt.get_cmap("magma_r").with_extremes(bad="0.85")
+    far = np.abs(np.subtract.outer(np.arange(size), np.arange(size))) >= min_separation
+    predicted = np.where(far, probabilities, np.nan)
+    image = axes[0, 0].imshow(predicted, cmap=colors, vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    axes[0, 0].set(title="predicted", xlabel="residue", ylabel="residue")
+    figure.colorbar(image, ax=axes[0, 0], shrink=0.8, label="probability of contact")
+    if distances is not None:
+        shown = np.where(np.isnan(distances), np.nan, distances < contact_distance)
+        axes[0, 1].imshow(shown, cmap=colors, vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        axes[0, 1].set(title=f"structure, under {contact_distance:g} Å", xlabel="residue")
+    _set_title(figure, title)
+    return figure
+
+
+def _draw_attention(axis: Axes, matrix: NDArray[np.float32], rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    """A matrix (R, C) in an axis that counts residues."""
+    axis.imshow(
+        matrix,
+        cmap="magma_r",
+        vmin=0,
+        vmax=max(float(np.quantile(matrix, 0.99)), 1e-12),
+        extent=(columns[0] - 0.5, columns[1] + 0.5, rows[1] + 0.5, rows[0] - 0.5),
+        interpolation="nearest",
+    )
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    """A title that may hold any identifier: shortened, and never read as mathematics."""
+    shown = (
+        title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE // 2] + " … " + title[-_LONGEST_TITLE // 2 :]
+    )
+    figure.suptitle(shown, fontsize=10, parse_math=False)
 
 
 def similarity_heatmaps(

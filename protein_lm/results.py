@@ -1,7 +1,6 @@
 """What the verbs leave on disk: tables, matrices and figures, together in one place and whole or not at all."""
 
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,18 +8,9 @@ import numpy as np
 import pandas as pd
 
 from protein_lm import plots
-from protein_lm.alphabet import NUM_SPECIAL_TOKENS
-from protein_lm.analysis.attention_maps import attention_matrices, head_statistics
 from protein_lm.analysis.similarity import Agreement, PairAttention, agreement, blosum62, normalized
-from protein_lm.data.records import SequenceRecord
-from protein_lm.errors import ConfigError
-from protein_lm.inference.score import check_length
-from protein_lm.model.language_model import ProteinLM
-from protein_lm.output import new_directory, new_file, safe_name
+from protein_lm.output import new_directory, new_file
 from protein_lm.training.run_log import read_metrics
-
-MAX_MATRIX_BYTES = 4 * 2**30
-"""Most memory that the matrices of one protein may take."""
 
 
 def write_learning_curve(run: Path) -> Path:
@@ -36,51 +26,6 @@ def write_fine_tuning(run: Path, evaluation: pd.DataFrame) -> None:
         evaluation.to_csv(partial, index=False)
     figure = plots.fine_tuning_curve(pd.DataFrame(read_metrics(run)))
     plots.save_figure(figure, run / "learning_curve.png", replace=True)
-
-
-def write_attention(
-    model: ProteinLM,
-    records: Iterable[SequenceRecord],
-    output: Path,
-    *,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    figure_format: str = ".png",
-) -> list[str]:
-    """For each protein an .npz of matrices, a table of head statistics and a figure; the names of the proteins.
-
-    The .npz holds `matrices` (layers, heads, L + 2, L + 2) in float32, rows attend and sum to 1, <cls> first and <eos> last;
-    `sequence_id`, `sequence`, and the 1-based numbers `layers` and `heads`.
-
-    Raises:
-        InputError: a protein is longer than the model's window.
-        ConfigError: a layer or head that does not exist, or matrices over the memory limit.
-        OutputError: `output` exists or cannot be written.
-    """
-    chosen_layers = list(range(model.config.num_layers)) if layers is None else list(layers)
-    chosen_heads = list(range(model.config.num_heads)) if heads is None else list(heads)
-    names: list[str] = []
-    with new_directory(output) as folder:
-        for record in records:
-            check_length(record, model)
-            _check_memory(record, len(chosen_layers) * len(chosen_heads))
-            matrices = attention_matrices(model, record, layers=chosen_layers, heads=chosen_heads)
-            name = safe_name(record.sequence_id, taken=names)
-            np.savez(
-                folder / f"{name}.npz",
-                matrices=matrices,
-                sequence_id=record.sequence_id,
-                sequence=record.sequence,
-                layers=np.array(chosen_layers) + 1,
-                heads=np.array(chosen_heads) + 1,
-            )
-            statistics = head_statistics(matrices, layers=chosen_layers, heads=chosen_heads)
-            statistics.to_csv(folder / f"{name}_heads.csv", index=False)
-            title = f"{record.sequence_id}: {model.config.attention_name}, {model.config.objective.value}"
-            figure = plots.attention_grid(matrices, layers=chosen_layers, heads=chosen_heads, title=title)
-            plots.save_figure(figure, folder / f"{name}{figure_format}")
-            names.append(name)
-    return names
 
 
 def write_similarity(pairs: PairAttention, output: Path, *, figure_format: str = ".png") -> dict[str, Agreement]:
@@ -112,16 +57,6 @@ def write_similarity(pairs: PairAttention, output: Path, *, figure_format: str =
         )
         plots.save_figure(figure, folder / f"similarity{figure_format}")
     return agreements
-
-
-def _check_memory(record: SequenceRecord, num_matrices: int) -> None:
-    num_bytes = 4 * num_matrices * (len(record) + NUM_SPECIAL_TOKENS) ** 2
-    if num_bytes > MAX_MATRIX_BYTES:
-        raise ConfigError(
-            f"sequence {record.sequence_id}: {num_matrices} matrices of {len(record):,} residues take "
-            f"{num_bytes / 2**30:.1f} GiB, over the limit of {MAX_MATRIX_BYTES / 2**30:.0f}; choose fewer with --layer and "
-            "--head"
-        )
 
 
 def write_kernel_error(table: pd.DataFrame, output: Path, *, figure_format: str = ".png") -> None:

@@ -154,37 +154,6 @@ def test_evaluate(runs, corpus, tmp_path, capsys) -> None:
     )
 
 
-def test_attention(runs, fasta, tmp_path, capsys) -> None:
-    output = tmp_path / "attention"
-    assert (
-        main(["attention", str(fasta), "-m", str(runs["masked"]), "-o", str(output), "--layer", "2", "--format", "svg"])
-        == 0
-    )
-    names = ["P1", "two", "a_.._b"]
-    assert sorted(path.name for path in output.iterdir()) == sorted(
-        f"{name}{ending}" for name in names for ending in (".npz", ".svg", "_heads.csv")
-    )
-    with np.load(output / "a_.._b.npz") as saved:
-        assert saved["matrices"].shape == (1, 2, 5, 5) and saved["layers"].tolist() == [2]
-        assert str(saved["sequence_id"]) == "a/../b" and str(saved["sequence"]) == "MKV"
-        np.testing.assert_allclose(saved["matrices"].sum(-1), 1, rtol=1e-5)
-    capsys.readouterr()
-    assert "exists already" in fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", output)
-    message = fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", tmp_path / "b", "--layer", "3")
-    assert "layer 3 does not exist; this model has layers 1 to 2" in message
-    assert not (tmp_path / "b").exists()
-
-
-def test_attention_over_the_memory_limit_is_refused(runs, fasta, tmp_path, capsys, monkeypatch) -> None:
-    from protein_lm import results
-
-    monkeypatch.setattr(results, "MAX_MATRIX_BYTES", 1000)
-    message = fails(capsys, "attention", fasta, "-m", runs["masked"], "-o", tmp_path / "a")
-    assert (
-        "sequence P1: 4 matrices of 14 residues take" in message and "choose fewer with --layer and --head" in message
-    )
-
-
 def test_similarity(runs, corpus, tmp_path, capsys) -> None:
     output = tmp_path / "similarity"
     assert (

@@ -56,14 +56,14 @@ def test_runs_side_by_side(runs, metric, against) -> None:
     plots.plt.close(causal)
 
 
-def test_attention_grid_is_numbered_by_residue_and_leaves_special_tokens_out() -> None:
-    matrices = np.random.default_rng(0).random((2, 3, 12, 12)).astype(np.float32)
-    figure = plots.attention_grid(matrices, layers=[0, 4], heads=[0, 1, 2], title="P0", first_residue=36)
+def test_attention_grid_is_numbered_by_residue() -> None:
+    matrices = np.random.default_rng(0).random((2, 3, 10, 10)).astype(np.float32)
+    figure = plots.attention_grid(matrices, layers=[0, 4], heads=[0, 1, 2], title="P0", rows=(36, 45), columns=(1, 10))
     panels = [axis for axis in figure.axes if axis.images]
     assert len(panels) == 6
     image = panels[0].images[0]
-    np.testing.assert_array_equal(image.get_array(), matrices[0, 0, 1:-1, 1:-1])
-    assert image.get_extent() == [35.5, 45.5, 45.5, 35.5]
+    np.testing.assert_array_equal(image.get_array(), matrices[0, 0])
+    assert image.get_extent() == [0.5, 10.5, 45.5, 35.5]
     assert panels[0].get_title() == "head 1" and panels[3].get_ylabel() == "layer 5"
 
 

@@ -80,7 +80,7 @@ def test_commands_of_the_readme_are_understood(command, capsys) -> None:
     from protein_lm.cli import main
 
     words = shlex.split(command, comments=True)[1:]
-    verb = words[:2] if words[0] == "data" else words[:1]
+    verb = words[:2] if words[0] in ("data", "contacts") else words[:1]
     assert main([*verb, "--help"]) == 0
     shown = capsys.readouterr().out
     for word in words:

@@ -67,6 +67,12 @@ def linformer_attention(
     return _by_sequence(attend, query, key, value, valid_mask, packing)
 
 
+def linformer_factors(query: Tensor, key: Tensor, projections: LengthProjections) -> tuple[Tensor, Tensor]:
+    """(B, H, L, K) and (K, L), whose product is the matrix of `linformer_attention` for one sequence without padding."""
+    of_keys, of_values = projections.rows(torch.arange(query.shape[2], device=query.device), key.dtype)
+    return _softmax(query, of_keys @ key), of_values
+
+
 def nystrom_attention(
     query: Tensor,
     key: Tensor,
@@ -84,12 +90,26 @@ def nystrom_attention(
     def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
         if positions.numel() <= num_landmarks:
             return _softmax(q, k) @ v
-        means = _segment_means(positions.numel(), num_landmarks, q)
-        q_marks, k_marks = means @ q, means @ k
-        inverse = pseudo_inverse(_softmax(q_marks, k_marks))
-        return _softmax(q, k_marks) @ (inverse @ (_softmax(q_marks, k) @ v))
+        of_queries, inverse, of_keys = _through_landmarks(q, k, num_landmarks)
+        return of_queries @ (inverse @ (of_keys @ v))
 
     return _by_sequence(attend, query, key, value, valid_mask, packing)
+
+
+def nystrom_factors(query: Tensor, key: Tensor, num_landmarks: int) -> tuple[Tensor, Tensor]:
+    """(B, H, L, K) and (B, H, K, L), whose product is the matrix of `nystrom_attention` for one sequence without padding."""
+    if query.shape[2] <= num_landmarks:
+        return _softmax(query, key), torch.eye(query.shape[2], dtype=query.dtype, device=query.device)
+    of_queries, inverse, of_keys = _through_landmarks(query, key, num_landmarks)
+    return of_queries, inverse @ of_keys
+
+
+def _through_landmarks(query: Tensor, key: Tensor, num_landmarks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries to landmarks (B, H, L, K), the inverse between landmarks (B, H, K, K), landmarks to keys (B, H, K, L)."""
+    means = _segment_means(query.shape[2], num_landmarks, query)
+    query_marks, key_marks = means @ query, means @ key
+    inverse = pseudo_inverse(_softmax(query_marks, key_marks))
+    return _softmax(query, key_marks), inverse, _softmax(query_marks, key)
 
 
 def matrix_of(attend: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:

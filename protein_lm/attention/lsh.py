@@ -11,6 +11,8 @@ so the future leaks into causal outputs and padding into all. A window by rank i
 Source: Kitaev et al. 2020 (arXiv 2001.04451), section 2.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -124,6 +126,19 @@ def lsh_attention_matrix(
     together = groups[..., :, None] == groups[..., None, :]
     counts = _in_window(together, window, causal=causal, first=0)
     return _dense_weights(query, keys_of_queries(query), counts * seen, first=0)
+
+
+def lsh_matrix_rows(query: Tensor, buckets: Tensor, *, window: int, causal: bool) -> Callable[[slice], Tensor]:
+    """Rows of the matrix of `lsh_attention` for one sequence without padding, see `AttentionOperation.matrix_rows`."""
+    keys = keys_of_queries(query)
+
+    def rows(span: slice) -> Tensor:
+        seen = slice(0, span.stop if causal else query.shape[2])
+        together = buckets[..., span, None] == buckets[..., None, seen]
+        counts = _in_window(together, window, causal=causal, first=span.start)
+        return _dense_weights(query[:, :, span], keys[:, :, seen], counts, first=span.start)
+
+    return rows
 
 
 class LshCache:

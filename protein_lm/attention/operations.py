@@ -4,6 +4,7 @@ An operation computes outputs, its own matrix, and goes on from a state. What it
 files; what it owns belongs to the kernel alone: a feature map, a hash, a pattern.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,33 @@ from protein_lm.attention.cosformer import WeightedRows, weighted_by_position
 from protein_lm.attention.exact import KeyValueCache, exact_attention, extend_exact_attention
 from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.linear import linear_attention
-from protein_lm.attention.low_rank import LengthProjections, linformer_attention, matrix_of, nystrom_attention
-from protein_lm.attention.lsh import Hash, LshCache, extend_lsh_attention, lsh_attention, lsh_attention_matrix
+from protein_lm.attention.low_rank import (
+    LengthProjections,
+    linformer_attention,
+    linformer_factors,
+    matrix_of,
+    nystrom_attention,
+    nystrom_factors,
+)
+from protein_lm.attention.lsh import (
+    Hash,
+    LshCache,
+    extend_lsh_attention,
+    lsh_attention,
+    lsh_attention_matrix,
+    lsh_matrix_rows,
+)
+from protein_lm.attention.matrix_rows import exact_matrix_rows, linear_matrix_rows
 from protein_lm.attention.patterns import Pattern
 from protein_lm.attention.recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
 from protein_lm.attention.rows import WHOLE, Rows
-from protein_lm.attention.sparse import extend_sparse_attention, sparse_attention, sparse_attention_matrix
+from protein_lm.attention.sparse import (
+    extend_sparse_attention,
+    sparse_attention,
+    sparse_attention_matrix,
+    sparse_matrix_rows,
+)
 from protein_lm.attention.trainable import TrainableFeatures
 
 
@@ -49,6 +70,15 @@ class AttentionOperation(nn.Module):
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """The attention matrix (B, H, L, L): `matrix(q, k) @ v` equals the output. O(L²) memory."""
+        raise NotImplementedError
+
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """The matrix of rows that are whole sequences, a few of its rows at a time.
+
+        Returns:
+            A function: span of S queries -> (B, H, S, T) with T = L, or the end of the span if causal, since later keys have
+            no weight. Only these rows are formed. The tensor is the caller's to change.
+        """
         raise NotImplementedError
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
@@ -79,6 +109,10 @@ class ExactOperation(_CachedOperation):
         """See `AttentionOperation`."""
         return exact_attention_matrix(query, key, causal=self.causal, **rows.of_one_process())
 
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        return exact_matrix_rows(query, key, causal=self.causal)
+
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
         """See `AttentionOperation`."""
         return extend_exact_attention(query, key, value, state)
@@ -102,6 +136,10 @@ class LinearOperation(AttentionOperation):
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         return linear_attention_matrix(query, key, self.feature_map, causal=self.causal, **rows.of_one_process())
+
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        return linear_matrix_rows(query, key, self.feature_map, causal=self.causal)
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
@@ -135,6 +173,10 @@ class CosformerOperation(LinearOperation):
         """See `AttentionOperation`."""
         query, key = self._weighted(query, key, rows)
         return super().matrix(query, key, rows)
+
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        return super().matrix_rows(*self._weighted(query, key, WHOLE))
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
         """See `LinearOperation`."""
@@ -193,6 +235,11 @@ class SparseOperation(_CachedOperation):
             global_inputs=of_globals,
         )
 
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`; rows of global tokens weigh the second half of the values."""
+        (query, key), of_globals = self._halves(query, key)
+        return sparse_matrix_rows(query, key, self.pattern, causal=self.causal, global_inputs=of_globals)
+
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: KeyValueCache) -> Tensor:
         """See `AttentionOperation`."""
         return extend_sparse_attention(query, key, value, self.pattern, state)
@@ -237,6 +284,10 @@ class LshOperation(AttentionOperation):
             **rows.of_one_process(),
         )
 
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        return lsh_matrix_rows(query, self.hashing(query), window=self.window, causal=self.causal)
+
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> LshCache:
         """See `AttentionOperation`; it grows with the length."""
         return LshCache(batch_size, num_heads, head_width, device)
@@ -263,6 +314,11 @@ class LinformerOperation(AttentionOperation):
         """See `AttentionOperation`."""
         return matrix_of(lambda value: self(query, key, value, rows), query)
 
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        left, right = linformer_factors(query, key, self.projections)
+        return lambda span: left[:, :, span] @ right
+
 
 class NystromOperation(AttentionOperation):
     """Softmax attention through landmarks."""
@@ -280,3 +336,8 @@ class NystromOperation(AttentionOperation):
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         return matrix_of(lambda value: self(query, key, value, rows), query)
+
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        """See `AttentionOperation`."""
+        left, right = nystrom_factors(query, key, self.num_landmarks)
+        return lambda span: left[:, :, span] @ right

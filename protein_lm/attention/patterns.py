@@ -66,9 +66,9 @@ class Pattern:
         picked = np.stack(columns, axis=1)
         return np.where((picked >= 0) & (picked < num_blocks[:, None]), picked, -1)
 
-    def visible(self, length: int, first_query: int, *, causal: bool, device: torch.device) -> Tensor:
-        """Boolean (length - first_query, length) for the last queries of one sequence; the dense form of the pattern."""
-        queries = torch.arange(first_query, length, device=device)[:, None]
+    def visible(self, length: int, span: slice, *, causal: bool, device: torch.device) -> Tensor:
+        """Boolean (S, length) for a span of S queries of one sequence; the dense form of the pattern."""
+        queries = torch.arange(span.start, span.stop, device=device)[:, None]
         keys = torch.arange(length, device=device)
         seen = self.near(queries, keys, causal=causal) | (keys < self.num_global_tokens)
         num_blocks = -(-length // self.block)

@@ -3,6 +3,7 @@
 Every sequence lies on a grid of its own, whether it has a row for itself, is padded or is packed with others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -104,7 +105,7 @@ def sparse_attention_matrix(
         for start, size in zip(starts, lengths, strict=True):
             size = min(size, row_length) if packing is None else size
             span = slice(start, start + size)
-            inside[span, span] = pattern.visible(size, 0, causal=causal, device=device)
+            inside[span, span] = pattern.visible(size, slice(0, size), causal=causal, device=device)
         allowed.append(inside)
     seen = seen & torch.stack(allowed)[:, None]
     scores = (query @ key.mT) * query.shape[-1] ** -0.5
@@ -115,13 +116,37 @@ def sparse_attention_matrix(
     return torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1).nan_to_num(0.0)
 
 
+def sparse_matrix_rows(
+    query: Tensor,
+    key: Tensor,
+    pattern: Pattern,
+    *,
+    causal: bool,
+    global_inputs: tuple[Tensor, Tensor] | None = None,
+) -> Callable[[slice], Tensor]:
+    """Rows of the matrix of `sparse_attention` for one sequence without padding, see `AttentionOperation.matrix_rows`."""
+    scale, length = query.shape[-1] ** -0.5, query.shape[2]
+
+    def rows(span: slice) -> Tensor:
+        scores = query[:, :, span] @ key.mT * scale
+        if global_inputs is not None and not causal and span.start < pattern.num_global_tokens:
+            of_globals = slice(span.start, min(span.stop, pattern.num_global_tokens))
+            num_globals = of_globals.stop - of_globals.start
+            scores[:, :, :num_globals] = global_inputs[0][:, :, of_globals] @ global_inputs[1].mT * scale
+        seen = pattern.visible(length, span, causal=causal, device=query.device)
+        weights = torch.softmax(scores.masked_fill_(~seen, -torch.inf), dim=-1)
+        return weights[..., : span.stop] if causal else weights
+
+    return rows
+
+
 def extend_sparse_attention(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, cache: KeyValueCache
 ) -> Tensor:
     """Causal attention (B, H, S, E) of S tokens that follow those in `cache`, to which they are added."""
     first = cache.length
     keys, values = cache.append(key, value)
-    seen = pattern.visible(cache.length, first, causal=True, device=query.device)
+    seen = pattern.visible(cache.length, slice(first, cache.length), causal=True, device=query.device)
     return scaled_dot_product_attention(query.to(keys.dtype), keys, values, attn_mask=seen).to(value.dtype)
 
 

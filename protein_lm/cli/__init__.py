@@ -7,16 +7,18 @@ from collections.abc import Sequence
 import typer
 
 from protein_lm.cli.app import app
+from protein_lm.cli.contacts import contacts as contact_verbs
 from protein_lm.cli.data import data as data_verbs
 from protein_lm.errors import ProteinLMError
 
-from protein_lm.cli import training, inference, analysis, models  # noqa: F401  # isort: skip (the order of verbs in the help)
+from protein_lm.cli import training, inference, attention, analysis, models  # noqa: F401  # isort: skip (the order of verbs in the help)
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
 app.add_typer(data_verbs, name="data")
+app.add_typer(contact_verbs, name="contacts")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

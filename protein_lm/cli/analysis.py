@@ -10,42 +10,6 @@ from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName, tell_dropped
 
 
-@app.command(epilog="Example: protein-lm attention data/P00974.fasta --model run -o attention --layer 1 --layer 2")
-def attention(
-    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="One or a few proteins, plain or gzip.")],
-    model: ModelName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
-    layers: Annotated[
-        list[int] | None, typer.Option("--layer", min=1, help="Layer, from 1. Repeatable; all if none.")
-    ] = None,
-    heads: Annotated[
-        list[int] | None, typer.Option("--head", min=1, help="Head, from 1. Repeatable; all if none.")
-    ] = None,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
-    device: Device = "auto",
-) -> None:
-    """Attention matrices, a table of what each head looks at, and a figure, for each protein; linear kinds too."""
-    from protein_lm.output import check_absent
-
-    check_absent(output)
-
-    from protein_lm.checkpoint import load_model
-    from protein_lm.data.readers import read_records
-    from protein_lm.results import write_attention
-
-    names = write_attention(
-        load_model(model, device=device),
-        read_records(fasta),
-        output,
-        layers=[layer - 1 for layer in layers] if layers else None,
-        heads=[head - 1 for head in heads] if heads else None,
-        figure_format=f".{figure_format.value}",
-    )
-    print(
-        f"{output}: matrices (.npz), head statistics (.csv) and figure (.{figure_format.value}) of {', '.join(names)}"
-    )
-
-
 @app.command(epilog="Example: protein-lm similarity swissprot --model run -o similarity")
 def similarity(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="FASTA file, or a folder made by data prepare.")],

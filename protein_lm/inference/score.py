@@ -54,7 +54,12 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     return pd.DataFrame(rows, columns=pd.Index(["sequence_id", "length", *measures]))
 
 
-def check_length(record: SequenceRecord, model: ProteinLM) -> None:
+def check_length(
+    record: SequenceRecord,
+    model: ProteinLM,
+    *,
+    remedy: str = "leave it out with --long drop, or use a model with a longer window",
+) -> None:
     """Refuse a record that does not fit the model's window.
 
     Raises:
@@ -62,8 +67,7 @@ def check_length(record: SequenceRecord, model: ProteinLM) -> None:
     """
     if len(record) > model.max_residues:
         raise InputError(
-            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; "
-            "leave it out with --long drop, or use a model with a longer window"
+            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; {remedy}"
         )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protein_lm.analysis.attention_maps import attention_matrices, head_statistics, recorded_calls
+from protein_lm.analysis.attention_maps import attention_matrices, recorded_calls
 from protein_lm.data.batches import pack
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import EVERY_FORM, fresh_model
@@ -45,20 +45,5 @@ def test_chosen_layers_and_heads_are_those_of_the_whole() -> None:
 
 
 def test_too_long_is_refused() -> None:
-    with pytest.raises(InputError, match="sequence P0 has 63 residues; this model reads 62"):
+    with pytest.raises(InputError, match="sequence P0 has 63 residues; this model reads 62; leave it out, or use"):
         attention_matrices(fresh_model(), records("A" * 63)[0])
-
-
-def test_head_statistics_by_hand() -> None:
-    length = 20
-    uniform, previous = np.full((length, length), 1 / length), np.eye(length, k=-1)
-    previous[0, 0] = 1
-    vertical = np.zeros((length, length))
-    vertical[:, 4] = 1
-    matrices = np.stack([uniform, previous, vertical])[None].astype(np.float32)
-    table = head_statistics(matrices, layers=[0], heads=[0, 1, 2])
-    assert table["head"].tolist() == [1, 2, 3] and table["layer"].tolist() == [1, 1, 1]
-    assert table["mean_entropy_nats"].tolist() == pytest.approx([np.log(20), 0, 0], abs=1e-6)
-    assert table["max_column_share"].tolist() == pytest.approx([1 / 20, 2 / 20, 1])
-    assert table["mean_distance"].tolist()[1] == pytest.approx(19 / 20)
-    assert table["local_share"].tolist()[1:] == pytest.approx([1, 7 / 20])

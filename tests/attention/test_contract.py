@@ -111,6 +111,21 @@ def test_equals_its_textbook_twin(kind, causal, length, segment_bytes, padded, m
 
 
 @kinds
+@pytest.mark.parametrize("length", [1, 5, 150])
+def test_some_rows_of_the_matrix_are_those_of_the_whole(kind, causal, length) -> None:
+    operation = build(kind, causal, torch.float64)
+    query, key, _ = draw(operation, length, torch.float64)
+    whole = operation.matrix(query, key)
+    rows = operation.matrix_rows(query, key)
+    for start in range(0, length, 67):
+        span = slice(start, min(start + 67, length))
+        part = rows(span)
+        seen = span.stop if causal else length
+        assert part.shape == (BATCH, HEADS, span.stop - start, seen)
+        torch.testing.assert_close(part, whole[:, :, span, :seen], rtol=1e-10, atol=1e-12)
+
+
+@kinds
 def test_rows_of_the_matrix_sum_to_one_over_visible_keys(kind, causal) -> None:
     operation = build(kind, causal)
     query, key, _ = draw(operation, 70)

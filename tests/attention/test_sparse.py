@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def seen(pattern: Pattern, length: int, query: int, *, causal: bool) -> list[int]:
-    return pattern.visible(length, 0, causal=causal, device=CPU)[query].nonzero()[:, 0].tolist()
+    return pattern.visible(length, slice(0, length), causal=causal, device=CPU)[query].nonzero()[:, 0].tolist()
 
 
 def test_a_window() -> None:

@@ -1,0 +1,292 @@
+"""Contacts out of attention: logistic regression on symmetrized, APC-corrected attention.
+
+Residues are in contact if their Cβ (of glycine Cα) are less than 8 Å apart. The features of a pair are its weights in all
+heads of all layers; of linear attention, in the matrices that it implies. Each feature is divided by its standard
+deviation over the training pairs, so that the penalty does not fall on heads of faint attention first; that is ours.
+
+Source: Rao et al. 2021 (Transformer protein language models are unsupervised structure learners, ICLR), section 3.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import xxhash
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
+from scipy.special import expit
+
+from protein_lm import alphabet
+from protein_lm.analysis.attention_maps import LayerCall, visit_layers
+from protein_lm.data.records import SequenceRecord
+from protein_lm.data.structures import Chain
+from protein_lm.errors import InputError, ModelError
+from protein_lm.model.language_model import ProteinLM
+
+CONTACT_DISTANCE = 8.0
+"""Å."""
+MIN_SEPARATION = 6
+"""Least |i - j| of the pairs that are trained on."""
+SEPARATIONS = (6, 24)
+"""Least |i - j| of the pairs that precision is told for."""
+MAX_BYTES = 4 * 2**30
+"""Most memory that the features of all training pairs, or the maps of a layer, may take."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Weights of the heads."""
+
+    weights: list[list[float]]
+    """(layers, heads), of features that are not scaled."""
+    intercept: float
+    model_checksum: str
+    """Of the weights of the model that it was trained for."""
+    penalty: float
+    structures: list[str]
+    num_pairs: int
+    num_contacts: int
+
+    @property
+    def num_heads_used(self) -> int:
+        """Heads whose weight is not 0."""
+        return int(np.count_nonzero(self.weights))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps({"format": _FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, model: ProteinLM) -> "Regression":
+        """Read the regression of a model.
+
+        Raises:
+            InputError: the file is missing or is none.
+            ModelError: it was trained for another model.
+        """
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.pop("format") != _FORMAT:
+                raise ValueError
+            regression = cls(**fields)
+            shape = np.array(regression.weights, dtype=float).shape
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist; make it with protein-lm contacts train") from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is no contact regression; make one with protein-lm contacts train") from error
+        expected = model.config.num_layers, model.config.num_heads
+        if shape != expected or regression.model_checksum != model_checksum(model):
+            raise ModelError(
+                f"{path} was trained for another model; train one for this model with protein-lm contacts train"
+            )
+        return regression
+
+
+def model_checksum(model: ProteinLM) -> str:
+    """XXH3-128 of all weights and random features, in hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def corrected(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Symmetrized and corrected for the average product: a_ij - a_i· a_·j / a_··, of (heads, L, L).
+
+    Source: Dunn et al. 2008 (doi 10.1093/bioinformatics/btm604).
+    """
+    symmetric = matrices + matrices.swapaxes(1, 2)
+    sums = symmetric.sum(2)
+    totals = sums.sum(1)[:, None, None]
+    return symmetric - sums[:, :, None] * sums[:, None, :] / np.where(totals == 0, 1, totals)
+
+
+def _visit_features(
+    model: ProteinLM, record: SequenceRecord, visit: Callable[[int, NDArray[np.float32]], None]
+) -> None:
+    """Show the features (heads, L, L) of each layer to `visit`."""
+    length, heads = len(record), range(model.config.num_heads)
+    if (num_bytes := 12 * len(heads) * length**2) > MAX_BYTES:  # matrices, symmetrized, corrected
+        raise InputError(
+            f"sequence {record.sequence_id}: maps of {length:,} residues take {num_bytes / 2**30:.1f} GiB, over the limit of "
+            f"{MAX_BYTES / 2**30:.0f}; give its domains one by one"
+        )
+
+    def show(layer: int, call: LayerCall) -> None:
+        matrices = np.zeros((len(heads), length + alphabet.NUM_SPECIAL_TOKENS, length), dtype=np.float32)
+        for start, weights in call.blocks(heads, slice(0, matrices.shape[1])):
+            part = weights[:, :, 1 : length + 1].cpu().numpy()
+            matrices[:, start : start + part.shape[1], : part.shape[2]] = part
+        visit(layer, corrected(matrices[:, 1:-1]))
+
+    visit_layers(model, record, show, layers=range(model.config.num_layers))
+
+
+def distances(chain: Chain) -> NDArray[np.float64]:
+    """(L, L) between residues in Å; NaN where one was not seen."""
+    return np.asarray(cdist(chain.points, chain.points), dtype=np.float64)
+
+
+def _known_pairs(between: NDArray[np.float64], separation: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs i < j of residues that were seen, so far apart in the sequence or farther."""
+    first, second = np.triu_indices(len(between), separation)
+    known = ~np.isnan(between[first, second])
+    return first[known], second[known]
+
+
+def train_regression(
+    model: ProteinLM, examples: Sequence[tuple[SequenceRecord, Chain]], *, penalty: float
+) -> Regression:
+    """Fit the weights of all heads to the pairs of residues 6 or more apart of some structures.
+
+    Args:
+        model: any model.
+        examples: proteins, and chains of the same sequence.
+        penalty: of the sum of the absolute (scaled) weights, against the sum over pairs of the loss in nats.
+
+    Raises:
+        InputError: a protein is longer than the model's window, features would take too much memory, or no pair or all are
+            in contact.
+    """
+    pairs = [_known_pairs(distances(chain), MIN_SEPARATION) for _, chain in examples]
+    num_pairs = sum(first.size for first, _ in pairs)
+    shape = model.config.num_layers, model.config.num_heads
+    if 4 * num_pairs * shape[0] * shape[1] > MAX_BYTES:
+        raise InputError(
+            f"{num_pairs:,} pairs of residues in {shape[0] * shape[1]} heads take over {MAX_BYTES / 2**30:.0f} GiB; train on "
+            "fewer or smaller structures"
+        )
+    is_contact = np.concatenate(
+        [distances(chain)[ij] < CONTACT_DISTANCE for (_, chain), ij in zip(examples, pairs, strict=True)]
+    )
+    if not 0 < is_contact.sum() < is_contact.size:
+        raise InputError(
+            f"{int(is_contact.sum()):,} of {num_pairs:,} pairs of residues {MIN_SEPARATION} or more apart are in contact: "
+            "there is nothing to tell apart; give larger structures"
+        )
+    features = np.empty((shape[0] * shape[1], num_pairs), dtype=np.float32)
+    end = 0
+    for (record, _), (first, second) in zip(examples, pairs, strict=True):
+        span, end = slice(end, end + first.size), end + first.size
+
+        def keep(layer: int, of_layer: NDArray[np.float32], ij=(first, second), span=span) -> None:
+            features[layer * shape[1] : (layer + 1) * shape[1], span] = of_layer[:, ij[0], ij[1]]
+
+        _visit_features(model, record, keep)
+    scales = features.std(1, dtype=np.float64)
+    scales[scales == 0] = 1
+    features /= scales[:, None].astype(np.float32)
+    weights, intercept = fit_logistic(features, is_contact, penalty=penalty)
+    return Regression(
+        weights=(weights / scales).reshape(shape).tolist(),
+        intercept=intercept,
+        model_checksum=model_checksum(model),
+        penalty=penalty,
+        structures=[chain.name for _, chain in examples],
+        num_pairs=num_pairs,
+        num_contacts=int(is_contact.sum()),
+    )
+
+
+def fit_logistic(
+    features: NDArray[np.float32], labels: NDArray[np.bool_], *, penalty: float
+) -> tuple[NDArray[np.float64], float]:
+    """Weights (F,) and intercept that minimize Σ -log p(label) + penalty Σ |weight| over features (F, N) and labels (N,).
+
+    A weight is the difference of two numbers that are not negative, which makes the penalty smooth: L-BFGS-B does the rest.
+    """
+    count = len(features)
+    signs = np.where(labels, -1.0, 1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights = parameters[:count] - parameters[count:-1]
+        margins = signs * (weights.astype(np.float32) @ features + parameters[-1])
+        slopes = signs * expit(margins)
+        gradient = (features @ slopes.astype(np.float32)).astype(np.float64)
+        value = np.logaddexp(0, margins).sum() + penalty * parameters[:-1].sum()
+        return float(value), np.concatenate((gradient + penalty, penalty - gradient, [slopes.sum()]))
+
+    share = labels.mean()
+    begin = np.zeros(2 * count + 1)
+    begin[-1] = np.log(share / (1 - share))
+    bounds = [(0, None)] * (2 * count) + [(None, None)]
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000}).x
+    return found[:count] - found[count:-1], float(found[-1])
+
+
+def predict_contacts(model: ProteinLM, record: SequenceRecord, regression: Regression) -> NDArray[np.float64]:
+    """(L, L) probability that two residues are in contact.
+
+    Raises:
+        InputError: the protein is longer than the model's window, or its maps would take too much memory.
+    """
+    logits = np.full((len(record), len(record)), regression.intercept)
+
+    def add(layer: int, features: NDArray[np.float32]) -> None:
+        nonlocal logits
+        logits = logits + np.tensordot(np.array(regression.weights[layer]), features, axes=1)
+
+    _visit_features(model, record, add)
+    return expit(logits)
+
+
+def precision(probabilities: NDArray[np.float64], chain: Chain) -> pd.DataFrame:
+    """Share of contacts among the most probable pairs of residues that were seen.
+
+    Columns: min_separation (of |i - j|), top (L, L/2, L/5 with L residues that were seen), num_pairs (of them, or as many as
+    there are), precision, contact_share (among all pairs so far apart: what guessing would give).
+    """
+    between = distances(chain)
+    length = int(chain.is_seen.sum())
+    rows = []
+    for separation in SEPARATIONS:
+        first, second = _known_pairs(between, separation)
+        order = np.argsort(-probabilities[first, second], kind="stable")
+        hits = (between[first, second] < CONTACT_DISTANCE)[order]
+        for name, part in (("L", 1), ("L/2", 2), ("L/5", 5)):
+            count = min(max(1, length // part), hits.size)
+            rows.append(
+                {
+                    "min_separation": separation,
+                    "top": name,
+                    "num_pairs": count,
+                    "precision": hits[:count].mean() if count else np.nan,
+                    "contact_share": hits.mean() if count else np.nan,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def likely_pairs(probabilities: NDArray[np.float64], sequence: str, chain: Chain | None) -> pd.DataFrame:
+    """All pairs 6 or more apart, the most probable first.
+
+    Columns: residue_i, residue_j (1-based), amino_acids, probability, and with a structure distance_angstrom and is_contact,
+    empty where a residue was not seen.
+    """
+    first, second = np.triu_indices(len(sequence), MIN_SEPARATION)
+    order = np.argsort(-probabilities[first, second], kind="stable")
+    first, second = first[order], second[order]
+    letters = np.array(list(sequence))
+    table = pd.DataFrame(
+        {
+            "residue_i": first + 1,
+            "residue_j": second + 1,
+            "amino_acids": np.char.add(letters[first], letters[second]),
+            "probability": probabilities[first, second],
+        }
+    )
+    if chain is not None:
+        between = distances(chain)[first, second]
+        table["distance_angstrom"] = between
+        table["is_contact"] = pd.array(between < CONTACT_DISTANCE, dtype="boolean")
+        table.loc[np.isnan(between), "is_contact"] = pd.NA
+    return table
