@@ -267,7 +267,5 @@ def _h5py() -> Any:
     try:
         import h5py  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError(
-            '--format h5 needs the package h5py; install it with: pip install "protein-lm[h5]"'
-        ) from error
+        raise ConfigError("--format h5 needs h5py, which is not installed; install it (pip install h5py)") from error
     return h5py

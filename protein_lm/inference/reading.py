@@ -25,7 +25,7 @@ def too_long(sequence_id: str, length: int, longest: int) -> InputError:
     """The error for a sequence over the model's window (residues)."""
     return InputError(
         f"sequence {sequence_id} has {length:,} residues; this model reads {longest:,}; "
-        "leave it out with --long drop, read on with --long extend, or use a model with a longer window"
+        "leave it out with --long drop, or use a model with a longer window"
     )
 
 

@@ -1,6 +1,5 @@
 """Scores as tables: streamed, gone on with after a kill, averaged over draws, and one line for every mistake."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -267,9 +266,11 @@ def test_mistakes_on_the_command_line(tmp_path, fasta, capsys) -> None:
     assert not output.exists()
 
 
-def test_standard_input_to_standard_output(tmp_path, fasta) -> None:
+def test_standard_input_to_standard_output(tmp_path, fasta, capsys, monkeypatch) -> None:
     save_model(fresh_model(objective="causal"), tmp_path / "model")
-    command = [sys.executable, "-m", "protein_lm", "score", "-", "--model", str(tmp_path / "model")]
-    done = subprocess.run(command, input=fasta.read_bytes(), capture_output=True, check=True)
-    lines = done.stdout.decode().splitlines()
-    assert lines[0].startswith("sequence_id,length,log_likelihood") and len(lines) == 41 and done.stderr == b""
+    with fasta.open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["score", "-", "--model", str(tmp_path / "model")]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("sequence_id,length,log_likelihood") and len(lines) == 41 and captured.err == ""
