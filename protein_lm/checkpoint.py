@@ -189,9 +189,9 @@ def read_head(path: Path, width: int) -> PredictionHead:
     return head
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """XXH3-128 of all weights and buffers, in hexadecimal digits: equal for models that compute the same."""
-    digest = xxhash.xxh3_128()
+def fingerprint(model: ProteinLM) -> str:
+    """XXH3-128 of configuration, weights and buffers, in hexadecimal digits: equal for models that compute the same."""
+    digest = xxhash.xxh3_128(model.config.model_dump_json().encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())

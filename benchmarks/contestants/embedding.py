@@ -59,7 +59,11 @@ def fair_esm(spec: Spec) -> Prepared:
     model = ESM2(LAYERS, WIDTH, HEADS, alphabet).eval()
     dataset = FastaBatchedDataset([record.sequence_id for record in records], [record.sequence for record in records])
     batches = dataset.get_batch_indices(spec.batch, extra_toks_per_seq=1)
-    loader = torch.utils.data.DataLoader(dataset, collate_fn=alphabet.get_batch_converter(), batch_sampler=batches)
+    loader = torch.utils.data.DataLoader(
+        dataset,  # pyright: ignore[reportArgumentType]
+        collate_fn=alphabet.get_batch_converter(),
+        batch_sampler=batches,
+    )
 
     @torch.no_grad()
     def once() -> None:

@@ -20,7 +20,7 @@ from protein_lm import __version__, alphabet
 from protein_lm.checkpoint import fingerprint
 from protein_lm.choices import EmbeddingFormat, ReadingLongPolicy, StorageType
 from protein_lm.data.records import SequenceRecord
-from protein_lm.errors import ConfigError, NumericalError
+from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.inference.embed import chosen_layers, embed
 from protein_lm.inference.reading import Reading, Summary, lift_window_if, survey
 from protein_lm.inference.unfinished import Unfinished, unfinished
@@ -108,7 +108,6 @@ def embed_file(
     facts = {
         "model": fingerprint(model),
         "protein_lm version": __version__,
-        "objective": model.config.objective.value,
         **asdict(storage),
         "layers": layers,
         "tokens per batch": tokens_per_batch,
@@ -231,6 +230,8 @@ def _write_h5(work: Unfinished, storage: Storage, layers: Sequence[int]) -> None
         for layer in layers:
             with _h5py().File(work.folder / f"{kind}.layer_{layer}.h5", "w") as file:
                 for identifier, values in _stored(work, f"{kind}.layer_{layer}"):
+                    if dataset_name(identifier) in file:  # `survey` does not see standard input
+                        raise InputError(f"sequence {identifier} comes twice; use --format safetensors, or rename one")
                     dataset = file.create_dataset(dataset_name(identifier), data=values.numpy())
                     dataset.attrs["original_id"] = identifier
     columns = {"sequence_id": "string", "length": "int64", "dataset": "string"}

@@ -160,7 +160,7 @@ class Reading:
     def _note(self, record: SequenceRecord) -> None:
         self.num_read += 1
         self._digest.update(f"{record.sequence_id}\0{len(record)}\0".encode())
-        self._digest.update(record.tokens)
+        self._digest.update(record.tokens.data)
         if len(record) > self._longest:
             if self._policy is ReadingLongPolicy.ERROR:
                 raise too_long(record.sequence_id, len(record), self._longest)

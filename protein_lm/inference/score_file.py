@@ -88,7 +88,6 @@ def score_file(
     facts = {
         "model": fingerprint(model),
         "protein_lm version": __version__,
-        "objective": model.config.objective.value,
         **asdict(scoring),
         "--long": long_sequences.value,
         "device": model.device.type,
@@ -132,5 +131,5 @@ def check_outputs(output: str, residue_output: Path | None, *, resume: bool) -> 
         raise ConfigError("--per-residue: two tables need two files; name both, with -o and --per-residue")
     if residue_output.absolute() == Path(output).absolute():
         raise ConfigError(f"--per-residue: {residue_output} is the other table's name too; choose another")
-    if not resume:
+    if not (resume and residue_output.exists()):  # the one that is there may be ours
         check_table_output(str(residue_output))
