@@ -100,7 +100,7 @@ class Summary:
 
 
 class Reading:
-    """The records of a file within the window, in parts; those beyond are left out, or let through.
+    """The records of a file in parts, without those that earlier work has read, and what is known of those over the window.
 
     Args:
         source: the file; `-` is standard input.
@@ -140,19 +140,20 @@ class Reading:
         """
         part: list[SequenceRecord] = []
         spent = 0
-        records = read_records(self._source)
-        for record in records:
+        num_before = self._before["num_read"] if self._before else 0
+        for record in read_records(self._source):
             self._note(record)
-            is_new = self._before is None or self.num_read > self._before["num_read"]
-            if self._before is not None and self.num_read == self._before["num_read"]:
+            if self.num_read == num_before:
                 self._check()
-            if is_new and (len(record) <= self._longest or self._policy is ReadingLongPolicy.EXTEND):
+            if self.num_read > num_before and (
+                len(record) <= self._longest or self._policy is ReadingLongPolicy.EXTEND
+            ):
                 part.append(record)
                 spent += cost(len(record))
             if spent >= budget:
                 yield part
                 part, spent = [], 0
-        if self._before is not None and self.num_read < self._before["num_read"]:
+        if self.num_read < num_before:
             self._check()
         if part:
             yield part
