@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.contestants import attention, attention_layers, attention_peers, decoding, scoring, training
+from benchmarks.contestants import attention, attention_layers, attention_peers, decoding, embedding, scoring, training
 from benchmarks.contestants import training_peers as peers
 from benchmarks.contestants.base import Contestant
 from benchmarks.spec import Spec
@@ -45,6 +45,9 @@ CASES: Mapping[str, Case] = {
     ),
     "decoding": Case(
         decoding.CONTESTANTS, ("causal",), ("float32", "bfloat16"), ((1, 1024), (1, 4096)), passes=1, short=16
+    ),
+    "embedding": Case(
+        embedding.CONTESTANTS, ("masked",), ("float32",), ((4096, 2000),), passes=1, short=8, rate="residues/s"
     ),
     "scoring": Case(scoring.CONTESTANTS, ("causal",), ("float32",), ((8, 200),), passes=1, short=8, rate="residues/s"),
 }

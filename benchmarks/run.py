@@ -59,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--markdown", type=Path, help="tables; they are printed by default")
     add("--plot", type=Path, help="figure of the case attention")
     add("--repeats", type=int, default=5, metavar="N", help="rounds, %(default)s by default")
-    add("--lengths", type=int, nargs="+", help="lengths; tokens to generate in decoding, proteins in scoring")
+    add(
+        "--lengths",
+        type=int,
+        nargs="+",
+        help="lengths; tokens to generate in decoding, proteins in embedding and scoring",
+    )
     add("--contestants", nargs="+", metavar="NAME", help="only these")
     add("--directions", nargs="+", metavar="NAME", help="only these of causal, bidirectional, masked")
     add("--dtypes", nargs="+", metavar="NAME", help="only these of float32, bfloat16")

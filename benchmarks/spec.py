@@ -24,9 +24,9 @@ class Spec:
     dtype: str
     """float32 or bfloat16."""
     batch: int
-    """Sequences at once."""
+    """Sequences at once; tokens at once in `embedding`."""
     length: int
-    """Tokens per sequence; tokens to generate in `decoding`, number of proteins in `scoring`."""
+    """Tokens per sequence; tokens to generate in `decoding`, number of proteins in `embedding` and `scoring`."""
     allocator: str = "default"
     """A name of `ALLOCATORS`."""
     passes: int = 1

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -238,6 +239,15 @@ def read_head(path: Path, width: int) -> PredictionHead:
     _check_fit(head.state_dict(), tensors, path / HEAD)
     head.load_state_dict(tensors)
     return head
+
+
+def fingerprint(model: ProteinLM) -> str:
+    """XXH3-128 of configuration, weights and buffers, in hexadecimal digits: equal for models that compute the same."""
+    digest = xxhash.xxh3_128(model.config.model_dump_json().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

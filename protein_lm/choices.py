@@ -14,6 +14,43 @@ class LongPolicy(str, Enum):
     """The command stops and names the first one."""
 
 
+class ReadingLongPolicy(str, Enum):
+    """What happens in scoring and embedding to a sequence that is longer than the model's window."""
+
+    ERROR = "error"
+    """The command stops and names the first one."""
+    DROP = "drop"
+    """Left out and counted."""
+    EXTEND = "extend"
+    """Read beyond the window, by causal models whose states and positions go on without end."""
+
+
+class Estimate(str, Enum):
+    """How a masked model's pseudo-log-likelihood is had."""
+
+    EXACT = "exact"
+    """Each residue hidden in turn: as many passes as there are residues."""
+    ONE_PASS = "one-pass"
+    """All residues predicted in one pass in which none is hidden: quick, and too high, since residues show themselves."""
+
+
+class EmbeddingFormat(str, Enum):
+    """Files of embeddings."""
+
+    SAFETENSORS = "safetensors"
+    """Shards with an index."""
+    H5 = "h5"
+    """HDF5 with a dataset for each sequence, as UniProt's own embeddings are."""
+
+
+class StorageType(str, Enum):
+    """Type of stored embeddings; they are computed in float32."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 class TrainingLongPolicy(str, Enum):
     """What happens in training to a sequence that is longer than the model's window."""
 

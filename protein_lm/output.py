@@ -78,8 +78,7 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
                 lock = _make_locked(partial)
             yield partial
             partial.chmod(0o777 & ~_umask())
-            for file in [*partial.rglob("*"), partial]:
-                _flush(file)
+            flush_tree(partial)
             if path.exists():
                 _exchange(partial, path)
             else:
@@ -134,6 +133,31 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes off a folder.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise OutputError(f"{folder}: another command is at work there; wait for it or name another output")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Make sure that a folder and all that is in it are on the disk."""
+    for file in [*folder.rglob("*"), folder]:
+        _flush(file)
 
 
 def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Path, int] | None:

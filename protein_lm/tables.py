@@ -1,6 +1,10 @@
-"""DataFrames to files, the format chosen by suffix."""
+"""Tables to files, the format chosen by suffix: DataFrames, or text that grew row by row."""
 
+import csv
+import io
+import shutil
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +13,8 @@ from protein_lm.errors import OutputError
 from protein_lm.output import check_absent, new_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+_TEXT_AT_ONCE = 2**24
+"""Bytes of text that become a row group of Parquet."""
 
 
 def check_table_output(path: str) -> None:
@@ -41,3 +47,51 @@ def write_table(table: pd.DataFrame, path: str) -> None:
             table.to_parquet(partial, index=False)
         else:
             table.to_csv(partial, index=False, sep="\t" if partial.suffix == ".tsv" else ",")
+
+
+def rows_of_text(rows: Iterable[Sequence[object]], path: str) -> bytes:
+    """Rows as lines of UTF-8 text, parted by tabs if `path` ends in .tsv, or else by commas; floats keep all their digits."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=_delimiter(path), lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_grown_table(text: Path, path: Path, types: Mapping[str, str], *, replace: bool = False) -> None:
+    """Write a table of any size whose heading and rows `rows_of_text(..., path)` made, in constant memory.
+
+    Args:
+        text: the file of these lines.
+        path: .csv, .tsv or .parquet.
+        types: Arrow's name for the type of each column.
+        replace: whether an existing file may be replaced.
+
+    Raises:
+        OutputError: as `new_file`.
+    """
+    with new_file(path, replace=replace) as partial:
+        if path.suffix == ".parquet":
+            _write_parquet(text, partial, types)
+        else:
+            shutil.copyfile(text, partial)
+
+
+def _write_parquet(text: Path, path: Path, types: Mapping[str, str]) -> None:
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in types.items()])
+    with (
+        arrow_csv.open_csv(
+            text,
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_TEXT_AT_ONCE),
+            convert_options=arrow_csv.ConvertOptions(column_types=schema),
+        ) as batches,
+        parquet.ParquetWriter(path, schema) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _delimiter(path: str) -> str:
+    return "\t" if path.endswith(".tsv") else ","

@@ -11,6 +11,7 @@ import torch
 from benchmarks import run, session
 from benchmarks.cases import CASES, Choice, specs
 from benchmarks.contestants import attention, attention_layers, attention_peers
+from benchmarks.contestants.scoring import proteins
 from benchmarks.journal import Journal, JournalError
 from benchmarks.machine import installed_version
 from benchmarks.report import markdown, summary
@@ -63,6 +64,15 @@ def test_training_step_learns_something(objective) -> None:
         prepared.once()
         losses.append(prepared.facts["loss_nats"])
     assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("contestant", ["ours-relu", "fair-esm"])
+def test_embedding_counts_every_residue_once(contestant) -> None:
+    prepared = (
+        CASES["embedding"].contestants[contestant].prepare(Spec("embedding", contestant, "masked", "float32", 99, 3))
+    )
+    assert prepared.units == sum(map(len, proteins(3)))
+    prepared.once()
 
 
 def test_contestants_take_turns_and_nothing_is_measured_twice(tmp_path) -> None:
@@ -150,7 +160,7 @@ def test_run_writes_everything(tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["attentoin"], "unknown case 'attentoin'; there are attention, training_step, decoding, scoring"),
+        (["attentoin"], "unknown case 'attentoin'; there are attention, training_step, decoding, embedding, scoring"),
         (["scoring", "--contestants", "gpt5"], "unknown contestant 'gpt5'; there are ours-relu, ours-softmax"),
         (["decoding", "--directions", "masked"], "unknown direction 'masked'; there are causal"),
         (["attention", "--repeats", "0"], "repeats and lengths must be at least 1"),

@@ -118,7 +118,9 @@ def test_score_long_sequences(runs, tmp_path, capsys) -> None:
     assert main(["score", str(fasta), "-m", str(runs["causal"]), "-o", str(output), "--long", "drop"]) == 0
     assert "1 over the model's window left out: long" in capsys.readouterr().err
     assert pd.read_csv(output)["sequence_id"].tolist() == ["short"]
-    assert "--long crop" in fails(capsys, "score", fasta, "-m", runs["causal"], "--long", "crop")
+    assert "'crop' is not one of 'error', 'drop'" in fails(
+        capsys, "score", fasta, "-m", runs["causal"], "--long", "crop"
+    )
 
 
 def test_score_mistakes(runs, fasta, tmp_path, capsys) -> None:

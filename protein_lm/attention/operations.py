@@ -57,6 +57,8 @@ class AttentionOperation(nn.Module):
     """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
     can_be_split = False
     """Whether processes that hold a stretch of a row each can compute it together, see `parallel`."""
+    reads_any_length = False
+    """Whether its state and weights know of no longest sequence, so that a causal model can read on and on."""
     weights_are_positive = True
     """Whether rows of the matrix are non-negative weights that sum to 1."""
 
@@ -122,6 +124,7 @@ class LinearOperation(AttentionOperation):
     """Linear attention with a feature map."""
 
     can_be_split = True
+    reads_any_length = True
 
     def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
         super().__init__(causal=causal)
@@ -158,6 +161,8 @@ class _CosformerState:
 
 class CosformerOperation(LinearOperation):
     """Linear attention with features weighted by position."""
+
+    reads_any_length = False
 
     def __init__(self, head_width: int, longest: int, *, causal: bool) -> None:
         super().__init__(WeightedRows(head_width), causal=causal)

@@ -5,9 +5,19 @@ from typing import Annotated
 
 import typer
 
-from protein_lm.choices import LongPolicy
+from protein_lm.choices import Estimate, LongPolicy, ReadingLongPolicy
 from protein_lm.cli.app import app
-from protein_lm.cli.options import BatchTokens, Device, ModelName, tell_dropped
+from protein_lm.cli.options import (
+    BatchTokens,
+    Device,
+    ModelName,
+    ReadingLong,
+    Resume,
+    SequenceSource,
+    sequence_progress,
+    tell_dropped,
+    tell_long,
+)
 
 
 @app.command(epilog="Example: protein-lm evaluate --model run --data swissprot --split test --split held_out")
@@ -56,36 +66,58 @@ def evaluate(
         print(describe(table))
 
 
-@app.command(epilog="Example: protein-lm score proteins.fasta --model run -o scores.csv")
+@app.command(epilog="Example: protein-lm score proteins.fasta --model run -o scores.csv --per-residue residues.parquet")
 def score(
-    fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="Proteins to score, plain or gzip.")],
+    source: SequenceSource,
     model: ModelName,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
     ] = "-",
-    long_sequences: Annotated[
-        LongPolicy, typer.Option("--long", help="Sequences over the model's window: stop (error) or drop.")
-    ] = LongPolicy.ERROR,
+    per_residue: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="A second table, with a row for each residue.")
+    ] = None,
+    estimate: Annotated[
+        Estimate,
+        typer.Option(
+            help="Masked models: hide each residue in turn (exact), or none of them, once (one-pass; in columns of another "
+            "name)."
+        ),
+    ] = Estimate.EXACT,
+    num_draws: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Mean and standard error over N draws of the random features, not the model's own."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first draw; the next ones have the next seeds.")] = 0,
+    long_sequences: ReadingLong = ReadingLongPolicy.ERROR,
+    resume: Resume = False,
     batch_tokens: BatchTokens = 8192,
     device: Device = "auto",
 ) -> None:
     """How probable the model finds each protein: log-likelihood (causal) or pseudo-log-likelihood (masked)."""
-    from protein_lm.tables import check_table_output, write_table
+    from protein_lm.inference.score_file import check_outputs
 
-    check_table_output(output)
+    check_outputs(output, per_residue, resume=resume)
 
     from protein_lm.checkpoint import load_model
-    from protein_lm.data.readers import read_records
-    from protein_lm.inference.score import score, within_window
+    from protein_lm.inference.score import Scoring
+    from protein_lm.inference.score_file import score_file
 
-    opened = load_model(model, device=device)
-    dropped: list[str] = []
-    records = within_window(read_records(fasta), opened, long_sequences, dropped)
-    table = score(opened, records, tokens_per_batch=batch_tokens)
-    write_table(table, output)
-    tell_dropped(dropped)
+    with sequence_progress("scoring") as on_progress:
+        summary = score_file(
+            load_model(model, device=device),
+            source,
+            output,
+            Scoring(estimate=estimate, num_draws=num_draws, seed=seed, tokens_per_batch=batch_tokens),
+            long_sequences=long_sequences,
+            residue_output=per_residue,
+            resume=resume,
+            on_progress=on_progress,
+        )
+    tell_long(summary, long_sequences)
     if output != "-":
-        print(f"{output}: {len(table):,} scored")
+        print(f"{output}: {summary.num_used:,} scored")
 
 
 @app.command(epilog="Example: protein-lm predict proteins.fasta --model tuned -o predictions.csv")

@@ -147,6 +147,8 @@ def _recognise(text: bytes, line: int, path: Path) -> TextFormat:
     if text.startswith(b"<") and xml_file.ROOT.search(text):
         xml_file.check_encoding(text, path)
         return _XML
+    if missing := table_file.missing_columns(text):
+        raise InputError(f"{path} has no column {' and '.join(missing)}; it needs sequence_id and sequence")
     if looks := describe_format(text):
         raise InputError(f"{path} looks like {looks}; give {FORMATS}")
     shown = text.partition(b"\n")[0][:_SHOWN_LETTERS].decode("utf-8", "replace")

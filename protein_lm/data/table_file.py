@@ -23,6 +23,13 @@ def is_table(beginning: bytes) -> bool:
     return set(COLUMNS) <= set(names)
 
 
+def missing_columns(beginning: bytes) -> list[str]:
+    """Columns that a table lacks; none if the text has neither, and so is no table."""
+    names, _ = heading_names(beginning)
+    missing = [name for name in COLUMNS if name not in names]
+    return missing if len(missing) < len(COLUMNS) else []
+
+
 def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: Path) -> Iterator[RawRecords]:
     """The rows of a CSV or TSV text.
 

@@ -79,6 +79,22 @@ def masked_log_probabilities(
     return results
 
 
+def one_pass_log_probabilities(
+    model: ProteinLM, sequences: Sequence[Residues], *, tokens_per_batch: int
+) -> list[ResidueLogProbabilities]:
+    """Every residue where it stands, with none hidden, for each of `sequences`, in their order."""
+    results = []
+    for members in fill(tokens_of(sequences), tokens_per_batch):
+        batch = [sequences[i] for i in members]
+        tokens, packing = pack(batch)
+        selected = torch.ones_like(tokens, dtype=torch.bool)
+        selected[0, packing.boundaries[:-1]] = False
+        selected[0, packing.boundaries[1:] - 1] = False
+        scored = _score(model, tokens, packing, selected, tokens[selected])
+        results.extend(_split(*scored, [len(residues) for residues in batch]))
+    return results
+
+
 def evaluation_positions(residues: Residues) -> NDArray[np.int64]:
     """The residues of a sequence that evaluation hides: 15 %, a function of the sequence alone, so the same for every
     model and corpus.

@@ -1,20 +1,123 @@
-"""How probable a model finds whole proteins."""
+"""How probable a model finds whole proteins, and each of their residues."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.choices import LongPolicy
+from protein_lm.choices import Estimate
 from protein_lm.data.records import SequenceRecord
-from protein_lm.errors import ConfigError, InputError
-from protein_lm.inference.likelihood import causal_log_probabilities, masked_log_probabilities
+from protein_lm.errors import ConfigError
+from protein_lm.inference.likelihood import (
+    causal_log_probabilities,
+    masked_log_probabilities,
+    one_pass_log_probabilities,
+)
+from protein_lm.inference.reading import LEAVE_OUT, too_long
 from protein_lm.model.language_model import ProteinLM
 
-RECORDS_AT_ONCE = 512
-"""Records read ahead so that sequences of similar length share a batch."""
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is computed of each protein."""
+
+    estimate: Estimate = Estimate.EXACT
+    """Of masked models."""
+    num_draws: int | None = None
+    """Draws of the random features, over which scores are averaged; None: the model's own draw."""
+    seed: int = 0
+    """Of the first draw; the next ones follow."""
+    tokens_per_batch: int = 8192
+
+    def check(self, model: ProteinLM) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            ConfigError: one pass for a causal model, or draws for a model that draws nothing, or fewer than two.
+        """
+        if model.is_causal and self.estimate is Estimate.ONE_PASS:
+            raise ConfigError("--estimate one-pass: a causal model needs one pass in any case; leave it out")
+        if self.num_draws is not None:
+            if self.num_draws < 2:
+                raise ConfigError("--num-draws 1 has no standard error; give 2 or more")
+            if not model.is_random:
+                raise ConfigError(
+                    f"--num-draws: {model.config.attention_name} attention has no random features; leave it out"
+                )
+
+    def measure(self, model: ProteinLM) -> str:
+        """Name of the score: the column of its sum over residues."""
+        if model.is_causal:
+            return "log_likelihood"
+        prefix = "one_pass_" if self.estimate is Estimate.ONE_PASS else ""
+        return f"{prefix}pseudo_log_likelihood"
+
+    def cost(self, model: ProteinLM, length: int) -> int:
+        """Tokens that pass through the model for a protein of so many residues."""
+        tokens = (length + alphabet.NUM_SPECIAL_TOKENS) * (self.num_draws or 1)
+        return tokens if model.is_causal or self.estimate is Estimate.ONE_PASS else tokens * length
+
+
+def sequence_columns(measure: str, *, has_draws: bool) -> dict[str, str]:
+    """Columns of the table of proteins, with Arrow's names of their types."""
+    names = [measure, f"mean_{measure}", measure.replace("log_likelihood", "perplexity")]
+    return (
+        {"sequence_id": "string", "length": "int64"}
+        | dict.fromkeys(names, "double")
+        | ({f"{measure}_standard_error": "double"} if has_draws else {})
+    )
+
+
+def residue_columns(measure: str, *, has_draws: bool) -> dict[str, str]:
+    """As `sequence_columns`, of the table of residues; positions count from 1."""
+    return {"sequence_id": "string", "position": "int64", "residue": "string", measure: "double"} | (
+        {f"{measure}_standard_error": "double"} if has_draws else {}
+    )
+
+
+def sequence_row(record: SequenceRecord, values: NDArray[np.float64]) -> Row:
+    """A protein's row, from the log-probabilities of its residues: (1, K), or (draws, K)."""
+    totals = values.sum(1)
+    total = float(totals.mean())
+    mean = total / len(record)
+    row = record.sequence_id, len(record), total, mean, float(np.exp(-mean))
+    return row if len(totals) == 1 else (*row, float(standard_error(totals)))
+
+
+def residue_rows(record: SequenceRecord, values: NDArray[np.float64]) -> Iterator[Row]:
+    """A row for each residue; see `sequence_row`."""
+    columns: list[list[float]] = [values.mean(0).tolist()]
+    if len(values) > 1:
+        columns.append(standard_error(values).tolist())
+    for position, (residue, *numbers) in enumerate(zip(record.sequence, *columns, strict=True), 1):
+        yield record.sequence_id, position, residue, *numbers
+
+
+def standard_error(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the mean over the first dimension."""
+    return draws.std(0, ddof=1) / np.sqrt(len(draws))
+
+
+def residue_scores(model: ProteinLM, records: Sequence[SequenceRecord], scoring: Scoring) -> list[NDArray[np.float64]]:
+    """Log-probabilities (1, K), or (draws, K), of the K residues of each record, in order; see `score`."""
+    sequences = [record.tokens for record in records]
+    if scoring.num_draws is None:
+        return [values[None] for values in _log_probabilities(model, sequences, scoring)]
+    draws = []
+    with _own_draw_kept(model):
+        for number in range(scoring.num_draws):
+            model.redraw_features(torch.Generator().manual_seed(scoring.seed + number))
+            draws.append(_log_probabilities(model, sequences, scoring))
+    return [np.stack(values) for values in zip(*draws, strict=True)]
 
 
 def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_batch: int = 8192) -> pd.DataFrame:
@@ -26,39 +129,22 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     1910.14659), which takes as many passes as there are residues. A sequence's score does not depend on its batch.
 
     Raises:
-        InputError: a sequence is longer than the model's window, or an identifier comes twice.
+        InputError: a sequence is longer than the model's window.
     """
-    prefix = "" if model.is_causal else "pseudo_"
-    stream = iter(records)
-    lines: dict[str, int] = {}
-    rows = []
-    while chunk := list(islice(stream, RECORDS_AT_ONCE)):
-        for record in chunk:
-            check_length(record, model)
-            if (earlier := lines.setdefault(record.sequence_id, record.line)) != record.line:
-                raise InputError(
-                    f"line {record.line}: sequence {record.sequence_id} is on line {earlier} too, and a score is found by "
-                    "its identifier; rename or remove one of them"
-                )
-        if model.is_causal:
-            results = causal_log_probabilities(
-                model, [record.tokens for record in chunk], tokens_per_batch=tokens_per_batch
-            )
-            totals = [float(result.log_probabilities.sum()) for result in results]
-        else:
-            totals = [_pseudo_log_likelihood(model, record, tokens_per_batch) for record in chunk]
-        for record, total in zip(chunk, totals, strict=True):
-            mean = total / len(record)
-            rows.append((record.sequence_id, len(record), total, mean, np.exp(-mean)))
-    measures = [f"{prefix}log_likelihood", f"mean_{prefix}log_likelihood", f"{prefix}perplexity"]
-    return pd.DataFrame(rows, columns=pd.Index(["sequence_id", "length", *measures]))
+    scoring, chosen = Scoring(tokens_per_batch=tokens_per_batch), list(records)
+    for record in chosen:
+        check_length(record, model)
+    scores = residue_scores(model, chosen, scoring)
+    rows = [sequence_row(record, values) for record, values in zip(chosen, scores, strict=True)]
+    columns = sequence_columns(scoring.measure(model), has_draws=False)
+    return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 def check_length(
     record: SequenceRecord,
     model: ProteinLM,
     *,
-    remedy: str = "leave it out with --long drop, or use a model with a longer window",
+    remedy: str = LEAVE_OUT,
 ) -> None:
     """Refuse a record that does not fit the model's window.
 
@@ -66,38 +152,40 @@ def check_length(
         InputError: naming the sequence, its length and the limit.
     """
     if len(record) > model.max_residues:
-        raise InputError(
-            f"sequence {record.sequence_id} has {len(record):,} residues; this model reads {model.max_residues:,}; {remedy}"
-        )
+        raise too_long(record.sequence_id, len(record), model.max_residues, remedy)
 
 
-def within_window(
-    records: Iterable[SequenceRecord], model: ProteinLM, policy: LongPolicy, dropped: list[str]
-) -> Iterator[SequenceRecord]:
-    """Records that fit the model's window; with `drop`, the identifiers of the others are added to `dropped`.
-
-    Raises:
-        InputError: a sequence is too long and the policy is `error`.
-        ConfigError: the policy is `crop`, which has no meaning for the score of a whole protein.
-    """
-    if policy is LongPolicy.CROP:
-        raise ConfigError("--long crop: a cropped protein has no score of its own; choose drop or error")
-    for record in records:
-        if len(record) > model.max_residues and policy is LongPolicy.DROP:
-            dropped.append(record.sequence_id)
-            continue
-        check_length(record, model)
-        yield record
+def _log_probabilities(
+    model: ProteinLM, sequences: Sequence[NDArray[np.uint8]], scoring: Scoring
+) -> list[NDArray[np.float64]]:
+    size = scoring.tokens_per_batch
+    if model.is_causal:
+        results = causal_log_probabilities(model, sequences, tokens_per_batch=size)
+    elif scoring.estimate is Estimate.ONE_PASS:
+        results = one_pass_log_probabilities(model, sequences, tokens_per_batch=size)
+    else:
+        return _each_hidden_in_turn(model, sequences, size)
+    return [result.log_probabilities for result in results]
 
 
-def _pseudo_log_likelihood(model: ProteinLM, record: SequenceRecord, tokens_per_batch: int) -> float:
-    """Σ over residues of the log-probability when that residue alone is hidden, in nats."""
-    rows = max(1, tokens_per_batch // (len(record) + alphabet.NUM_SPECIAL_TOKENS))
-    total = 0.0
-    for start in range(0, len(record), rows):
-        hidden = [np.array([position]) for position in range(start, min(start + rows, len(record)))]
-        results = masked_log_probabilities(
-            model, [record.tokens] * len(hidden), hidden, tokens_per_batch=tokens_per_batch
-        )
-        total += sum(float(result.log_probabilities.sum()) for result in results)
-    return total
+def _each_hidden_in_turn(
+    model: ProteinLM, sequences: Sequence[NDArray[np.uint8]], tokens_per_batch: int
+) -> list[NDArray[np.float64]]:
+    """Log-probability of every residue when it alone is hidden; short sequences share batches."""
+    lengths = [len(residues) for residues in sequences]
+    repeated = [residues for residues in sequences for _ in range(len(residues))]
+    hidden = [np.array([position]) for length in lengths for position in range(length)]
+    results = masked_log_probabilities(model, repeated, hidden, tokens_per_batch=tokens_per_batch)
+    values = iter([result.log_probabilities for result in results])
+    return [np.concatenate(list(islice(values, length))) for length in lengths]
+
+
+@contextmanager
+def _own_draw_kept(model: ProteinLM) -> Iterator[None]:
+    """Put the model's buffers back in the end."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])

@@ -1,5 +1,7 @@
 """The protein language model: token (and k-mer) embedding, blocks, final norm, head tied to the embedding."""
 
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,6 +61,7 @@ class ProteinLM(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
         self.gradient_checkpointing = False
         """Whether gradients keep only what goes in and out of blocks, and compute what lies between a second time."""
+        self._window: int | None = config.max_length
 
     def _block(self, layer: int) -> Block:
         config = self.config
@@ -141,6 +144,42 @@ class ProteinLM(nn.Module):
             ValueError: a sequence is longer than the model's window, a mask or packing does not fit, or rows or model cannot
                 be split.
         """
+        states = self._states(tokens, valid_mask=valid_mask, packing=packing, group=group)
+        return self.final_norm(deque(states, maxlen=1).pop())
+
+    def layer_states(
+        self,
+        tokens: Tensor,
+        *,
+        layers: Collection[int],
+        valid_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> dict[int, Tensor]:
+        """Hidden states (B, L, D) of some layers, with the arguments of `hidden_states`.
+
+        Layer 0 is what goes into the first block, layer n comes out of block n, the last one with the final norm.
+
+        Raises:
+            ValueError: as `hidden_states`, or a layer that the model does not have.
+        """
+        last = self.config.num_layers
+        if unknown := [layer for layer in layers if not 0 <= layer <= last]:
+            raise ValueError(f"layer {unknown[0]} does not exist: layers run from 0 (embedding) to {last}")
+        states, found = self._states(tokens, valid_mask=valid_mask, packing=packing), {}
+        for layer, hidden in zip(range(max(layers) + 1), states, strict=False):
+            if layer in layers:
+                found[layer] = self.final_norm(hidden) if layer == last else hidden
+        return found
+
+    def _states(
+        self,
+        tokens: Tensor,
+        *,
+        valid_mask: Tensor | None,
+        packing: Packing | None,
+        group: Group | None = None,
+    ) -> Iterator[Tensor]:
+        """What goes into the first block, and what comes out of each, (B, L, D); see `hidden_states`."""
         length = tokens.shape[1] if packing is None else int(packing.lengths.max())
         self._check_length(length)
         rows, before = Rows(valid_mask, packing), None
@@ -151,12 +190,13 @@ class ProteinLM(nn.Module):
         positions = rows.positions(tokens.shape[1])
         hidden = self._embed(tokens, positions, packing=rows.packing, before=before)
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
+        yield hidden
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, rotary, rows, use_reentrant=False)
             else:
                 hidden = block(hidden, rotary, rows)
-        return self.final_norm(hidden)
+            yield hidden
 
     def forward(
         self,
@@ -192,6 +232,24 @@ class ProteinLM(nn.Module):
                     f"layer {layer} has {self.config.attention_kinds[layer - 1].value} attention, which needs whole rows in "
                     f"one process; kinds that several can share: {', '.join(kinds_that_can_be_split())}"
                 )
+
+    def lift_window(self) -> None:
+        """Let sequences be longer than any that the model was trained on; how well it does there, nobody has measured.
+
+        Raises:
+            ValueError: the model is not causal, or its positions or its attention end with the window.
+        """
+        if not self.is_causal:
+            raise ValueError("a masked model reads a protein at once and within its window")
+        if self.config.positions in (PositionKind.LEARNED, PositionKind.AXIAL):
+            raise ValueError(f"{self.config.positions.value} positions end with the window")
+        for layer, operation in enumerate(self.operations(), 1):
+            if not operation.reads_any_length:
+                raise ValueError(
+                    f"layer {layer} has {self.config.attention_kinds[layer - 1].value} attention, which is no state of fixed "
+                    "size that goes on without end"
+                )
+        self._window = None
 
     def new_state(self, batch_size: int = 1) -> DecodingState:
         """What `extend` and `step` carry along, before the first token. With linear attention its size never changes.
@@ -241,8 +299,8 @@ class ProteinLM(nn.Module):
                 module.weight.data = module.weight.data.T.contiguous().T
 
     def _check_length(self, length: int) -> None:
-        if length > self.config.max_length:
-            raise ValueError(f"{length:,} tokens are over the model's window of {self.config.max_length:,}")
+        if self._window is not None and length > self._window:
+            raise ValueError(f"{length:,} tokens are over the model's window of {self._window:,}")
 
     def _own_tokens(self, tokens: Tensor, span: slice) -> tuple[Tensor, Tensor | None]:
         """Token ids of a stretch of whole rows, and the (B, context) before it that k-mers need, <pad> before the row."""
@@ -289,9 +347,17 @@ class ProteinLM(nn.Module):
 
     def redraw_features(self, generator: torch.Generator) -> None:
         """Draw all random features and hashes anew; models without any stay as they are."""
-        for module in self.modules():
-            if isinstance(module, RandomFeatureMap | Hash):
-                module.redraw(generator)
+        for module in self._drawn():
+            module.redraw(generator)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the model has features or hashes that are drawn."""
+        return bool(self._drawn())
+
+    def _drawn(self) -> list[RandomFeatureMap | Hash]:
+        drawn = [module for module in self.modules() if isinstance(module, RandomFeatureMap | Hash)]
+        return [module for module in drawn if isinstance(module, Hash) or not module.is_unprojected]
 
     def orthogonality(self) -> Tensor:
         """Σ ‖WWᵀ - I‖² over layers and heads of the weights that training may keep orthogonal."""

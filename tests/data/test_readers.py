@@ -200,7 +200,7 @@ def test_parquet(tmp_path):
         ('sequence_id,sequence\na,"MK\n', "unexpected end of data; correct the table"),
         ("sequence_id,sequence,sequence\na,M,M\n", "line 1: two columns are called sequence"),
         (b"sequence_id,sequence\na,MK\n\xff,MK\n", "not UTF-8; save the file as UTF-8"),
-        ("sequence_id,letters\na,MK\n", "'sequence_id,letters' begins no known format; give FASTA, a UniProtKB flat"),
+        ("sequence_id,letters\na,MK\n", "has no column sequence; it needs sequence_id and sequence"),
     ],
 )
 def test_faulty_tables(write, content, fault):
