@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.contestants import attention, attention_layers, attention_peers, decoding, scoring, training
+from benchmarks.contestants import attention, attention_layers, attention_peers, decoding, scoring, training, variants
 from benchmarks.contestants import training_peers as peers
 from benchmarks.contestants.base import Contestant
 from benchmarks.spec import Spec
@@ -47,6 +47,18 @@ CASES: Mapping[str, Case] = {
         decoding.CONTESTANTS, ("causal",), ("float32", "bfloat16"), ((1, 1024), (1, 4096)), passes=1, short=16
     ),
     "scoring": Case(scoring.CONTESTANTS, ("causal",), ("float32",), ((8, 200),), passes=1, short=8, rate="residues/s"),
+    "variants": Case(
+        variants.CONTESTANTS,
+        ("masked",),
+        ("float32", "bfloat16"),
+        ((300, 302),),
+        passes=1,
+        short=32,
+        rate="positions/s",
+    ),
+    "saturation": Case(
+        variants.SATURATION, ("masked",), ("float32", "bfloat16"), ((1, 8192),), passes=3, short=128, rate="residues/s"
+    ),
 }
 
 

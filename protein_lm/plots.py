@@ -18,7 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, MultipleLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from protein_lm.choices import FigureFormat
@@ -392,7 +392,8 @@ def substitution_heatmap(scores: NDArray[np.float64], wild_type: str, *, title: 
             axis.scatter(np.array(places) + first, rows, s=(22 * cell) ** 2, color="black", linewidths=0)
         axis.set_xlim(first - 0.5, first + per_row - 0.5)
         axis.set_yticks(range(num_letters), order, fontsize=letter_size)
-        axis.xaxis.set_major_locator(MultipleLocator(10 if per_row <= 150 else 50))
+        step, last = 10 if per_row <= 150 else 50, first + part.shape[1] - 1
+        axis.set_xticks([number for number in range(first, last + 1) if number % step == 0])
         axis.tick_params(axis="x", labelsize=7)
         axis.tick_params(length=2)
         sns.despine(ax=axis, left=True, bottom=True)
