@@ -1,8 +1,7 @@
 """How well scores of variants agree with measurements, as ProteinGym defines it.
 
-Source: `proteingym/performance_DMS_benchmarks.py` of OATML-Markslab/ProteinGym; Notin et al. 2023, "ProteinGym: Large-scale
-benchmarks for protein fitness prediction and design". Where scores are equal, ProteinGym's ranks for the NDCG depend on the
-machine; here the row that comes first in the table ranks first.
+Source: `proteingym/performance_DMS_benchmarks.py` of OATML-Markslab/ProteinGym (NeurIPS 2023). Where scores are equal,
+ProteinGym's ranks for the NDCG depend on the machine; here the row that comes first in the table ranks first.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,7 @@ INDELS = [
         "WMKTAYIAKQRQISFVKSH",
     )
 ]
-MIXED = [*all_substitutions(WILD_TYPE)[::7], PAIR, Variant(), PAIR]
+MIXED = [*all_substitutions(WILD_TYPE)[::25], PAIR, Variant(), PAIR]
 
 
 def plain_rows(model, tokens) -> np.ndarray:
@@ -48,7 +48,7 @@ def plain_pseudo_log_likelihood(model, residues) -> float:
 
 
 @pytest.mark.parametrize("attention", ["exact", "performer-relu", "linformer"])
-@pytest.mark.parametrize("tokens_per_batch", [1, 50, 8192])
+@pytest.mark.parametrize("tokens_per_batch", [1, 50])
 def test_marginals_of_masked_models(attention, tokens_per_batch) -> None:
     model = fresh_model(objective="masked", attention=attention)
     for strategy in (VariantStrategy.MASKED_MARGINALS, VariantStrategy.WT_MARGINALS):
@@ -72,15 +72,14 @@ def test_pseudo_likelihoods_know_insertions_and_deletions() -> None:
     assert scores[1] == 0
 
 
-@pytest.mark.parametrize("extras", [{}, {"convolution_taps": 3, "kmer_sizes": [2, 3]}], ids=["plain", "refined"])
 @pytest.mark.parametrize("attention", KINDS)
-def test_going_on_from_the_shared_beginning_equals_whole_sequences(attention, extras) -> None:
-    model = fresh_model(objective="causal", attention=attention, **extras)
+def test_going_on_from_the_shared_beginning_equals_whole_sequences(attention) -> None:
+    model = fresh_model(objective="causal", attention=attention, convolution_taps=3, kmer_sizes=[2, 3])
     variants = [*MIXED, *INDELS]
     whole = [WILD_TYPE, *(variant.residues(WILD_TYPE) for variant in variants)]
     results = causal_log_probabilities(model, whole, tokens_per_batch=8192)
     own, *others = [result.log_probabilities.sum() for result in results]
-    for tokens_per_batch in (1, 40, 8192):
+    for tokens_per_batch in (40, 8192):
         scores = variant_scores(model, WILD_TYPE, variants, Scoring(VariantStrategy.LOG_LIKELIHOOD, tokens_per_batch))
         np.testing.assert_allclose(scores, np.array(others) - own, rtol=0, atol=1e-5 * abs(own))
 
