@@ -3,7 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.contestants import attention, attention_layers, attention_peers, decoding, embedding, scoring, training
+from benchmarks.contestants import (
+    attention,
+    attention_layers,
+    attention_peers,
+    decoding,
+    embedding,
+    scoring,
+    training,
+    variants,
+)
 from benchmarks.contestants import training_peers as peers
 from benchmarks.contestants.base import Contestant
 from benchmarks.spec import Spec
@@ -50,6 +59,18 @@ CASES: Mapping[str, Case] = {
         embedding.CONTESTANTS, ("masked",), ("float32",), ((4096, 2000),), passes=1, short=8, rate="residues/s"
     ),
     "scoring": Case(scoring.CONTESTANTS, ("causal",), ("float32",), ((8, 200),), passes=1, short=8, rate="residues/s"),
+    "variants": Case(
+        variants.CONTESTANTS,
+        ("masked",),
+        ("float32", "bfloat16"),
+        ((300, 302),),
+        passes=1,
+        short=32,
+        rate="positions/s",
+    ),
+    "saturation": Case(
+        variants.SATURATION, ("masked",), ("float32", "bfloat16"), ((1, 8192),), passes=3, short=128, rate="residues/s"
+    ),
 }
 
 

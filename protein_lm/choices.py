@@ -180,10 +180,27 @@ class FeedForwardKind(str, Enum):
 
 
 class Precision(str, Enum):
-    """Type of matrix products in training; weights, features and running states stay float32."""
+    """Type of matrix products; weights, features and running states stay float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+
+class VariantStrategy(str, Enum):
+    """How variants are scored, in nats, above 0 where the model prefers the variant; all but the last are for masked models.
+
+    Source of the first three: Meier et al. 2021, "Language models enable zero-shot prediction of the effects of mutations on
+    protein function", section 3.
+    """
+
+    MASKED_MARGINALS = "masked-marginals"
+    """Σ log p(mutant residue) - log p(wild type) over the mutated sites, all of them hidden at once."""
+    WT_MARGINALS = "wt-marginals"
+    """The same, read off one pass over the wild type with nothing hidden."""
+    PSEUDO_PPL = "pseudo-ppl"
+    """Pseudo-log-likelihood of the variant less that of the wild type: each residue hidden in turn."""
+    LOG_LIKELIHOOD = "log-likelihood"
+    """Log-likelihood of the variant less that of the wild type; for causal models."""
 
 
 class OptimizerName(str, Enum):

@@ -1,6 +1,7 @@
 """What the verbs leave on disk: tables, matrices and figures, together in one place and whole or not at all."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import numpy as np
 import pandas as pd
 
 from protein_lm import plots
+from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
 from protein_lm.analysis.similarity import Agreement, PairAttention, agreement, blosum62, normalized
-from protein_lm.output import new_directory, new_file
+from protein_lm.analysis.variants import SCORE, check_scorable, scored
+from protein_lm.data.assays import Assay
+from protein_lm.inference.variants import Scoring
+from protein_lm.model.language_model import ProteinLM
+from protein_lm.output import new_directory, new_file, safe_name
 from protein_lm.training.run_log import read_metrics
 
 
@@ -57,6 +63,32 @@ def write_similarity(pairs: PairAttention, output: Path, *, figure_format: str =
         )
         plots.save_figure(figure, folder / f"similarity{figure_format}")
     return agreements
+
+
+def write_assays(model: ProteinLM, assays: Sequence[Assay], output: Path, scoring: Scoring) -> pd.DataFrame:
+    """For each assay a table NAME.csv with scores; and `assays.csv`, how well they agree with what was measured (returned).
+
+    Raises:
+        InputError: as `check_scorable` and `read_measurements`.
+        ConfigError: as `check_scorable`.
+        OutputError: `output` exists or cannot be written.
+    """
+    measured = []
+    for assay in assays:
+        check_scorable(assay.table, assay.path, scoring.strategy)
+        measured.append(read_measurements(assay.table.frame, assay.path))
+    rows, taken = [], ["assays"]
+    with new_directory(output) as folder:
+        for assay, measurements in zip(assays, measured, strict=True):
+            table = scored(model, assay.table, scoring)
+            taken.append(safe_name(assay.name, taken=taken))
+            table.to_csv(folder / f"{taken[-1]}.csv", index=False)
+            scores = table[SCORE].to_numpy(dtype=np.float64)
+            counts = {"num_variants": scores.size, "num_scored": int(np.isfinite(scores).sum())}
+            rows.append({"assay": assay.name, **assay.groups, **counts, **agreement_with(scores, measurements)})
+        summary = aggregate(rows)
+        summary.to_csv(folder / "assays.csv", index=False)
+    return summary
 
 
 def write_kernel_error(table: pd.DataFrame, output: Path, *, figure_format: str = ".png") -> None:

@@ -1,4 +1,4 @@
-"""Tables to files, the format chosen by suffix: DataFrames, or text that grew row by row."""
+"""Tables to files and back, the format chosen by suffix: DataFrames, or text that grew row by row."""
 
 import csv
 import io
@@ -6,10 +6,12 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from protein_lm.errors import OutputError
+from protein_lm.errors import InputError, OutputError
 from protein_lm.output import check_absent, new_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -95,3 +97,29 @@ def _write_parquet(text: Path, path: Path, types: Mapping[str, str]) -> None:
 
 def _delimiter(path: str) -> str:
     return "\t" if path.endswith(".tsv") else ","
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """Read a table with a heading; all cells are text, and missing ones empty.
+
+    Raises:
+        InputError: the file does not exist, has another suffix, or cannot be read.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: a table ends in {', '.join(SUFFIXES)}; rename or convert it")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            return frame.astype(object).where(frame.notna(), "").map(_text)
+        separator = "\t" if path.suffix == ".tsv" else ","
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the name") from error
+    except (OSError, ValueError) as error:  # pandas' and Arrow's errors of parsing are of these classes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} cannot be read as a table: {reason}; correct it") from error
+
+
+def _text(value: Any) -> str:
+    """A cell of a Parquet table as a CSV would have it; a list of numbers becomes numbers between blanks."""
+    return " ".join(map(str, value)) if isinstance(value, np.ndarray | list) else str(value)

@@ -160,7 +160,10 @@ def test_run_writes_everything(tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["attentoin"], "unknown case 'attentoin'; there are attention, training_step, decoding, embedding, scoring"),
+        (
+            ["attentoin"],
+            "unknown case 'attentoin'; there are attention, training_step, decoding, embedding, scoring, variants",
+        ),
         (["scoring", "--contestants", "gpt5"], "unknown contestant 'gpt5'; there are ours-relu, ours-softmax"),
         (["decoding", "--directions", "masked"], "unknown direction 'masked'; there are causal"),
         (["attention", "--repeats", "0"], "repeats and lengths must be at least 1"),

@@ -90,3 +90,17 @@ def test_corpus_contents_tell_splits_apart_and_mark_the_windows() -> None:
     one = plots.corpus_contents(np.array([7]), {"train": np.array([1])}, {"A": 1}, title="one length")
     plots.plt.close(figure)
     plots.plt.close(one)
+
+
+def test_substitution_heatmaps_wrap_number_residues_and_mark_the_wild_type() -> None:
+    scores = np.random.default_rng(0).normal(size=(130, 20))
+    scores[3] = np.nan
+    figure = plots.substitution_heatmap(scores, "MKV" + "X" + "A" * 126, title="P1$_{", first_residue=24)
+    first, second, *_ = figure.axes
+    assert first.get_xlim() == (23.5, 93.5) and second.get_xticks().tolist() == [100, 110, 120, 130, 140, 150]
+    row_of_alanine = plots.CLASS_ORDER.index("A")
+    np.testing.assert_allclose(first.images[0].get_array()[row_of_alanine], scores[:70, 0])
+    dots = first.collections[0].get_offsets()
+    assert len(dots) == 69 and dots[0].tolist() == [24, plots.CLASS_ORDER.index("M")]
+    figure.canvas.draw()
+    plots.plt.close(figure)

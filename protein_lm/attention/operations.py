@@ -84,7 +84,10 @@ class AttentionOperation(nn.Module):
         raise NotImplementedError
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
-        """What `extend` carries along, before the first token; for causal operations."""
+        """What `extend` carries along, before the first token; for causal operations.
+
+        Its `repeated(times)` makes of the state of one row that of several, which go on from it on their own.
+        """
         raise NotImplementedError
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
@@ -157,6 +160,9 @@ class LinearOperation(AttentionOperation):
 class _CosformerState:
     linear: LinearState
     num_tokens: int = 0
+
+    def repeated(self, times: int) -> "_CosformerState":
+        return _CosformerState(self.linear.repeated(times), self.num_tokens)
 
 
 class CosformerOperation(LinearOperation):

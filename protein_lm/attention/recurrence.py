@@ -3,6 +3,8 @@
 Source: Katharopoulos et al. 2020 (arXiv 2006.16236), section 3.3.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,13 @@ class LinearState:
         keys, values = self._waiting()
         numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
         return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
+
+    def repeated(self, times: int) -> "LinearState":
+        """A state of its own for each of `times` rows that go on from the one row of this."""
+        repeated = copy(self)
+        for name in ("sums", "_keys", "_values"):
+            setattr(repeated, name, getattr(self, name).repeat(times, 1, 1))
+        return repeated
 
     def _waiting(self) -> tuple[Tensor, Tensor]:
         return self._keys[:, : self._num_waiting], self._values[:, : self._num_waiting]

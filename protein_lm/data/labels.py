@@ -27,8 +27,8 @@ from protein_lm.data.plan import Planned, TrainingPlan
 from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split, SplitRule, parse_split
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.tables import read_text_table
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
 Labels = NDArray[Any]
 
 
@@ -55,7 +55,7 @@ def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPo
         InputError: the file cannot be read, has no such column or no rows, or a row holds no protein sequence, or one over
             the window while `long_sequences` is `error`.
     """
-    frame = _read(path)
+    frame = read_text_table(path)
     if "sequence" not in frame:
         raise InputError(f"{path} has no column sequence; it has {_shown(frame.columns)}; rename the one that is meant")
     if frame.empty:
@@ -204,27 +204,6 @@ def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_r
     result = LabelTable(table, splits, labels, classes, head.task)
     _check_training(result, path)
     return result
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: a table of sequences ends in {', '.join(SUFFIXES)}; rename or convert it")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            return frame.astype(object).where(frame.notna(), "").map(_text)
-        separator = "\t" if path.suffix == ".tsv" else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the name") from error
-    except (OSError, ValueError) as error:  # pandas' and Arrow's errors of parsing are of these classes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} cannot be read as a table: {reason}; correct it") from error
-
-
-def _text(value: Any) -> str:
-    """A cell of a Parquet table as a CSV would have it; a list of numbers becomes numbers between blanks."""
-    return " ".join(map(str, value)) if isinstance(value, np.ndarray | list) else str(value)
 
 
 def _shown(names: Sequence[str] | pd.Index) -> str:

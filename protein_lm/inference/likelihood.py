@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.masking import choose_positions, hide
 from protein_lm.errors import NumericalError
 from protein_lm.model.diagnosis import first_non_finite
-from protein_lm.model.language_model import ProteinLM
+from protein_lm.model.language_model import DecodingState, ProteinLM
 
 Residues = NDArray[np.uint8]
 EVALUATION_MASK_FRACTION = 0.15
@@ -95,6 +96,56 @@ def one_pass_log_probabilities(
     return results
 
 
+@torch.inference_mode()
+def site_log_probabilities(
+    model: ProteinLM,
+    residues: Residues,
+    sites: Sequence[NDArray[np.int64]],
+    *,
+    are_hidden: bool,
+    tokens_per_batch: int,
+) -> Iterator[NDArray[np.float64]]:
+    """For each of `sites` (k,), 0-based and ascending, log-probabilities (k, V) of all tokens there, by a masked model.
+
+    Each is read off a copy of the sequence of its own, in which these sites are hidden by <mask> all at once, or nothing is.
+    The copies have one length, so they are rows of batches without padding.
+    """
+    whole = torch.tensor([alphabet.CLS, *residues.tolist(), alphabet.EOS])
+    num_rows = max(1, tokens_per_batch // whole.numel())
+    for start in range(0, len(sites), num_rows):
+        chosen = sites[start : start + num_rows]
+        sizes = [each.size for each in chosen]
+        tokens = whole.repeat(len(chosen), 1)
+        selected = torch.zeros_like(tokens, dtype=torch.bool)
+        selected[np.repeat(np.arange(len(chosen)), sizes), 1 + np.concatenate(chosen)] = True
+        if are_hidden:
+            tokens[selected] = alphabet.MASK
+        logits = model(tokens.to(model.device), selected=selected.to(model.device))
+        yield from (part.numpy() for part in _log_softmax(model, logits, tokens).split(sizes))
+
+
+def pseudo_log_likelihood(model: ProteinLM, residues: Residues, *, tokens_per_batch: int) -> float:
+    """Σ over residues of the log-probability when that residue alone is hidden, in nats."""
+    sites = list(np.arange(residues.size)[:, None])
+    hidden = site_log_probabilities(model, residues, sites, are_hidden=True, tokens_per_batch=tokens_per_batch)
+    return float(sum(row[0, residue] for row, residue in zip(hidden, residues.tolist(), strict=True)))
+
+
+@torch.inference_mode()
+def continued_log_probabilities(
+    model: ProteinLM, tokens: Tensor, state: DecodingState, *, tokens_at_once: int
+) -> NDArray[np.float64]:
+    """Log-probabilities (B, S, V) of what follows each of the tokens (B, S) that a causal model reads on from `state`.
+
+    It reads S tokens part by part, in memory that does not grow with S where attention is linear.
+    """
+    parts = []
+    for part in tokens.split(max(1, tokens_at_once // tokens.shape[0]), 1):
+        logits = model.extend(part.to(model.device), state)
+        parts.append(_log_softmax(model, logits.flatten(0, 1), part).view(logits.shape))
+    return torch.cat(parts, dim=1).numpy()
+
+
 def evaluation_positions(residues: Residues) -> NDArray[np.int64]:
     """The residues of a sequence that evaluation hides: 15 %, a function of the sequence alone, so the same for every
     model and corpus.
@@ -138,6 +189,16 @@ def _compare(
     model: ProteinLM, logits: Tensor, targets: Tensor, tokens: Tensor, packing: Packing | None
 ) -> tuple[Tensor, Tensor]:
     """What logits (k, V) of a pass over `tokens` say of targets (k,): see `_score`."""
+    log_probabilities = _log_softmax(model, logits, tokens, packing)
+    return log_probabilities.gather(1, targets[:, None]).squeeze(1), log_probabilities.argmax(-1) == targets
+
+
+def _log_softmax(model: ProteinLM, logits: Tensor, tokens: Tensor, packing: Packing | None = None) -> Tensor:
+    """Log-probabilities (k, V) in float64 of logits (k, V) of a pass over `tokens`.
+
+    Raises:
+        NumericalError: they are no numbers.
+    """
     log_probabilities = torch.log_softmax(logits.cpu().double(), dim=-1)
     if not log_probabilities.isfinite().all():
         place = first_non_finite(model, tokens.to(model.device), packing=packing)
@@ -145,7 +206,7 @@ def _compare(
             f"the model gives no number: {place} is NaN or infinite; its weights come from a run that diverged: use an "
             "earlier checkpoint"
         )
-    return log_probabilities.gather(1, targets[:, None]).squeeze(1), log_probabilities.argmax(-1) == targets
+    return log_probabilities
 
 
 def _split(log_probabilities: Tensor, correct: Tensor, counts: list[int]) -> Iterator[ResidueLogProbabilities]:

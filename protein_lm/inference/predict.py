@@ -12,10 +12,11 @@ from scipy.stats import spearmanr
 from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.data.batches import fill, pack, tokens_of
-from protein_lm.data.labels import SUFFIXES, read_sequence_table
+from protein_lm.data.labels import read_sequence_table
 from protein_lm.data.readers import read_records
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.model.predictor import Predictor
+from protein_lm.tables import SUFFIXES
 
 
 def predictions(

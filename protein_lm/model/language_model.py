@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
+from protein_lm.attention.stream import without_autocast
 from protein_lm.attention.trainable import TrainableFeatures
 from protein_lm.choices import FeedForwardKind, NormKind, Objective, PositionKind
 from protein_lm.config import ModelConfig
@@ -36,6 +38,11 @@ class DecodingState:
     before: Tensor
     """(B, context) last tokens, for the k-mers."""
     num_tokens: int = 0
+
+    def repeated(self, times: int) -> "DecodingState":
+        """The state of `times` rows that go on, each in its own way, from the one row that this state has read (B = 1)."""
+        layers = [layer.repeated(times) for layer in self.layers]
+        return DecodingState(layers, self.before.repeat(times, 1), self.num_tokens)
 
 
 class ProteinLM(nn.Module):
@@ -320,7 +327,9 @@ class ProteinLM(nn.Module):
         return self.dropout(hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self.embedding.weight, self.output_bias)
+        """Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says."""
+        with nullcontext() if self.training else without_autocast(hidden.device):
+            return functional.linear(hidden, self.embedding.weight, self.output_bias)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw all weights and random features from `generator`.

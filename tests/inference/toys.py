@@ -22,8 +22,8 @@ class CopyModel:
         self.seen: list[Tensor] = []
         """The sequences that it was shown."""
 
-    def __call__(self, tokens: Tensor, *, packing: Packing, selected: Tensor) -> Tensor:
-        self.seen.extend(tokens[0].split(packing.lengths.tolist()))
+    def __call__(self, tokens: Tensor, *, selected: Tensor, packing: Packing | None = None) -> Tensor:
+        self.seen.extend(tokens if packing is None else tokens[0].split(packing.lengths.tolist()))
         probabilities = torch.full((*tokens.shape, alphabet.VOCABULARY_SIZE), 1 / 64)
         probabilities.scatter_(-1, tokens.unsqueeze(-1), 0.5)
         return probabilities.log()[selected]

@@ -1,0 +1,163 @@
+"""The verb that scores variants of a protein."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from protein_lm.choices import FigureFormat, Precision, VariantStrategy
+from protein_lm.cli.app import app
+from protein_lm.cli.options import BatchTokens, Device, ModelName
+from protein_lm.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from protein_lm.inference.variants import Scoring
+    from protein_lm.model.language_model import ProteinLM
+
+_SOME_WITHOUT_SCORE = 1
+
+
+@app.command(
+    epilog="Example: protein-lm variants --model run --sequence P62593.fasta --mutants assay.csv -o scores.csv; or "
+    "--saturate in place of --mutants"
+)
+def variants(
+    model: ModelName,
+    sequence: Annotated[
+        Path,
+        typer.Option(metavar="FASTA", help="The wild type; for a folder of assays all, or ProteinGym's reference CSV."),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output; DIR for a folder."
+        ),
+    ],
+    mutants: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE", help="Column mutant (A42G, A42G:C50D) or mutated_sequence; or a folder of such assays."
+        ),
+    ] = None,
+    saturate: Annotated[
+        bool, typer.Option("--saturate", help="All 19 substitutions of every residue; a heatmap beside TABLE.")
+    ] = False,
+    strategy: Annotated[
+        VariantStrategy | None,
+        typer.Option(
+            help="masked-marginals if not given; causal models have log-likelihood alone.", show_default=False
+        ),
+    ] = None,
+    first_residue: Annotated[
+        int, typer.Option("--offset-idx", metavar="N", help="Number of the sequence's first residue.")
+    ] = 1,
+    precision: Annotated[Precision, typer.Option(help="Of matrix products.")] = Precision.FLOAT32,
+    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the heatmap.")] = FigureFormat.PNG,
+    batch_tokens: BatchTokens = 8192,
+    device: Device = "auto",
+) -> None:
+    """How much the model prefers variants of a protein to its wild type, in nats, and how well DMS_score agrees.
+
+    The status is 1 if some rows could not be scored; their column reason says why.
+    """
+    from protein_lm.output import check_absent
+    from protein_lm.tables import SUFFIXES, check_table_output
+
+    if saturate == (mutants is not None):
+        raise ConfigError("give either --mutants TABLE or --saturate")
+    figure = None
+    if mutants is not None and mutants.is_dir():
+        if output == "-" or Path(output).suffix in SUFFIXES:
+            raise OutputError(f"{output}: a folder of assays gives several tables; name a folder for them")
+        check_absent(Path(output))
+    else:
+        check_table_output(output)
+    if saturate and output != "-":
+        figure = Path(output).with_suffix(f".{figure_format.value}")
+        check_absent(figure)
+
+    from protein_lm.checkpoint import load_model
+    from protein_lm.inference.variants import Scoring, choose_strategy
+
+    opened = load_model(model, device=device)
+    scoring = Scoring(choose_strategy(opened, strategy), batch_tokens, precision)
+    if mutants is None:
+        _scan(opened, sequence, output, figure, first_residue, scoring)
+    elif mutants.is_dir():
+        _score_folder(opened, sequence, mutants, Path(output), first_residue, scoring)
+    else:
+        _score_table(opened, sequence, mutants, output, first_residue, scoring)
+
+
+def _scan(
+    model: "ProteinLM", sequence: Path, output: str, figure: Path | None, first_residue: int, scoring: "Scoring"
+) -> None:
+    from protein_lm import plots
+    from protein_lm.analysis.variants import scan
+    from protein_lm.data.assays import read_wild_type
+    from protein_lm.tables import write_table
+
+    wild_type = read_wild_type(sequence, max_residues=model.max_residues)
+    table, matrix = scan(model, wild_type, scoring, first_residue=first_residue)
+    if figure is not None:
+        title = f"{wild_type.sequence_id[:80]}: {scoring.strategy.value}"
+        heatmap = plots.substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
+        plots.save_figure(heatmap, figure)
+    write_table(table, output)
+    if (num_passed := len(wild_type) - len(table) // 19) > 0:
+        print(f"{num_passed:,} residues that are none of the 20 amino acids were passed over", file=sys.stderr)
+    if figure is not None:
+        print(f"{output}: {len(table):,} substitutions scored by {scoring.strategy.value}; {figure.name}")
+
+
+def _score_table(
+    model: "ProteinLM", sequence: Path, mutants: Path, output: str, first_residue: int, scoring: "Scoring"
+) -> None:
+    from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
+    from protein_lm.analysis.variants import SCORE, check_scorable, scored
+    from protein_lm.data.assays import read_wild_type
+    from protein_lm.data.variants import hint, read_variants
+    from protein_lm.tables import write_table
+
+    wild_type = read_wild_type(sequence, max_residues=model.max_residues)
+    table = read_variants(mutants, wild_type, first_residue=first_residue, max_residues=model.max_residues)
+    check_scorable(table, mutants, scoring.strategy)
+    measurements = read_measurements(table.frame, mutants) if MEASURED in table.frame else None
+    frame = scored(model, table, scoring)
+    write_table(frame, output)
+    summary = sys.stderr if output == "-" else sys.stdout
+    num_unscored = _tell_unscored(mutants, table.reasons, hint(table))
+    print(f"{output}: {len(frame) - num_unscored:,} variants scored by {scoring.strategy.value}", file=summary)
+    if measurements is not None:
+        print(describe(agreement_with(frame[SCORE].to_numpy(), measurements)), file=summary)
+    if num_unscored:
+        raise typer.Exit(_SOME_WITHOUT_SCORE)
+
+
+def _score_folder(
+    model: "ProteinLM", wild_types: Path, mutants: Path, output: Path, first_residue: int, scoring: "Scoring"
+) -> None:
+    from protein_lm.data.assays import read_assays
+    from protein_lm.data.variants import hint
+    from protein_lm.results import write_assays
+
+    found = read_assays(mutants, wild_types, first_residue=first_residue, max_residues=model.max_residues)
+    summary = write_assays(model, found.assays, output, scoring)
+    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+    print(f"{output}: assays.csv, and the scores of each by {scoring.strategy.value}")
+    if found.absent:
+        shown = ", ".join(found.absent[:5]) + (", ..." if len(found.absent) > 5 else "")
+        print(f"{len(found.absent):,} of {wild_types} have no table in {mutants}: {shown}", file=sys.stderr)
+    if sum(_tell_unscored(assay.path, assay.table.reasons, hint(assay.table)) for assay in found.assays):
+        raise typer.Exit(_SOME_WITHOUT_SCORE)
+
+
+def _tell_unscored(path: Path, reasons: Sequence[str], hint: str) -> int:
+    """Say on standard error how many rows have no score; their number."""
+    faults = [(row, reason) for row, reason in enumerate(reasons, 1) if reason]
+    if faults:
+        row, reason = faults[0]
+        print(f"{path}: {len(faults):,} rows have no score; row {row}: {reason}{hint}", file=sys.stderr)
+    return len(faults)

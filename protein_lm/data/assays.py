@@ -1,0 +1,135 @@
+"""Wild types, and folders of assays as ProteinGym lays them out: a table for each, and one that has their wild types."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from protein_lm import alphabet
+from protein_lm.data.readers import read_records
+from protein_lm.data.records import SequenceRecord
+from protein_lm.data.variants import VariantTable, read_variants
+from protein_lm.errors import InputError
+from protein_lm.tables import SUFFIXES, read_text_table
+
+TARGET, FILE, IDENTIFIER = "target_seq", "DMS_filename", "DMS_id"
+"""Columns of ProteinGym's reference table: the wild type, and the assay's file or name."""
+GROUPS = ("UniProt_ID", "coarse_selection_type")
+"""Columns of it that ProteinGym averages by."""
+
+
+@dataclass(frozen=True)
+class Assay:
+    """Variants of one protein, measured together."""
+
+    name: str
+    """The file's name without its suffix."""
+    path: Path
+    table: VariantTable
+    groups: Mapping[str, str]
+    """Its cells in the columns `GROUPS` of the reference table, if it has them all."""
+
+
+@dataclass(frozen=True)
+class AssayFolder:
+    """The assays of a folder, by name."""
+
+    assays: list[Assay]
+    absent: list[str]
+    """Names of the reference table that have no file."""
+
+
+@dataclass(frozen=True)
+class _Protein:
+    record: SequenceRecord
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_wild_type(path: Path, *, max_residues: int) -> SequenceRecord:
+    """The one protein of a sequence file.
+
+    Raises:
+        InputError: the file cannot be read, holds several proteins, or one over the model's window.
+    """
+    records = list(islice(read_records(path), 2))
+    if len(records) != 1:
+        raise InputError(f"{path} holds more than one protein; variants are of one: give a file with that one alone")
+    _check_length(records[0], path, max_residues)
+    return records[0]
+
+
+def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_residues: int) -> AssayFolder:
+    """Read all tables in a folder; no model is needed yet, so that mistakes show before the work.
+
+    Args:
+        folder: holds .csv, .tsv and .parquet files.
+        wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`), or a sequence file whose
+            identifiers are the names of the files without their suffix; the protein of a file with one is that of all assays.
+        first_residue: number of the first residue of all wild types.
+        max_residues: longest protein that the model reads.
+
+    Raises:
+        InputError: there is no table, a table has no wild type or no measurements, or as `read_variants`.
+    """
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix in SUFFIXES and path.resolve() != wild_types.resolve()
+    )
+    if not paths:
+        raise InputError(f"{folder} holds no table; assays are files that end in {', '.join(SUFFIXES)}")
+    proteins = _reference(wild_types) or _sequences(wild_types, [path.stem for path in paths])
+    assays = []
+    for path in paths:
+        if path.stem not in proteins:
+            raise InputError(
+                f"{wild_types} has no wild type for {path}; add one named {path.stem!r}, or move the file away"
+            )
+        protein = proteins[path.stem]
+        _check_length(protein.record, wild_types, max_residues)
+        table = read_variants(path, protein.record, first_residue=first_residue, max_residues=max_residues)
+        if "DMS_score" not in table.frame:
+            raise InputError(f"{path} has no column DMS_score, so there is nothing to compare with; move the file away")
+        assays.append(Assay(path.stem, path, table, protein.groups))
+    return AssayFolder(assays, sorted(proteins.keys() - {path.stem for path in paths}))
+
+
+def _reference(path: Path) -> dict[str, _Protein] | None:
+    """The proteins of a reference table by the names of their assays; None if the file is none."""
+    if path.suffix not in SUFFIXES:
+        return None
+    frame = read_text_table(path)
+    if TARGET not in frame:
+        return None
+    names = FILE if FILE in frame else IDENTIFIER
+    if names not in frame:
+        raise InputError(f"{path} has neither a column {FILE} nor {IDENTIFIER}, which name the assays; add one")
+    groups = GROUPS if set(GROUPS) <= set(frame) else ()
+    proteins = {}
+    for row, cells in enumerate(frame.to_dict("records"), 1):
+        name = Path(cells[names]).name
+        name = Path(name).stem if Path(name).suffix in SUFFIXES else name
+        try:
+            tokens = alphabet.encode(cells[TARGET].strip())
+        except ValueError as error:
+            raise InputError(f"{path}, row {row}: {TARGET}: {error}; correct it") from error
+        if name in proteins or not tokens.size:
+            fault = f"{name} has a row already" if tokens.size else f"no {TARGET}"
+            raise InputError(f"{path}, row {row}: {fault}; correct or remove the row")
+        record = SequenceRecord(cells.get("UniProt_ID", "") or name, tokens, row + 1)
+        proteins[name] = _Protein(record, {column: cells[column] for column in groups})
+    return proteins
+
+
+def _sequences(path: Path, names: list[str]) -> dict[str, _Protein]:
+    records = list(read_records(path))
+    if len(records) == 1:
+        return {name: _Protein(records[0]) for name in names}
+    return {record.sequence_id: _Protein(record) for record in records}
+
+
+def _check_length(record: SequenceRecord, path: Path, max_residues: int) -> None:
+    if len(record) > max_residues:
+        raise InputError(
+            f"{path}: sequence {record.sequence_id} has {len(record):,} residues; this model reads {max_residues:,}; "
+            "cut out the part around its variants and number its first residue by --offset-idx, or use a model with a longer "
+            "window"
+        )

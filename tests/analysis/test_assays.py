@@ -1,0 +1,70 @@
+"""The measures by hand, and as ProteinGym computes them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from protein_lm.analysis.assays import aggregate, agreement_with, auc, mcc, ndcg, read_measurements, top_recall
+from protein_lm.errors import InputError
+
+
+def measured(**columns: list[str]):
+    return read_measurements(pd.DataFrame(columns), Path("assay.csv"))
+
+
+def test_measures_by_hand() -> None:
+    values = np.arange(20.0)
+    assert ndcg(values, values) == pytest.approx(1)
+    assert ndcg(-values, values) == pytest.approx((1 / 19 / np.log2(3)) / (1 + 18 / 19 / np.log2(3)))
+    assert ndcg(values[:9], values[:9]) == 0, "a tenth of nine is none"
+    assert top_recall(values, values) == 1 and top_recall(-values, values) == 0
+    scores = np.array([3.0, 2.0, 2.0, 1.0])
+    fit = np.array([True, True, False, False])
+    assert auc(scores, fit) == pytest.approx(3.5 / 4) and np.isnan(auc(scores, fit | True))
+    assert mcc(np.array([True, True, True, False]), fit) == pytest.approx(1 / np.sqrt(3))
+    assert mcc(fit | True, fit) == 0
+
+
+def test_agreement_leaves_out_rows_without_score_or_measurement() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=50)
+    scores = values + generator.normal(size=50)
+    cells = [f"{value:.17g}" for value in values]
+    whole = agreement_with(scores, measured(DMS_score=cells))
+    longer = measured(DMS_score=[*cells, "", "7"])
+    assert agreement_with(np.array([*scores, 1.0, np.nan]), longer)["spearman"] == whole["spearman"]
+    ranks = [pd.Series(numbers).rank() for numbers in (values, scores)]
+    assert whole["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    fit = (values >= np.median(values)).astype(int).astype(str).tolist()
+    assert agreement_with(scores, measured(DMS_score=cells, DMS_score_bin=fit)) == whole
+    assert np.isnan(list(agreement_with(np.zeros(50), measured(DMS_score=cells)).values())).all()
+
+
+@pytest.mark.parametrize(
+    "columns, fault",
+    [
+        ({"DMS_score": ["1", "high"]}, "assay.csv, row 2: DMS_score 'high' is not a finite number"),
+        ({"DMS_score": ["inf"]}, "row 1: DMS_score 'inf' is not a finite number"),
+        ({"DMS_score": ["1"], "DMS_score_bin": ["2"]}, "row 1: DMS_score_bin is 2; it must be 0 or 1"),
+    ],
+)
+def test_cells_that_are_no_measurements(columns, fault) -> None:
+    with pytest.raises(InputError, match=fault):
+        measured(**columns)
+
+
+def test_means_of_assays_and_of_selection_types() -> None:
+    def row(assay: str, protein: str, selection: str, value: float) -> dict[str, object]:
+        measures = dict.fromkeys(["spearman", "ndcg", "auc", "mcc", "top_recall"], value)
+        groups = {"UniProt_ID": protein, "coarse_selection_type": selection}
+        return {"assay": assay, **groups, "num_variants": 3, "num_scored": 2, **measures}
+
+    rows = [row("a", "P", "Binding", 0.2), row("b", "P", "Binding", 0.4), row("c", "Q", "Binding", 0.9)]
+    rows.append(row("d", "P", "Stability", 0.1))
+    table = aggregate(rows).set_index("assay")
+    assert table.index.tolist() == ["a", "b", "c", "d", "mean", "mean of selection types"]
+    assert table.loc["mean", "spearman"] == pytest.approx(0.4)
+    assert table.loc["mean of selection types", "mcc"] == pytest.approx(((0.3 + 0.9) / 2 + 0.1) / 2)
+    assert table["num_scored"].iloc[0] == 2
