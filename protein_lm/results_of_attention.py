@@ -138,19 +138,20 @@ class _Page:
         arrays: dict[str, Any] = self._frame(picture)
         if choice.num_draws:
             arrays |= self._draws(choice.num_draws)
+        if rollout is not None:
+            arrays["rollout"] = rollout.values
+        np.savez(folder / f"{name}.npz", **arrays)
         title = f"{self.record.sequence_id}: {self.model.config.attention_name}, {self.model.config.objective.value}"
         shown = {"title": title, "rows": _ends(self.residues.rows), "columns": _ends(self.residues.columns)}
         inner = slice(1, -1) if self.region is not self.residues else slice(None)
         figure = plots.attention_grid(picture.values[:, :, inner, inner], **numbers, **shown)
         plots.save_figure(figure, folder / f"{name}{figure_format}")
         if rollout is not None:
-            arrays["rollout"] = rollout.values
             shown["title"] = f"{title}, rollout"
             plots.save_figure(
                 plots.attention_rollout(rollout.values[inner, inner], **shown),
                 folder / "rollout" / f"{name}{figure_format}",
             )
-        np.savez(folder / f"{name}.npz", **arrays)
         sums.table(self.model, **numbers).to_csv(folder / f"{name}_heads.csv", index=False)
         if largest is not None:
             write_table(largest.table(**numbers), str(folder / "top" / f"{name}.parquet"))
