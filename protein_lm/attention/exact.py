@@ -81,6 +81,10 @@ class KeyValueCache:
         keys, values = (buffer[:, :, :end] for buffer in self._buffers)
         return keys, values
 
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,) alone, in this order."""
+        self._buffers = [buffer[rows.to(buffer.device)] for buffer in self._buffers]
+
 
 def extend_exact_attention(query: Tensor, key: Tensor, value: Tensor, cache: KeyValueCache) -> Tensor:
     """Causal attention (B, H, S, E) of S tokens that follow those in `cache`, to which they are added."""

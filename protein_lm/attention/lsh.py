@@ -133,6 +133,11 @@ class LshCache:
         self.rows = KeyValueCache(batch_size, num_heads, head_width, device)
         self.buckets: Tensor | None = None
 
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,) alone, in this order."""
+        self.rows.keep(rows)
+        self.buckets = None if self.buckets is None else self.buckets[rows.to(self.buckets.device)]
+
 
 def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: int, cache: LshCache) -> Tensor:
     """Causal attention (B, H, S, E) of S tokens that follow those in `cache`, to which they are added."""

@@ -34,6 +34,8 @@ class AttentionOperation(nn.Module):
     """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
     heads_are_alike = True
     """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
+    rows_can_be_replaced = False
+    """Whether the rows of a state may have read different numbers of tokens, so that one can begin anew."""
     can_be_split = False
     """Whether processes that hold a stretch of a row each can compute it together, see `parallel`."""
     weights_are_positive = True
@@ -52,7 +54,11 @@ class AttentionOperation(nn.Module):
         raise NotImplementedError
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
-        """What `extend` carries along, before the first token; for causal operations."""
+        """What `extend` carries along, before the first token; for causal operations.
+
+        `keep(rows)` leaves it the rows of these numbers (K,); `put(row, other)` makes a row go on from a state of one row,
+        where `rows_can_be_replaced`.
+        """
         raise NotImplementedError
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
@@ -88,6 +94,7 @@ class LinearOperation(AttentionOperation):
     """Linear attention with a feature map."""
 
     can_be_split = True
+    rows_can_be_replaced = True
 
     def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
         super().__init__(causal=causal)
@@ -105,7 +112,7 @@ class LinearOperation(AttentionOperation):
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
-        return LinearState(batch_size * num_heads, self.feature_map, head_width, device)
+        return LinearState(batch_size, num_heads, self.feature_map, head_width, device)
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
         """See `AttentionOperation`."""
@@ -115,7 +122,18 @@ class LinearOperation(AttentionOperation):
 @dataclass
 class _CosformerState:
     linear: LinearState
-    num_tokens: int = 0
+    num_tokens: Tensor
+    """(B,) tokens that each row has read, on the CPU."""
+
+    def put(self, row: int, other: "_CosformerState") -> None:
+        """See `LinearState`."""
+        self.linear.put(row, other.linear)
+        self.num_tokens[row] = other.num_tokens[0]
+
+    def keep(self, rows: Tensor) -> None:
+        """See `LinearState`."""
+        self.linear.keep(rows)
+        self.num_tokens = self.num_tokens[rows]
 
 
 class CosformerOperation(LinearOperation):
@@ -138,16 +156,16 @@ class CosformerOperation(LinearOperation):
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
         """See `LinearOperation`."""
-        return _CosformerState(super().new_state(batch_size, num_heads, head_width, device))
+        linear = super().new_state(batch_size, num_heads, head_width, device)
+        return _CosformerState(linear, torch.zeros(batch_size, dtype=torch.int64))
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: _CosformerState) -> Tensor:
         """See `AttentionOperation`."""
-        end = state.num_tokens + query.shape[2]
-        positions = torch.arange(state.num_tokens, end)
+        positions = state.num_tokens[:, None, None] + torch.arange(query.shape[2])
         query = weighted_by_position(query, positions, self.longest)
         key = weighted_by_position(key, positions, self.longest)
         output = super().extend(query, key, value, state.linear)
-        state.num_tokens = end
+        state.num_tokens += query.shape[2]
         return output
 
     def _weighted(self, query: Tensor, key: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
