@@ -5,12 +5,13 @@ from itertools import islice
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.inference.likelihood import causal_log_probabilities, masked_log_probabilities
+from protein_lm.inference.likelihood import Residues, causal_log_probabilities, masked_log_probabilities
 from protein_lm.model.language_model import ProteinLM
 
 RECORDS_AT_ONCE = 512
@@ -46,7 +47,10 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
             )
             totals = [float(result.log_probabilities.sum()) for result in results]
         else:
-            totals = [_pseudo_log_likelihood(model, record, tokens_per_batch) for record in chunk]
+            totals = [
+                pseudo_log_likelihood(model, record.tokens, np.arange(len(record)), tokens_per_batch=tokens_per_batch)
+                for record in chunk
+            ]
         for record, total in zip(chunk, totals, strict=True):
             mean = total / len(record)
             rows.append((record.sequence_id, len(record), total, mean, np.exp(-mean)))
@@ -86,14 +90,14 @@ def within_window(
         yield record
 
 
-def _pseudo_log_likelihood(model: ProteinLM, record: SequenceRecord, tokens_per_batch: int) -> float:
-    """Σ over residues of the log-probability when that residue alone is hidden, in nats."""
-    rows = max(1, tokens_per_batch // (len(record) + alphabet.NUM_SPECIAL_TOKENS))
+def pseudo_log_likelihood(
+    model: ProteinLM, residues: Residues, positions: NDArray[np.int64], *, tokens_per_batch: int
+) -> float:
+    """Σ over residues at `positions` (k,) of the log-probability when that residue alone is hidden, in nats."""
+    rows = max(1, tokens_per_batch // (len(residues) + alphabet.NUM_SPECIAL_TOKENS))
     total = 0.0
-    for start in range(0, len(record), rows):
-        hidden = [np.array([position]) for position in range(start, min(start + rows, len(record)))]
-        results = masked_log_probabilities(
-            model, [record.tokens] * len(hidden), hidden, tokens_per_batch=tokens_per_batch
-        )
+    for start in range(0, len(positions), rows):
+        hidden = [np.array([position]) for position in positions[start : start + rows]]
+        results = masked_log_probabilities(model, [residues] * len(hidden), hidden, tokens_per_batch=tokens_per_batch)
         total += sum(float(result.log_probabilities.sum()) for result in results)
     return total

@@ -214,7 +214,9 @@ def test_a_row_that_was_replaced_equals_a_fresh_one(attention, extras) -> None:
                 model.extend(new[:, :num_read], fresh)
             state.put(1, fresh)
             for place in range(num_read, 80):
-                column = torch.cat((tokens[:1, 70 + place - num_read], new[:, place], tokens[2:, 70 + place - num_read]))
+                column = torch.cat(
+                    (tokens[:1, 70 + place - num_read], new[:, place], tokens[2:, 70 + place - num_read])
+                )
                 output = torch.log_softmax(model.step(column, state), -1)
                 torch.testing.assert_close(output[1], expected[0, place], rtol=0, atol=1e-5)
                 torch.testing.assert_close(output[0::2], others[0::2, 70 + place - num_read], rtol=0, atol=1e-5)
