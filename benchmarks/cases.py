@@ -44,7 +44,12 @@ CASES: Mapping[str, Case] = {
         short=128,
     ),
     "decoding": Case(
-        decoding.CONTESTANTS, ("causal",), ("float32", "bfloat16"), ((1, 1024), (1, 4096)), passes=1, short=16
+        decoding.CONTESTANTS,
+        ("causal",),
+        ("float32", "bfloat16"),
+        ((1, 1024), (16, 1024), (1, 4096)),
+        passes=1,
+        short=16,
     ),
     "scoring": Case(scoring.CONTESTANTS, ("causal",), ("float32",), ((8, 200),), passes=1, short=8, rate="residues/s"),
 }

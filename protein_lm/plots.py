@@ -402,6 +402,7 @@ def generated_and_real(
         nearest.set(
             xlabel="identity to the nearest training sequence (%)", ylabel="generated sequences", xlim=(28, 102)
         )
+        nearest.set_ylim(0, max(1.0, nearest.get_ylim()[1]))
         nearest.yaxis.set_major_locator(MaxNLocator(integer=True))
         without = f"{(identities == 0).sum():,} of {identities.size:,} have no relative over 30 %"
         nearest.set_title(without, fontsize=9)

@@ -63,15 +63,15 @@ def compare(generated: Sequence[Residues], real: Reference, *, seed: int) -> pd.
     """
     random = np.random.default_rng(seed)
     against = _Distances(real.first)
-    null = []
+    num_low, null = low_complexity_residues(real.second), []
     for _ in range(NUM_DRAWS):
         chosen = random.integers(len(real.second), size=len(generated))
-        null.append(against.measures([real.second[place] for place in chosen]))
+        null.append(against.measures([real.second[place] for place in chosen], num_low[chosen]))
     draws = pd.DataFrame(null)
     return (
         pd.DataFrame(
             {
-                "generated": pd.Series(against.measures(generated)),
+                "generated": pd.Series(against.measures(generated, low_complexity_residues(generated))),
                 "null_mean": draws.mean(),
                 "null_low": draws.quantile(0.025),
                 "null_high": draws.quantile(0.975),
@@ -99,14 +99,13 @@ def kmer_frequencies(sequences: Sequence[Residues], size: int) -> NDArray[np.flo
     return counts / max(1, counts.sum())
 
 
-def low_complexity_share(sequences: Sequence[Residues]) -> float:
-    """Share of residues in windows of low complexity; a sequence shorter than a window has none."""
-    low = sum(int(is_low_complexity(residues).sum()) for residues in sequences)
-    return low / sum(residues.size for residues in sequences)
+def low_complexity_residues(sequences: Sequence[Residues]) -> NDArray[np.int64]:
+    """(N,) residues of each sequence that are in windows of low complexity."""
+    return np.array([is_low_complexity(residues).sum() for residues in sequences])
 
 
 def is_low_complexity(residues: Residues) -> NDArray[np.bool_]:
-    """(length,) whether each residue is in a window of low complexity."""
+    """(length,) whether each residue is in a window of low complexity; none is in a sequence shorter than a window."""
     width = LOW_COMPLEXITY_WINDOW
     marked = np.zeros(residues.size, dtype=bool)
     if residues.size < width:
@@ -134,7 +133,7 @@ class _Distances:
         self._lengths = [residues.size for residues in half]
         self._frequencies = {size: kmer_frequencies(half, size) for size in KMER_SIZES}
 
-    def measures(self, sequences: Sequence[Residues]) -> dict[str, float]:
+    def measures(self, sequences: Sequence[Residues], num_low: NDArray[np.int64]) -> dict[str, float]:
         lengths = [residues.size for residues in sequences]
         distances = {
             f"kmer_distance_{size}": float(jensenshannon(kmer_frequencies(sequences, size), frequencies, base=2))
@@ -143,6 +142,6 @@ class _Distances:
         return {
             "length_distance": float(ks_2samp(lengths, self._lengths).statistic),  # pyright: ignore[reportAttributeAccessIssue]
             **distances,
-            "low_complexity": low_complexity_share(sequences),
+            "low_complexity": float(num_low.sum() / sum(lengths)),
             "median_length": float(np.median(lengths)),
         }

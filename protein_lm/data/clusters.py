@@ -136,13 +136,16 @@ def nearest_in_training(store: Corpus, sequences: Mapping[str, str], *, threads:
         text = "".join(entry(f"{number}", letters) for number, letters in enumerate(sequences.values()))
         (search.folder / "queries.fasta").write_text(text, encoding="utf-8")
         hits = search.best_hits("queries.fasta")
-    names = list(sequences)
-    hits.insert(0, "sequence_id", [names[int(number)] for number in hits.pop("query")])
-    return hits
+    hits["query"] = np.array(list(sequences))[hits["query"].astype(int)]
+    return hits.rename(columns={"query": "sequence_id"})
 
 
 def shares_of_relatives(identities: NDArray[np.float64]) -> dict[str, float]:
-    """`at_30`, `at_50`, `at_90`: shares of sequences whose best relative is so identical, out of identities (N,), 0 for none."""
+    """`at_30`, `at_50`, `at_90`: shares of sequences whose best relative is so identical.
+
+    Args:
+        identities: (N,) identity of the best relative of each sequence, 0 where there is none.
+    """
     return {f"at_{round(100 * least)}": float((identities >= least).mean()) for least in IDENTITIES}
 
 
@@ -167,8 +170,10 @@ class _SearchInTraining:
         options = ["--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0", "--alignment-mode", "3"]
         options += ["--format-output", "query,target,fident"]
         _run(self._program, ["easy-search", fasta, "train", "hits.tsv", "tmp", *options], self.folder, self._threads)
-        columns = {"query": str, "nearest_id": str, "identity": float}
-        hits = pd.read_csv(self.folder / "hits.tsv", sep="\t", header=None, names=list(columns), dtype=columns)
+        names = ["query", "nearest_id", "identity"]
+        hits = pd.read_csv(
+            self.folder / "hits.tsv", sep="\t", header=None, names=names, dtype={"query": str, "nearest_id": str}
+        )
         (self.folder / "hits.tsv").unlink()
         best = hits.sort_values("identity", ascending=False, kind="stable").drop_duplicates("query")
         return best.sort_index().reset_index(drop=True)

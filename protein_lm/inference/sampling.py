@@ -48,11 +48,10 @@ class Sampling:
             raise ConfigError(f"repetition window {self.repetition_window} must be 1 residue or more")
         unknown = sorted(set(self.residues) - set(alphabet.RESIDUES))
         if unknown or not self.residues:
-            raise ConfigError(
-                f"residues {self.residues!r}: {unknown[0]!r} is no residue letter"
-                if unknown
-                else f"no residues to draw; choose among {alphabet.RESIDUES}"
+            fault = (
+                f"residues {self.residues!r}: {unknown[0]!r} is no residue letter" if unknown else "no residues to draw"
             )
+            raise ConfigError(f"{fault}; choose among {alphabet.RESIDUES}")
 
     def allowed(self) -> NDArray[np.bool_]:
         """(V,) True for the tokens of `residues`."""

@@ -53,9 +53,10 @@ def test_log_likelihood_is_that_of_the_whole_sequence_under_the_model_itself(mod
     records = [SequenceRecord(each.sequence_id, each.residues, 1) for each in made]
     expected = score(model, records)["log_likelihood"]
     assert [each.log_likelihood for each in made] == pytest.approx(list(expected), abs=1e-3)
-    perplexity = np.exp(-expected[0] / made[0].residues.size)
-    assert f"length={made[0].residues.size} log_likelihood={expected[0]:.1f}" in made[0].header
-    assert f"perplexity={perplexity:.1f}" in made[0].header
+    first = made[0]
+    perplexity = np.exp(-first.log_likelihood / first.residues.size)
+    measures = f"length={first.residues.size} log_likelihood={first.log_likelihood:.3f} perplexity={perplexity:.3f}"
+    assert first.header == f"p_1 {measures} {'finished' if first.is_finished else 'unfinished'}"
 
 
 def test_the_model_ends_sequences_within_the_lengths(model) -> None:
