@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from protein_lm.alphabet import decode
 from protein_lm.cli import main
 from protein_lm.data.readers import read_records
 from tests.conftest import write_fasta
@@ -48,9 +49,9 @@ def test_generation_mistakes(runs, tmp_path, capsys) -> None:
     twice = tmp_path / "twice.fasta"
     twice.write_text(">a\nMK\n>a\nML\n")
     assert "twice.fasta, line 3: sequence a was there before" in refused("--prefix", twice)
-    assert "'-n': 0 is not in the range" in refused("-n", 0)
-    assert "'--seed': -1 is not in the range" in refused("--seed", -1)
-    assert "'--seed': 'x' is not a valid" in refused("--seed", "x")
+    assert "Invalid value for '--number' / '-n'" in refused("-n", 0)
+    assert "Invalid value for '--seed'" in refused("--seed", -1)
+    assert "Invalid value for '--seed'" in refused("--seed", "x")
     assert "temperature -1 must be 0" in refused("--temperature", -1)
     assert "top-p 1.2 is no probability to reach; choose one over 0 and up to 1" in refused("--top-p", 1.2)
     assert "generate with a causal model, or fill in" in refused(model="masked")
@@ -78,35 +79,40 @@ def test_infill(runs, tmp_path, capsys) -> None:
     assert not (tmp_path / "f.fa").exists()
 
 
-def test_compare(corpus, tmp_path, capsys, monkeypatch) -> None:
-    real = [corpus.residues(index) for index in range(40)]
-    assert real[0].size
-    from protein_lm.alphabet import decode
+FILES = {"comparison.csv", "comparison.png", "composition.csv"}
 
-    fasta = write_fasta(tmp_path / "made.fasta", {f"made|{n} x": decode(residues) for n, residues in enumerate(real)})
-    arguments = ["compare", str(fasta), "--data", str(corpus.path)]
-    assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
+
+@pytest.fixture
+def made_of_real(corpus, tmp_path) -> list[str]:
+    """The arguments that compare 40 real proteins with their own corpus."""
+    sequences = {f"made|{number} x": decode(corpus.residues(number)) for number in range(40)}
+    return ["compare", str(write_fasta(tmp_path / "made.fasta", sequences)), "--data", str(corpus.path)]
+
+
+@pytest.mark.slow
+def test_compare(made_of_real, tmp_path, capsys) -> None:
+    assert main([*made_of_real, "-o", str(tmp_path / "out")]) == 0
     assert "kmer_distance_3" in capsys.readouterr().out
-    files = {"comparison.csv", "comparison.png", "composition.csv", "nearest.csv"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"nearest.csv"}
     table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("measure")
     assert table.loc["relatives_at_90", "generated"] > 0.4, "short ones are not found"
     nearest = pd.read_csv(tmp_path / "out" / "nearest.csv")
-    assert nearest["sequence_id"].isin([f"made|{n}" for n in range(40)]).all()
+    assert nearest["sequence_id"].isin([f"made|{number}" for number in range(40)]).all()
     assert nearest["identity"].median() == 1
-    composition = pd.read_csv(tmp_path / "out" / "composition.csv")
-    np.testing.assert_allclose(composition[["generated", "real"]].sum(), 1)
-    assert "exists already" in fails(capsys, *arguments, "-o", tmp_path / "out")
+
+
+def test_compare_without_the_search(made_of_real, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main([*arguments, "-o", str(tmp_path / "without"), "--format", "svg"]) == 0
+    assert main([*made_of_real, "-o", str(tmp_path / "out")]) == 0
     assert "without nearest relatives: MMseqs2 is not installed" in capsys.readouterr().err
-    assert {path.name for path in (tmp_path / "without").iterdir()} == files - {"nearest.csv", "comparison.png"} | {
-        "comparison.svg"
-    }
-    fasta.write_text(">a\nMKV\n>a\nMKL\n")
-    with_one_name = fails(capsys, *arguments, "-o", tmp_path / "third")
-    assert "two sequences have one identifier" in with_one_name and not (tmp_path / "third").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    composition = pd.read_csv(tmp_path / "out" / "composition.csv")
+    np.testing.assert_allclose(composition[["generated", "real"]].sum(), 1)
+    assert "exists already" in fails(capsys, *made_of_real, "-o", tmp_path / "out")
+    (tmp_path / "made.fasta").write_text(">a\nMKV\n>a\nMKL\n")
+    assert "two sequences have one identifier" in fails(capsys, *made_of_real, "-o", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("verb", ["generate", "infill", "compare"])

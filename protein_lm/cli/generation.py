@@ -161,20 +161,22 @@ def compare(
     from protein_lm.data.readers import read_records
     from protein_lm.results import write_generated_and_real
 
+    missing = None
     try:
-        with_relatives = bool(find_mmseqs())
+        find_mmseqs()
     except ConfigError as error:
-        with_relatives = False
-        print(f"without nearest relatives: {error}", file=sys.stderr)
+        missing = error
     table = write_generated_and_real(
         list(read_records(fasta)),
         open_corpus(store),
         output,
         max_sequences=max_sequences,
         seed=seed,
-        with_relatives=with_relatives,
+        with_relatives=missing is None,
         figure_format=f".{figure_format.value}",
     )
+    if missing:
+        print(f"without nearest relatives: {missing}", file=sys.stderr)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
 
 
