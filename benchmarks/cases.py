@@ -53,7 +53,12 @@ CASES: Mapping[str, Case] = {
         short=128,
     ),
     "decoding": Case(
-        decoding.CONTESTANTS, ("causal",), ("float32", "bfloat16"), ((1, 1024), (1, 4096)), passes=1, short=16
+        decoding.CONTESTANTS,
+        ("causal",),
+        ("float32", "bfloat16"),
+        ((1, 1024), (16, 1024), (1, 4096)),
+        passes=1,
+        short=16,
     ),
     "embedding": Case(
         embedding.CONTESTANTS, ("masked",), ("float32",), ((4096, 2000),), passes=1, short=8, rate="residues/s"

@@ -252,6 +252,15 @@ class OnError(str, Enum):
     """It is left out and counted."""
 
 
+class FillingOrder(str, Enum):
+    """Which of the residues to fill in are drawn first."""
+
+    CONFIDENT = "confident"
+    """Those that the model is surest of."""
+    RANDOM = "random"
+    """Any."""
+
+
 class LoraLayers(str, Enum):
     """Which matrices of each block have adapters."""
 

@@ -512,3 +512,70 @@ def substitution_heatmap(scores: NDArray[np.float64], wild_type: str, *, title: 
     figure.suptitle(title, fontsize=10, parse_math=False)
     figure.supxlabel("residue; dots mark the wild type", fontsize=8)
     return figure
+
+
+def generated_and_real(
+    table: pd.DataFrame,
+    composition: pd.DataFrame,
+    lengths: dict[str, NDArray[np.int64]],
+    identities: NDArray[np.float64] | None,
+    *,
+    title: str,
+) -> Figure:
+    """Generated proteins beside real ones: lengths, residues, k-mers with their null, nearest training sequence.
+
+    Args:
+        table: as `analysis.generated.compare` gives it.
+        composition: as `analysis.generated.composition` gives it.
+        lengths: residues of each sequence, `generated` and `real`.
+        identities: (N,) identity of each generated sequence to its nearest relative in training, 0 where there is none; None:
+            not known.
+        title: of the whole figure.
+    """
+    colors = {"generated": "#c4601d", "real": "#1b4f8a"}
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    histogram, bars, distances, nearest = axes.flat
+    both = np.concatenate(list(lengths.values()))
+    edges = np.unique(np.geomspace(both.min(), both.max() + 1, 31).round()) - 0.5
+    doublings = np.diff(np.log2(edges))
+    for name, values in lengths.items():
+        shares = 100 * np.histogram(values, edges)[0] / values.size / doublings
+        histogram.stairs(shares, edges, color=colors[name], linewidth=1.4, label=f"{name}, {values.size:,}")
+    histogram.set(
+        xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None)
+    )
+    histogram.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    histogram.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    histogram.minorticks_off()
+    histogram.legend(frameon=False, fontsize=8)
+    ordered = composition.set_index("residue").loc[list(CLASS_ORDER)]
+    for shift, name in ((-0.2, "generated"), (0.2, "real")):
+        bars.bar(np.arange(len(ordered)) + shift, 100 * ordered[name], 0.4, color=colors[name], label=name)
+    bars.set_xticks(range(len(ordered)), list(ordered.index))
+    bars.set(xlabel="residue", ylabel="share of all residues (%)")
+    bars.margins(x=0.02)
+    rows = table[table["measure"].str.startswith("kmer_distance_")]
+    places = np.arange(len(rows))
+    around = [rows["null_mean"] - rows["null_low"], rows["null_high"] - rows["null_mean"]]
+    distances.bar(places - 0.2, rows["generated"], 0.4, color=colors["generated"], label="generated")
+    distances.bar(
+        places + 0.2, rows["null_mean"], 0.4, color=colors["real"], yerr=around, capsize=3, label="as many real (95 %)"
+    )
+    distances.set_xticks(places, [f"{name.rpartition('_')[2]}-mers" for name in rows["measure"]])
+    distances.set_ylabel("Jensen-Shannon distance to real")
+    distances.legend(frameon=False, fontsize=8)
+    if identities is None:
+        nearest.set_axis_off()
+    else:
+        nearest.hist(100 * identities[identities > 0], np.arange(30, 101, 5), color=colors["generated"])
+        nearest.set(
+            xlabel="identity to the nearest training sequence (%)", ylabel="generated sequences", xlim=(28, 102)
+        )
+        nearest.set_ylim(0, max(1.0, nearest.get_ylim()[1]))
+        nearest.yaxis.set_major_locator(MaxNLocator(integer=True))
+        without = f"{(identities == 0).sum():,} of {identities.size:,} have no relative over 30 %"
+        nearest.set_title(without, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    sns.despine(figure)
+    return figure

@@ -10,9 +10,14 @@ import pandas as pd
 
 from protein_lm import plots
 from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
+from protein_lm.analysis.generated import compare, composition, reference
 from protein_lm.analysis.similarity import Agreement, PairAttention, agreement, blosum62, normalized
 from protein_lm.analysis.variants import SCORE, check_scorable, scored
 from protein_lm.data.assays import Assay
+from protein_lm.data.clusters import nearest_in_training, shares_of_relatives
+from protein_lm.data.corpus import Corpus
+from protein_lm.data.records import SequenceRecord
+from protein_lm.errors import InputError
 from protein_lm.inference.variants import Scoring
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory, new_file, safe_name
@@ -101,3 +106,50 @@ def write_kernel_error(table: pd.DataFrame, output: Path, *, figure_format: str 
         table.to_csv(folder / "kernel_error.csv", index=False)
         for error in ("matrix_error", "output_error"):
             plots.save_figure(plots.kernel_errors(table, error=error), folder / f"{error}{figure_format}")
+
+
+def write_generated_and_real(
+    records: Sequence[SequenceRecord],
+    store: Corpus,
+    output: Path,
+    *,
+    max_sequences: int,
+    seed: int,
+    with_relatives: bool,
+    figure_format: str = ".png",
+) -> pd.DataFrame:
+    """Generated proteins beside the training split of a corpus: comparison.csv, composition.csv, the figure, and with
+    relatives nearest.csv; the first of these tables.
+
+    Raises:
+        InputError: an identifier comes twice, the corpus has too few training sequences, or MMseqs2 failed.
+        OutputError: `output` exists or cannot be written.
+    """
+    letters = {record.sequence_id: record.sequence for record in records}
+    if len(letters) < len(records):
+        raise InputError(
+            "two sequences have one identifier, by which the nearest ones are told apart; rename one of them"
+        )
+    generated = [record.tokens for record in records]
+    real = reference(store, max_sequences=max_sequences, seed=seed)
+    table, shares = compare(generated, real, seed=seed), composition(generated, real.all)
+    lengths = {name: np.array([r.size for r in rows]) for name, rows in (("generated", generated), ("real", real.all))}
+    nearest = identities = None
+    if with_relatives:
+        nearest = nearest_in_training(store, letters)
+        found = dict(zip(nearest["sequence_id"], nearest["identity"], strict=True))
+        identities = np.array([found.get(name, 0.0) for name in letters])
+        relatives = shares_of_relatives(identities)
+        names = [f"relatives_{name}" for name in relatives]
+        table = pd.concat([table, pd.DataFrame({"measure": names, "generated": list(relatives.values())})])
+    with new_directory(output) as folder:
+        table.to_csv(folder / "comparison.csv", index=False)
+        shares.to_csv(folder / "composition.csv", index=False)
+        if nearest is not None:
+            nearest.to_csv(folder / "nearest.csv", index=False)
+        title = (
+            f"{len(generated):,} generated proteins beside {len(real.all):,} of the split train of {store.path.name}"
+        )
+        figure = plots.generated_and_real(table, shares, lengths, identities, title=title)
+        plots.save_figure(figure, folder / f"comparison{figure_format}")
+    return table

@@ -1,4 +1,4 @@
-"""Greedy generation of a given number of tokens after a prompt of one, batch of one, no gradients.
+"""Greedy generation of a given number of tokens after a prompt of one, no gradients.
 
 float32 or bfloat16 is the type of the weights.
 """
@@ -99,6 +99,22 @@ def gpt2_generate(spec: Spec) -> Prepared:
     return Prepared(once, units=spec.batch * spec.length)
 
 
+def performer_generate(spec: Spec) -> Prepared:
+    """`generate` of performer-pytorch's `AutoregressiveWrapper`, which computes the whole sequence anew for each token."""
+    from performer_pytorch import AutoregressiveWrapper  # pyright: ignore[reportMissingImports]
+
+    model = models.performer_pytorch(models.Size(spec.length + 1), causal=True).to(DTYPES[spec.dtype]).eval()
+    wrapped = AutoregressiveWrapper(model)
+    prompt = torch.full((spec.batch, 1), alphabet.CLS)
+
+    @torch.inference_mode()
+    def once() -> None:
+        output = wrapped.generate(prompt, spec.length)
+        assert output.shape[1] == spec.length, output.shape
+
+    return Prepared(once, units=spec.batch * spec.length)
+
+
 def _gpt2(spec: Spec) -> Any:
     return models.gpt2(models.Size(spec.length + 1)).to(DTYPES[spec.dtype]).eval()
 
@@ -109,4 +125,7 @@ CONTESTANTS = {
     "hf-gpt2-dynamic": Contestant(by_hand(gpt2("dynamic")), {"causal": 8192}, package="transformers"),
     "hf-gpt2-static": Contestant(by_hand(gpt2("static")), {"causal": 8192}, package="transformers"),
     "hf-gpt2-generate": Contestant(gpt2_generate, {"causal": 8192}, package="transformers"),
+    "performer-pytorch-generate": Contestant(
+        performer_generate, {"causal": 1024}, package="performer-pytorch", slow=frozenset({"causal"})
+    ),
 }

@@ -48,7 +48,7 @@ def weighted_by_position(rows: Tensor, positions: Tensor, longest: int) -> Tenso
 
     Args:
         rows: queries or keys (B, H, L, E).
-        positions: (L,) of each in its sequence.
+        positions: (L,) of each in its sequence, or (B, 1, L) where rows differ.
         longest: M, tokens of the longest sequence.
 
     Raises:
@@ -57,6 +57,6 @@ def weighted_by_position(rows: Tensor, positions: Tensor, longest: int) -> Tenso
     if positions.device.type == "cpu" and int(positions.max()) >= longest:
         raise ValueError(f"{int(positions.max()) + 1:,} tokens; this operation is for {longest:,}")
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    angles = (positions.to(dtype) * (math.pi / (2 * longest)))[:, None].to(rows.device)
+    angles = (positions.to(dtype) * (math.pi / (2 * longest))).unsqueeze(-1).to(rows.device)
     positive = torch.relu(rows.to(dtype)) + EPSILON
     return torch.cat((positive * angles.cos(), positive * angles.sin()), dim=-1)

@@ -1,7 +1,5 @@
 """Exact softmax attention, O(L²) time: the yardstick of the linear kinds."""
 
-from copy import copy
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -83,11 +81,9 @@ class KeyValueCache:
         keys, values = (buffer[:, :, :end] for buffer in self._buffers)
         return keys, values
 
-    def repeated(self, times: int) -> "KeyValueCache":
-        """A cache of its own for each of `times` rows that go on from the one row of this."""
-        repeated = copy(self)
-        repeated._buffers = [buffer.repeat(times, 1, 1, 1) for buffer in self._buffers]
-        return repeated
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,) alone, in this order."""
+        self._buffers = [buffer[rows.to(buffer.device)] for buffer in self._buffers]
 
 
 def extend_exact_attention(query: Tensor, key: Tensor, value: Tensor, cache: KeyValueCache) -> Tensor:

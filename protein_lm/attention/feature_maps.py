@@ -106,7 +106,10 @@ class ReLUFeatures(RandomFeatureMap):
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
-        projection = self._scaled_projection(query)
+        if query.numel() < self.projection.numel() and query.dtype == self.projection.dtype:  # a token of decoding
+            query, projection = query * self._scale, self.projection
+        else:
+            projection = self._scaled_projection(query)
         # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
         shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)

@@ -12,7 +12,6 @@ Source: Kitaev et al. 2020 (arXiv 2001.04451), section 2.
 """
 
 from collections.abc import Callable
-from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -149,12 +148,10 @@ class LshCache:
         self.rows = KeyValueCache(batch_size, num_heads, head_width, device)
         self.buckets: Tensor | None = None
 
-    def repeated(self, times: int) -> "LshCache":
-        """A cache of its own for each of `times` rows that go on from the one row of this."""
-        repeated = copy(self)
-        repeated.rows = self.rows.repeated(times)
-        repeated.buckets = None if self.buckets is None else self.buckets.repeat(times, 1, 1, 1)
-        return repeated
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,) alone, in this order."""
+        self.rows.keep(rows)
+        self.buckets = None if self.buckets is None else self.buckets[rows.to(self.buckets.device)]
 
 
 def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: int, cache: LshCache) -> Tensor:

@@ -55,6 +55,8 @@ class AttentionOperation(nn.Module):
     """Heads of query, key and value per head of the output. With 2, the second half is what global tokens use."""
     heads_are_alike = True
     """Whether a head is computed in the same way whatever its number, so that some can be had without the others."""
+    rows_can_be_replaced = False
+    """Whether the rows of a state may have read different numbers of tokens, so that one can begin anew."""
     can_be_split = False
     """Whether processes that hold a stretch of a row each can compute it together, see `parallel`."""
     reads_any_length = False
@@ -86,7 +88,8 @@ class AttentionOperation(nn.Module):
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """What `extend` carries along, before the first token; for causal operations.
 
-        Its `repeated(times)` makes of the state of one row that of several, which go on from it on their own.
+        `keep(rows)` leaves it the rows of these numbers (K,); `put(row, other)` makes a row go on from a state of one row,
+        where `rows_can_be_replaced`.
         """
         raise NotImplementedError
 
@@ -128,6 +131,7 @@ class LinearOperation(AttentionOperation):
 
     can_be_split = True
     reads_any_length = True
+    rows_can_be_replaced = True
 
     def __init__(self, feature_map: FeatureMap, *, causal: bool) -> None:
         super().__init__(causal=causal)
@@ -149,7 +153,7 @@ class LinearOperation(AttentionOperation):
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """See `AttentionOperation`; its size does not depend on the length."""
-        return LinearState(batch_size * num_heads, self.feature_map, head_width, device)
+        return LinearState(batch_size, num_heads, self.feature_map, head_width, device)
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
         """See `AttentionOperation`."""
@@ -159,10 +163,18 @@ class LinearOperation(AttentionOperation):
 @dataclass
 class _CosformerState:
     linear: LinearState
-    num_tokens: int = 0
+    num_tokens: Tensor
+    """(B,) tokens that each row has read, on the CPU."""
 
-    def repeated(self, times: int) -> "_CosformerState":
-        return _CosformerState(self.linear.repeated(times), self.num_tokens)
+    def put(self, row: int, other: "_CosformerState") -> None:
+        """See `LinearState`."""
+        self.linear.put(row, other.linear)
+        self.num_tokens[row] = other.num_tokens[0]
+
+    def keep(self, rows: Tensor) -> None:
+        """See `LinearState`."""
+        self.linear.keep(rows)
+        self.num_tokens = self.num_tokens[rows]
 
 
 class CosformerOperation(LinearOperation):
@@ -191,16 +203,16 @@ class CosformerOperation(LinearOperation):
 
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> _CosformerState:
         """See `LinearOperation`."""
-        return _CosformerState(super().new_state(batch_size, num_heads, head_width, device))
+        linear = super().new_state(batch_size, num_heads, head_width, device)
+        return _CosformerState(linear, torch.zeros(batch_size, dtype=torch.int64))
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: _CosformerState) -> Tensor:
         """See `AttentionOperation`."""
-        end = state.num_tokens + query.shape[2]
-        positions = torch.arange(state.num_tokens, end)
+        positions = state.num_tokens[:, None, None] + torch.arange(query.shape[2])
         query = weighted_by_position(query, positions, self.longest)
         key = weighted_by_position(key, positions, self.longest)
         output = super().extend(query, key, value, state.linear)
-        state.num_tokens = end
+        state.num_tokens += query.shape[2]
         return output
 
     def _weighted(self, query: Tensor, key: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:

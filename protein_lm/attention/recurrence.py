@@ -3,8 +3,6 @@
 Source: Katharopoulos et al. 2020 (arXiv 2006.16236), section 3.3.
 """
 
-from copy import copy
-
 import torch
 from torch import Tensor
 
@@ -21,9 +19,12 @@ class LinearState:
     adding to the sums at each step would take twice the time.
     """
 
-    def __init__(self, num_groups: int, feature_map: FeatureMap, value_width: int, device: torch.device) -> None:
+    def __init__(
+        self, batch_size: int, num_heads: int, feature_map: FeatureMap, value_width: int, device: torch.device
+    ) -> None:
         """The state before the first key."""
-        width = value_width + DEFAULT_ALIGNMENT
+        width, num_groups = value_width + DEFAULT_ALIGNMENT, batch_size * num_heads
+        self.num_heads = num_heads
         self.value_width = value_width
         self.sums = torch.zeros(num_groups, feature_map.num_features, width, device=device)
         """(G, M, X) over all keys but the waiting ones."""
@@ -51,12 +52,18 @@ class LinearState:
         numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
         return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
 
-    def repeated(self, times: int) -> "LinearState":
-        """A state of its own for each of `times` rows that go on from the one row of this."""
-        repeated = copy(self)
-        for name in ("sums", "_keys", "_values"):
-            setattr(repeated, name, getattr(self, name).repeat(times, 1, 1))
-        return repeated
+    def put(self, row: int, other: "LinearState") -> None:
+        """Make a row go on from `other`, a state of one row; other rows stay as they are."""
+        other.settle()
+        groups = slice(row * self.num_heads, (row + 1) * self.num_heads)
+        self.sums[groups] = other.sums
+        self._keys[groups, : self._num_waiting] = 0  # a key without features is seen by no query
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,) alone, in this order."""
+        heads = torch.arange(self.num_heads, device=rows.device)
+        groups = (rows[:, None] * self.num_heads + heads).flatten().to(self.sums.device)
+        self.sums, self._keys, self._values = self.sums[groups], self._keys[groups], self._values[groups]
 
     def _waiting(self) -> tuple[Tensor, Tensor]:
         return self._keys[:, : self._num_waiting], self._values[:, : self._num_waiting]

@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.export import export
+from protein_lm.data.fasta_writer import entry
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_file
@@ -100,33 +104,79 @@ def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
         ConfigError: no MMseqs2.
         InputError: there is no training split, nothing is kept back, or MMseqs2 failed.
     """
-    program = find_mmseqs()
     splits = [split for split in Split if split is not Split.TRAIN and store.indices(split).size]
     if not splits:
         raise InputError(
             f"{store.path} keeps nothing back: there is no validation, test or held-out sequence to search"
         )
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        export(store, folder / "train.fasta", splits=[Split.TRAIN])
-        _run(program, ["createdb", "train.fasta", "train"], folder, 0)
+    with _SearchInTraining(store, threads) as search:
         for split in splits:
-            export(store, folder / f"{split.label}.fasta", splits=[split])
-            options = ["--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0", "--alignment-mode", "3"]
-            options += ["--format-output", "query,fident"]
-            _run(
-                program, ["easy-search", f"{split.label}.fasta", "train", "hits.tsv", "tmp", *options], folder, threads
-            )
-            hits = pd.read_csv(
-                folder / "hits.tsv", sep="\t", header=None, names=["query", "identity"], dtype={"query": str}
-            )
-            best = hits.groupby("query")["identity"].max().to_numpy()
-            number = store.indices(split).size
-            shares = {f"at_{round(100 * least)}": float((best >= least).sum() / number) for least in IDENTITIES}
-            rows.append({"split": split.label, "num_sequences": number, **shares})
-            (folder / "hits.tsv").unlink()
+            export(store, search.folder / f"{split.label}.fasta", splits=[split])
+            best = np.zeros(store.indices(split).size)
+            hits = search.best_hits(f"{split.label}.fasta")
+            best[: len(hits)] = hits["identity"]
+            rows.append({"split": split.label, "num_sequences": best.size, **shares_of_relatives(best)})
     return pd.DataFrame(rows)
+
+
+def nearest_in_training(store: Corpus, sequences: Mapping[str, str], *, threads: int = 0) -> pd.DataFrame:
+    """The relative in the split `train` that is most like each of `sequences` (residue letters by identifier), as `leakage`
+    counts relatives.
+
+    Returns:
+        A row per sequence that has one: `sequence_id`, `nearest_id`, `identity`.
+
+    Raises:
+        ConfigError: no MMseqs2.
+        InputError: there is no training split, or MMseqs2 failed.
+    """
+    with _SearchInTraining(store, threads) as search:
+        # Numbers for identifiers, which MMseqs2 would cut at blanks and bars.
+        text = "".join(entry(f"{number}", letters) for number, letters in enumerate(sequences.values()))
+        (search.folder / "queries.fasta").write_text(text, encoding="utf-8")
+        hits = search.best_hits("queries.fasta")
+    hits["query"] = np.array(list(sequences))[hits["query"].astype(int)]
+    return hits.rename(columns={"query": "sequence_id"})
+
+
+def shares_of_relatives(identities: NDArray[np.float64]) -> dict[str, float]:
+    """`at_30`, `at_50`, `at_90`: shares of sequences whose best relative is so identical.
+
+    Args:
+        identities: (N,) identity of the best relative of each sequence, 0 where there is none.
+    """
+    return {f"at_{round(100 * least)}": float((identities >= least).mean()) for least in IDENTITIES}
+
+
+class _SearchInTraining:
+    """A folder, gone at the end, with the training split as a database of MMseqs2."""
+
+    def __init__(self, store: Corpus, threads: int) -> None:
+        self._store, self._threads, self._program = store, threads, find_mmseqs()
+
+    def __enter__(self) -> "_SearchInTraining":
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
+        export(self._store, self.folder / "train.fasta", splits=[Split.TRAIN])
+        _run(self._program, ["createdb", "train.fasta", "train"], self.folder, 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+    def best_hits(self, fasta: str) -> pd.DataFrame:
+        """`query`, `nearest_id` and `identity` of the sequences of a file in the folder that have a hit."""
+        options = ["--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0", "--alignment-mode", "3"]
+        options += ["--format-output", "query,target,fident"]
+        _run(self._program, ["easy-search", fasta, "train", "hits.tsv", "tmp", *options], self.folder, self._threads)
+        names = ["query", "nearest_id", "identity"]
+        hits = pd.read_csv(
+            self.folder / "hits.tsv", sep="\t", header=None, names=names, dtype={"query": str, "nearest_id": str}
+        )
+        (self.folder / "hits.tsv").unlink()
+        best = hits.sort_values("identity", ascending=False, kind="stable").drop_duplicates("query")
+        return best.sort_index().reset_index(drop=True)
 
 
 def _run(program: str, arguments: list[str], folder: Path, threads: int) -> None:

@@ -8,14 +8,13 @@ import numpy as np
 
 from protein_lm.alphabet import decode
 from protein_lm.data.corpus import Corpus
+from protein_lm.data.fasta_writer import SUFFIXES, entry
 from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.output import new_file
 
-_LINE = 60
 _ROWS = 2**14
-_FASTA_SUFFIXES = (".fasta", ".fa", ".faa")
 
 
 def export(
@@ -43,7 +42,7 @@ def export(
     suffixes = [suffix.lower() for suffix in output.suffixes]
     is_packed = suffixes[-1:] == [".gz"]
     suffix = (suffixes[:-1] if is_packed else suffixes)[-1:]
-    if suffix not in [[name] for name in _FASTA_SUFFIXES] and (suffix != [".parquet"] or is_packed):
+    if suffix not in [[name] for name in SUFFIXES] and (suffix != [".parquet"] or is_packed):
         raise ConfigError(f"{output}: unknown suffix; choose .fasta, .fa or .faa, with or without .gz, or .parquet")
     if not np.isin(store.splits, splits).any():
         raise InputError(f"{store.path} has no sequence in {', '.join(split.label for split in splits)}")
@@ -65,9 +64,7 @@ def _write_fasta(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:
         for part in parts:
             text = []
             for index in part.tolist():
-                letters = decode(store.residues(index))
-                lines = "\n".join(letters[place : place + _LINE] for place in range(0, len(letters), _LINE))
-                text.append(f">{store.sequence_id(index)}\n{lines}\n")
+                text.append(entry(store.sequence_id(index), decode(store.residues(index))))
             file.write("".join(text).encode())
             number += part.size
     return number

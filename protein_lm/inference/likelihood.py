@@ -124,11 +124,14 @@ def site_log_probabilities(
         yield from (part.numpy() for part in _log_softmax(model, logits, tokens).split(sizes))
 
 
-def pseudo_log_likelihood(model: ProteinLM, residues: Residues, *, tokens_per_batch: int) -> float:
-    """Σ over residues of the log-probability when that residue alone is hidden, in nats."""
-    sites = list(np.arange(residues.size)[:, None])
+def each_hidden_in_turn(
+    model: ProteinLM, residues: Residues, positions: NDArray[np.int64] | None = None, *, tokens_per_batch: int
+) -> NDArray[np.float64]:
+    """Log-probability (k,) of the residues at `positions` (k,), all if none, when that residue alone is hidden."""
+    chosen = np.arange(residues.size) if positions is None else positions
+    sites = list(chosen[:, None])
     hidden = site_log_probabilities(model, residues, sites, are_hidden=True, tokens_per_batch=tokens_per_batch)
-    return float(sum(row[0, residue] for row, residue in zip(hidden, residues.tolist(), strict=True)))
+    return np.array([row[0, residue] for row, residue in zip(hidden, residues[chosen].tolist(), strict=True)])
 
 
 @torch.inference_mode()

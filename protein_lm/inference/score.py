@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import (
     causal_log_probabilities,
-    masked_log_probabilities,
+    each_hidden_in_turn,
     one_pass_log_probabilities,
 )
 from protein_lm.inference.reading import LEAVE_OUT, too_long
@@ -164,20 +163,8 @@ def _log_probabilities(
     elif scoring.estimate is Estimate.ONE_PASS:
         results = one_pass_log_probabilities(model, sequences, tokens_per_batch=size)
     else:
-        return _each_hidden_in_turn(model, sequences, size)
+        return [each_hidden_in_turn(model, residues, tokens_per_batch=size) for residues in sequences]
     return [result.log_probabilities for result in results]
-
-
-def _each_hidden_in_turn(
-    model: ProteinLM, sequences: Sequence[NDArray[np.uint8]], tokens_per_batch: int
-) -> list[NDArray[np.float64]]:
-    """Log-probability of every residue when it alone is hidden; short sequences share batches."""
-    lengths = [len(residues) for residues in sequences]
-    repeated = [residues for residues in sequences for _ in range(len(residues))]
-    hidden = [np.array([position]) for length in lengths for position in range(length)]
-    results = masked_log_probabilities(model, repeated, hidden, tokens_per_batch=tokens_per_batch)
-    values = iter([result.log_probabilities for result in results])
-    return [np.concatenate(list(islice(values, length))) for length in lengths]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from protein_lm.data.variants import Residues, Variant
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import (
     continued_log_probabilities,
-    pseudo_log_likelihood,
+    each_hidden_in_turn,
     site_log_probabilities,
 )
 from protein_lm.model.language_model import DecodingState, ProteinLM
@@ -115,7 +115,8 @@ def _pseudo_log_likelihood_ratios(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
 ) -> list[float]:
     proteins = [wild_type, *(variant.residues(wild_type) for variant in variants)]
-    own, *others = (pseudo_log_likelihood(model, each, tokens_per_batch=tokens_per_batch) for each in proteins)
+    scores = (each_hidden_in_turn(model, each, tokens_per_batch=tokens_per_batch) for each in proteins)
+    own, *others = (float(values.sum()) for values in scores)
     return [other - own for other in others]
 
 

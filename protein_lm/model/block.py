@@ -22,10 +22,6 @@ class LayerState:
     before: Tensor
     """(B, taps - 1, D) last inputs of the convolution."""
 
-    def repeated(self, times: int) -> "LayerState":
-        """See `DecodingState`."""
-        return LayerState(self.attention.repeated(times), self.before.repeat(times, 1, 1))
-
 
 class HeadNorm(nn.Module):
     """Root-mean-square norm of queries or keys per head, with a gain per channel that is learned.

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,12 +38,33 @@ class DecodingState:
     layers: list[LayerState]
     before: Tensor
     """(B, context) last tokens, for the k-mers."""
-    num_tokens: int = 0
+    num_tokens: Tensor
+    """(B,) tokens that each row has read, on the CPU."""
+
+    def put(self, row: int, other: "DecodingState") -> None:
+        """Make a row go on from `other`, a state of one row, whatever it has read; other rows stay as they are.
+
+        Only where the model's `rows_can_be_replaced`.
+        """
+        for layer, new in zip(self.layers, other.layers, strict=True):
+            layer.attention.put(row, new.attention)
+            layer.before[row] = new.before[0]
+        self.before[row] = other.before[0]
+        self.num_tokens[row] = other.num_tokens[0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (K,), which are on the CPU, alone and in this order."""
+        for layer in self.layers:
+            layer.attention.keep(rows)
+            layer.before = layer.before[rows.to(layer.before.device)]
+        self.before = self.before[rows.to(self.before.device)]
+        self.num_tokens = self.num_tokens[rows]
 
     def repeated(self, times: int) -> "DecodingState":
         """The state of `times` rows that go on, each in its own way, from the one row that this state has read (B = 1)."""
-        layers = [layer.repeated(times) for layer in self.layers]
-        return DecodingState(layers, self.before.repeat(times, 1), self.num_tokens)
+        state = deepcopy(self)
+        state.keep(torch.zeros(times, dtype=torch.int64))
+        return state
 
 
 class ProteinLM(nn.Module):
@@ -269,7 +291,12 @@ class ProteinLM(nn.Module):
         layers = [cast(Block, block).attention.new_state(batch_size) for block in self.blocks]
         context = self.kmer_embedding.context if self.kmer_embedding is not None else 0
         before = torch.full((batch_size, context), alphabet.PAD, device=self.device)
-        return DecodingState(layers, before)
+        return DecodingState(layers, before, torch.zeros(batch_size, dtype=torch.int64))
+
+    @property
+    def rows_can_be_replaced(self) -> bool:
+        """Whether rows of a state may have read different numbers of tokens; see `DecodingState.put`."""
+        return all(operation.rows_can_be_replaced for operation in self.operations())
 
     def extend(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """Read tokens (B, S) behind those that `state` has seen, in parallel; the state is updated in place.
@@ -280,14 +307,13 @@ class ProteinLM(nn.Module):
         Raises:
             ValueError: the sequence becomes longer than the model's window.
         """
-        end = state.num_tokens + tokens.shape[1]
-        self._check_length(end)
-        positions = torch.arange(state.num_tokens, end)
+        self._check_length(int(state.num_tokens.max()) + tokens.shape[1])
+        positions = state.num_tokens[:, None] + torch.arange(tokens.shape[1])
         hidden = self._embed(tokens, positions, before=state.before)
-        rotary = self.rotary.tables(positions) if self.rotary is not None else None
+        rotary = self.rotary.tables(positions[:, None]) if self.rotary is not None else None
         for block, layer in zip(self.blocks, state.layers, strict=True):
             hidden = block(hidden, rotary, WHOLE, layer)
-        state.num_tokens = end
+        state.num_tokens += tokens.shape[1]
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
         return self._logits(self.final_norm(hidden))

@@ -28,8 +28,8 @@ class RotaryPositions(nn.Module):
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (L, E / 2) in float32 for positions (L,), shared by all layers of a pass."""
-        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies)
+        """Cosines and sines (..., E / 2) in float32 for positions (...), shared by all layers of a pass."""
+        angles = positions.to(self.inverse_frequencies).unsqueeze(-1) * self.inverse_frequencies
         return angles.cos(), angles.sin()
 
 
@@ -38,7 +38,12 @@ ROTATED_AT_ONCE = 512
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Queries or keys (..., L, E) turned by their positions; computed in float32 or better, in the type of `heads`."""
+    """Queries or keys (..., L, E) turned by their positions; computed in float32 or better, in the type of `heads`.
+
+    Cosines and sines are (L, E / 2) or broadcast to (..., L, E / 2).
+    """
+    if not torch.is_grad_enabled():
+        return _turn(heads, cosines, sines)
     return _Rotation.apply(heads, cosines, sines)
 
 
@@ -55,14 +60,19 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
     half = heads.shape[-1] // 2
+    if heads.shape[-2] == 1 and heads.dtype == cosines.dtype:  # a token of decoding: fewer operations, same numbers
+        first, second = heads[..., :half], heads[..., half:]
+        left = (first * cosines).addcmul_(second, sines, value=-1)
+        return torch.cat((left, (second * cosines).addcmul_(first, sines)), dim=-1)
+    turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
     for start in range(0, heads.shape[-2], ROTATED_AT_ONCE):
         span = slice(start, start + ROTATED_AT_ONCE)
         rows = heads[..., span, :].to(torch.promote_types(heads.dtype, cosines.dtype))
         first, second = rows[..., :half], rows[..., half:]
-        turned[..., span, :half] = (first * cosines[span]).addcmul_(second, sines[span], value=-1)
-        turned[..., span, half:] = (second * cosines[span]).addcmul_(first, sines[span])
+        cosine, sine = cosines[..., span, :], sines[..., span, :]
+        turned[..., span, :half] = (first * cosine).addcmul_(second, sine, value=-1)
+        turned[..., span, half:] = (second * cosine).addcmul_(first, sine)
     return turned
 
 
@@ -81,9 +91,9 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("inverse_frequencies", base ** -(torch.arange(half) / half), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(L,) -> (L, D)."""
-        angles = torch.outer(positions.to(self.inverse_frequencies), self.inverse_frequencies)
-        return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, : self.width] * math.sqrt(2 / self.width)
+        """(...) -> (..., D)."""
+        angles = positions.to(self.inverse_frequencies).unsqueeze(-1) * self.inverse_frequencies
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.width] * math.sqrt(2 / self.width)
 
 
 class LearnedPositions(nn.Module):
@@ -94,7 +104,7 @@ class LearnedPositions(nn.Module):
         self.table = nn.Embedding(longest, width)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(L,) -> (L, D)."""
+        """(...) -> (..., D)."""
         return self.table(positions.to(self.table.weight.device))
 
 
@@ -107,7 +117,7 @@ class AxialPositions(nn.Module):
         self.columns = nn.Embedding(shape[1], width // 2)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(L,) -> (L, D)."""
+        """(...) -> (..., D)."""
         positions = positions.to(self.rows.weight.device)
         num_columns = self.columns.num_embeddings
         return torch.cat((self.rows(positions // num_columns), self.columns(positions % num_columns)), dim=-1)

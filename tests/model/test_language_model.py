@@ -157,7 +157,7 @@ def test_step_by_step_equals_one_pass(attention, extras) -> None:
         parts = [model.extend(tokens[:, :20], state), model.extend(tokens[:, 20:23], state)]
         parts += [model.step(tokens[:, place], state)[:, None] for place in range(23, 50)]
         output = torch.cat(parts, dim=1)
-    assert state.num_tokens == 50
+    assert state.num_tokens.tolist() == [50] * 3
     assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -207,3 +207,50 @@ def test_weights_laid_out_for_decoding_give_the_same() -> None:
         before = model(tokens)
         model.arrange_for_decoding()
         torch.testing.assert_close(model(tokens), before, rtol=1e-5, atol=1e-6)
+
+
+LINEAR_KINDS = [kind for kind in KINDS if fresh_model(attention=kind, objective="causal").rows_can_be_replaced]
+refined_or_learned = pytest.mark.parametrize(
+    "extras", [REFINED, {"positions": "learned"}, {"positions": "sinusoidal"}], ids=["refined", "learned", "sinusoidal"]
+)
+
+
+@pytest.mark.parametrize("attention", LINEAR_KINDS)
+@refined_or_learned
+def test_a_row_that_was_replaced_equals_a_fresh_one(attention, extras) -> None:
+    """Whether keys wait in the state or not, and whether the new row has read anything or not."""
+    model = fresh_model(attention=attention, objective="causal", max_length=200, **extras)
+    tokens = random_tokens(3, 150)
+    new = random_tokens(1, 90)
+    for num_read in (0, 17):
+        with torch.no_grad():
+            expected = torch.log_softmax(model(new), -1)
+            others = torch.log_softmax(model(tokens), -1)
+            state, fresh = model.new_state(3), model.new_state()
+            for place in range(70):
+                model.step(tokens[:, place], state)
+            if num_read:
+                model.extend(new[:, :num_read], fresh)
+            state.put(1, fresh)
+            for place in range(num_read, 80):
+                column = torch.cat(
+                    (tokens[:1, 70 + place - num_read], new[:, place], tokens[2:, 70 + place - num_read])
+                )
+                output = torch.log_softmax(model.step(column, state), -1)
+                torch.testing.assert_close(output[1], expected[0, place], rtol=0, atol=1e-5)
+                torch.testing.assert_close(output[0::2], others[0::2, 70 + place - num_read], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", KINDS)
+def test_rows_that_stay_go_on_as_before(attention) -> None:
+    model = fresh_model(attention=attention, objective="causal", **REFINED)
+    tokens = random_tokens(4, 40)
+    with torch.no_grad():
+        expected = model(tokens)
+        state = model.new_state(4)
+        model.extend(tokens[:, :20], state)
+        for place in range(20, 25):
+            model.step(tokens[:, place], state)
+        state.keep(torch.tensor([3, 1]))
+        output = torch.cat([model.step(tokens[[3, 1], place], state)[:, None] for place in range(25, 40)], dim=1)
+    assert (output - expected[[3, 1], 25:]).abs().max() <= 1e-5 * expected.abs().max()

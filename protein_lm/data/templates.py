@@ -1,0 +1,71 @@
+"""Templates: FASTA whose residues to be filled in stand as `_`."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from numpy.typing import NDArray
+
+from protein_lm import alphabet
+from protein_lm.data.headers import sequence_id
+from protein_lm.data.sources import Source
+from protein_lm.data.text import unix_lines
+from protein_lm.errors import InputError
+
+MARK = "_"
+"""Stands for a residue to fill in."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """A protein with residues to fill in."""
+
+    sequence_id: str
+    residues: NDArray[np.uint8]
+    """(length,) token ids, <mask> where a residue is to be filled in."""
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """(K,) places to fill in, from 0, ascending."""
+        return np.flatnonzero(self.residues == alphabet.MASK)
+
+
+def read_templates(path: Path) -> Iterator[Template]:
+    """The templates of a FASTA file, plain or compressed; `-` is standard input. Lower case is raised.
+
+    Raises:
+        InputError: the file cannot be read or is no FASTA, an identifier comes twice, or a sequence has nothing to fill in or
+            something else than residue letters and `_`.
+    """
+    with Source(path) as source:
+        try:
+            text = b"".join(unix_lines(source.blocks())).decode("utf-8-sig").lstrip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source.shown} is no text (byte {error.start:,}); give FASTA") from error
+    if not text.startswith(">"):
+        raise InputError(f"{source.shown} begins with no header; give FASTA with {MARK} for each residue to fill in")
+    seen: set[str] = set()
+    for number, (header, letters) in enumerate(SimpleFastaParser(io.StringIO(text)), 1):
+        name = sequence_id(header) if header.strip() else ""
+        place = f"{source.shown}, sequence {name or number}"
+        if not name or name in seen:
+            raise InputError(
+                f"{place}: {'an identifier that was there before' if name else 'no identifier'}; give it its own"
+            )
+        seen.add(name)
+        yield Template(name, _residues(letters, place))
+
+
+def _residues(letters: str, place: str) -> NDArray[np.uint8]:
+    is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
+    if not is_marked.any():
+        raise InputError(f"{place}: nothing to fill in; write {MARK} for each residue that is wanted")
+    try:
+        residues = alphabet.encode(letters.replace(MARK, "X"))
+    except ValueError as error:
+        raise InputError(f"{place}: {error}; write residue letters, and {MARK} for residues to fill in") from error
+    residues[is_marked] = alphabet.MASK
+    return residues

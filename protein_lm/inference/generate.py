@@ -1,0 +1,238 @@
+"""New proteins from a causal model, residue by residue, many rows at once.
+
+A row whose sequence has ended begins the next one, so that a batch stays full; every sequence has random numbers of its own.
+Whether a sequence ends is drawn as the model has it, temperature or not: <eos> is rare everywhere within a protein, so that
+what makes residues surer, applied to it too, would never let one end.
+
+Which sequences come out therefore does not depend on the batch, but for rounding: log-probabilities differ in the seventh
+digit from one batch size to another, and a random number that close to the border of two residues falls to the other side.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from protein_lm import alphabet
+from protein_lm.errors import ConfigError
+from protein_lm.inference.sampling import Sampling, draw, log_softmax, stream_of
+from protein_lm.model.language_model import DecodingState, ProteinLM
+
+Residues = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How some of the sequences begin."""
+
+    name: str
+    residues: Residues
+    """(length,) token ids without special tokens."""
+
+
+NO_PREFIX = Prefix("generated", np.empty(0, dtype=np.uint8))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A sequence that a model made."""
+
+    sequence_id: str
+    residues: Residues
+    """(length,) token ids, the prefix included."""
+    log_likelihood: float
+    """Nats, of all residues under the model as it is, whatever they were drawn from; as `score` gives it."""
+    is_finished: bool
+    """Whether the model ended it; otherwise it reached the longest length."""
+
+    @property
+    def header(self) -> str:
+        """What stands above it in FASTA."""
+        perplexity = np.exp(-self.log_likelihood / self.residues.size)
+        return (
+            f"{self.sequence_id} length={self.residues.size} log_likelihood={self.log_likelihood:.3f} "
+            f"perplexity={perplexity:.3f} {'finished' if self.is_finished else 'unfinished'}"
+        )
+
+
+@dataclass
+class _Row:
+    """A sequence that is being made."""
+
+    number: int
+    """Of the sequence, from 0."""
+    prefix: Prefix
+    random: np.random.Generator
+    log_likelihood: float
+    """Of the residues so far."""
+    is_finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.residues = self.prefix.residues.tolist()
+
+    @property
+    def last(self) -> int:
+        """The token that the model reads next."""
+        return self.residues[-1] if self.residues else alphabet.CLS
+
+
+class Generator:
+    """Makes sequences from a causal model.
+
+    Args:
+        model: the model.
+        sampling: how residues are drawn.
+        min_length: residues before which a sequence does not end, the prefix included.
+        max_length: residues at which it stops, the prefix included; None: what the model's window holds.
+        batch_size: sequences that grow at once.
+        seed: of the random numbers.
+
+    Raises:
+        ConfigError: a masked model, or lengths that do not fit each other or the model's window.
+    """
+
+    def __init__(
+        self,
+        model: ProteinLM,
+        *,
+        sampling: Sampling | None = None,
+        min_length: int = 1,
+        max_length: int | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        if not model.is_causal:
+            raise ConfigError(
+                "a masked model cannot go on from what it has written; generate with a causal model, or fill in marked "
+                "residues with protein-lm infill"
+            )
+        self.model = model
+        self.sampling = sampling or Sampling()
+        self.min_length = min_length
+        self.max_length = model.max_residues if max_length is None else max_length
+        self.batch_size = batch_size
+        self.seed = seed
+        if self.max_length > model.max_residues:
+            raise ConfigError(
+                f"--max-length {self.max_length:,} is over the {model.max_residues:,} residues that the model's window "
+                "holds; lower it, or use a model with a longer window"
+            )
+        if not 1 <= min_length <= self.max_length:
+            raise ConfigError(
+                f"--min-length {min_length:,} must lie between 1 and the longest length, {self.max_length:,}"
+            )
+        self._allowed = self.sampling.allowed()
+        self._opening: tuple[Prefix, DecodingState, float] | None = None
+        """The prefix that was read last, for all sequences that begin with it."""
+
+    @torch.inference_mode()
+    def generate(self, number: int, prefixes: Sequence[Prefix] = (NO_PREFIX,)) -> Iterator[Generated]:
+        """So many sequences for each prefix, in order, as soon as those before them are done too.
+
+        Raises:
+            ConfigError: a prefix that leaves no room.
+            NumericalError: the model gives no numbers.
+        """
+        for prefix in prefixes:
+            if prefix.residues.size >= self.max_length:
+                raise ConfigError(
+                    f"prefix {prefix.name} has {prefix.residues.size:,} residues, which leaves no room within the longest "
+                    f"length of {self.max_length:,}; shorten it"
+                )
+        waiting = deque(enumerate(prefix for prefix in prefixes for _ in range(number)))
+        ended: dict[int, Generated] = {}
+        num_out = 0
+        while waiting:
+            for row in self._rows_of_a_batch(waiting):
+                ended[row.number] = Generated(
+                    f"{row.prefix.name}_{row.number % number + 1}",
+                    np.array(row.residues, dtype=np.uint8),
+                    row.log_likelihood,
+                    row.is_finished,
+                )
+                while num_out in ended:
+                    yield ended.pop(num_out)
+                    num_out += 1
+
+    def _rows_of_a_batch(self, waiting: deque[tuple[int, Prefix]]) -> Iterator[_Row]:
+        """Rows as they end: of all that wait, or of one batch where the rows of a state cannot be replaced."""
+        refills = self.model.rows_can_be_replaced
+        state, rows = self._mixed_batch(waiting) if refills else self._equal_batch(waiting)
+        while rows:
+            last = torch.tensor([row.last for row in rows], device=self.model.device)
+            over = self._grow(rows, log_softmax(self.model.step(last, state).double().cpu().numpy()))
+            idle = []
+            for place in over:
+                yield rows[place]
+                if refills and waiting:
+                    rows[place] = self._put(waiting, state, place)
+                else:
+                    idle.append(place)
+            if idle:
+                stay = [place for place in range(len(rows)) if place not in idle]
+                rows = [rows[place] for place in stay]
+                state.keep(torch.tensor(stay, dtype=torch.int64))
+
+    def _grow(self, rows: Sequence[_Row], log_probabilities: NDArray[np.float64]) -> list[int]:
+        """Draw a token for each row out of log-probabilities (R, V); the places of the rows that are over."""
+        repeated = None
+        if self.sampling.repetition_penalty != 1:
+            repeated = np.zeros(log_probabilities.shape, dtype=bool)
+            for place, row in enumerate(rows):
+                repeated[place, row.residues[-self.sampling.repetition_window :]] = True
+        probabilities = self.sampling.distribution(log_probabilities, self._allowed, repeated)
+        ends = self._probability_of_end(log_probabilities) * [len(row.residues) >= self.min_length for row in rows]
+        probabilities *= 1 - ends[:, None]
+        probabilities[:, alphabet.EOS] = ends
+        drawn = draw(probabilities, np.array([row.random.random() for row in rows])).tolist()
+        over = []
+        for place, (row, token) in enumerate(zip(rows, drawn, strict=True)):
+            row.is_finished = token == alphabet.EOS
+            if row.is_finished or len(row.residues) == self.max_length:
+                over.append(place)
+            else:
+                row.residues.append(token)
+                row.log_likelihood += float(log_probabilities[place, token])
+        return over
+
+    def _probability_of_end(self, log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R,) of <eos> beside the residues that may be drawn; 0 or 1 at temperature 0."""
+        end, residues = log_probabilities[:, alphabet.EOS], log_probabilities[:, self._allowed]
+        if self.sampling.temperature == 0:
+            return (end > residues.max(1)).astype(np.float64)
+        return np.exp(end) / (np.exp(end) + np.exp(residues).sum(1))
+
+    def _mixed_batch(self, waiting: deque[tuple[int, Prefix]]) -> tuple[DecodingState, list[_Row]]:
+        """A state whose rows go on from any prefixes."""
+        state = self.model.new_state(min(self.batch_size, len(waiting)))
+        return state, [self._put(waiting, state, place) for place in range(state.num_tokens.numel())]
+
+    def _equal_batch(self, waiting: deque[tuple[int, Prefix]]) -> tuple[DecodingState, list[_Row]]:
+        """A state whose rows go on from the same prefix."""
+        prefix, taken = waiting[0][1], []
+        while waiting and waiting[0][1] is prefix and len(taken) < self.batch_size:
+            taken.append(waiting.popleft()[0])
+        state, log_likelihood = self._read(prefix, len(taken))
+        return state, [_Row(number, prefix, stream_of(self.seed, number), log_likelihood) for number in taken]
+
+    def _put(self, waiting: deque[tuple[int, Prefix]], state: DecodingState, place: int) -> _Row:
+        """The next sequence, begun in a row of a state."""
+        number, prefix = waiting.popleft()
+        if self._opening is None or self._opening[0] is not prefix:
+            self._opening = prefix, *self._read(prefix, 1)
+        _, opened, log_likelihood = self._opening
+        state.put(place, opened)
+        return _Row(number, prefix, stream_of(self.seed, number), log_likelihood)
+
+    def _read(self, prefix: Prefix, num_rows: int) -> tuple[DecodingState, float]:
+        """A state before the last token of <cls> and a prefix, and the log-likelihood of the prefix."""
+        state = self.model.new_state(num_rows)
+        if not prefix.residues.size:
+            return state, 0.0
+        tokens = torch.tensor([alphabet.CLS, *prefix.residues[:-1].tolist()], device=self.model.device)
+        logits = self.model.extend(tokens.expand(num_rows, -1), state)[0]
+        log_probabilities = log_softmax(logits.double().cpu().numpy())
+        return state, float(log_probabilities[np.arange(prefix.residues.size), prefix.residues].sum())
