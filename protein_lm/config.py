@@ -109,7 +109,9 @@ class ModelConfig(_Section):
         if self.token_dropout and self.objective is Objective.CAUSAL:
             raise ValueError("token_dropout counts the <mask> of the whole sequence; it is for objective masked")
         if self.stored_frequencies and self.positions is not PositionKind.ROTARY:
-            raise ValueError(f"positions {self.positions.value} have no frequencies; stored_frequencies is for rotary ones")
+            raise ValueError(
+                f"positions {self.positions.value} have no frequencies; stored_frequencies is for rotary ones"
+            )
         return self
 
     @property

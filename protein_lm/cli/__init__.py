@@ -10,7 +10,7 @@ from protein_lm.cli.app import app
 from protein_lm.cli.data import data as data_verbs
 from protein_lm.errors import ProteinLMError
 
-from protein_lm.cli import training, inference, analysis, models  # noqa: F401  # isort: skip (the order of verbs in the help)
+from protein_lm.cli import training, inference, analysis, conversion, models  # noqa: F401  # isort: skip (the order of verbs in the help)
 
 _USER_ERROR = 2
 _INTERRUPTED = 130

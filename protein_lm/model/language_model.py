@@ -286,8 +286,8 @@ class ProteinLM(nn.Module):
     def _logits(self, hidden: Tensor) -> Tensor:
         if self.output_bias is None:
             raise ConfigError(
-                "this model has no language-model head and predicts no residues; it gives hidden states and attention, and can "
-                "be fine-tuned on labels (protein-lm finetune)"
+                "this model has no language-model head and predicts no residues; it gives hidden states and attention, and "
+                "can be fine-tuned on labels (protein-lm finetune)"
             )
         if self.output_transform is not None:
             hidden = self.output_transform(hidden)

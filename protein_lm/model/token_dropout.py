@@ -15,7 +15,7 @@ HIDDEN_IN_TRAINING = 0.15 * 0.8
 
 
 def embedding_scale(tokens: Tensor, rows: Rows) -> Tensor:
-    """Factors (B, L, 1) of the embeddings of whole rows of tokens (B, L): 0 at <mask>, one number for the rest of a sequence."""
+    """Factors (B, L, 1) of the embeddings of whole rows (B, L): 0 at <mask>, one number for the rest of a sequence."""
     hidden = tokens == alphabet.MASK
     if rows.packing is not None:
         owners = torch.from_numpy(rows.packing.sequences).to(tokens.device)
@@ -29,5 +29,5 @@ def embedding_scale(tokens: Tensor, rows: Rows) -> Tensor:
 
 
 def _factors(num_tokens: Tensor, num_left: Tensor) -> Tensor:
-    """Of sequences of which `num_left` of `num_tokens` tokens are not hidden; where none is left, any finite number will do."""
+    """Of sequences of which `num_left` of `num_tokens` tokens are not hidden; where none is left, any number will do."""
     return (1 - HIDDEN_IN_TRAINING) * num_tokens / num_left.clamp_min(1)
