@@ -182,7 +182,7 @@ def _mean_errors(
     """Mean relative errors of matrix and output over examples; without an operation, those of attention to all alike."""
     errors = []
     for example in examples:
-        truth = example.matrix().double()
+        truth = example.teacher.matrix(example.query, example.key).double()
         if operation is None:
             visible = visible_keys(
                 truth.shape[-1], causal=example.teacher.causal, valid_mask=None, device=truth.device

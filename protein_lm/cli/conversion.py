@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from protein_lm.choices import OutputHead
 from protein_lm.cli.app import app
 from protein_lm.cli.options import bytes_progress
 
@@ -82,14 +83,15 @@ def convert(
     if source:
         facts |= _calibrate(opened, result, source, seed=seed, force=force)
     save_model(result, output, facts=facts)
-    print(f"{output}: {result.config.attention_name} attention with the {result.num_parameters:,} weights of {model}")
+    print(f"{output}: {result.config.attention_name} attention with the weights of {model} ({result.num_parameters:,})")
     for remark in remarks:
         print(f"  {remark}")
     if parsed is not None:
-        measured = "" if source else "; how near it is to what it was, --calibrate SOURCE measures and improves"
-        print(
-            f"  fine-tune it before use, for example with: protein-lm train RECIPE --data STORE --init {output}{measured}"
-        )
+        has_head = result.config.output_head is not OutputHead.NONE
+        verb = "train RECIPE --data STORE" if has_head else "finetune RECIPE --data TABLE"
+        print(f"  fine-tune it before use, for example with: protein-lm {verb} --init {output}")
+        if not source:
+            print("  how near its attention is to what it was, --calibrate SOURCE measures and improves")
 
 
 def _merge(model: str, output: Path) -> None:

@@ -7,6 +7,7 @@ holds fair-esm's settings; a file that asks for anything else is refused before 
 import argparse
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from protein_lm.interop.esm2 import FAIR_ESM, Converted, Shape, as_mapping, buil
 
 REGRESSION = "-contact-regression"
 """What fair-esm puts behind a model's name for the file of its contact head."""
+_NO_WEIGHTS = "damaged, or no file of torch's weights; nothing of it was executed"
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 
 
@@ -50,18 +52,17 @@ def unpickle(path: Path) -> Any:
         ModelError: the pickle asks for more than weights and settings, or the file is damaged.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other kinds, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise ModelError(
                 f"{path}: not only weights, it asks to run {asked[1]}; refused, nothing of it was executed"
             ) from error
-        if "weights_only" in str(error).lower() and "unsupported" in str(error).lower():
-            raise ModelError(f"{path}: not only weights; refused, nothing of it was executed") from error
-        raise ModelError(f"{path}: damaged, or no file of torch") from error
+        raise ModelError(f"{path}: {_NO_WEIGHTS}") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: damaged, or no file of torch") from error
+        raise ModelError(f"{path}: {_NO_WEIGHTS}") from error
 
 
 def _shape(settings: dict[str, Any], path: Path) -> Shape:
