@@ -149,6 +149,17 @@ class PositionKind(str, Enum):
     """Not at all."""
 
 
+class OutputHead(str, Enum):
+    """What stands between the final hidden states and the logits."""
+
+    TIED = "tied"
+    """The embedding's own matrix, and a bias."""
+    DENSE = "dense"
+    """A dense layer, GELU and a norm before these, as in ESM-2."""
+    NONE = "none"
+    """Nothing: the model has hidden states and attention, but predicts no residues."""
+
+
 class ProjectionKind(str, Enum):
     """Random projections of the Performer kinds by name; see `protein_lm.attention.projections`."""
 

@@ -19,6 +19,7 @@ from protein_lm.choices import (
     NormKind,
     Objective,
     OptimizerName,
+    OutputHead,
     Pooling,
     PositionKind,
     Precision,
@@ -91,6 +92,14 @@ class ModelConfig(_Section):
     """Tokens of a short convolution in front of each attention layer, the token itself included; 0 for none."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of dropping each output of attention and feed-forward layers in training."""
+    token_dropout: bool = False
+    """Whether embeddings of <mask> are zero and the others of a sequence larger for it, as in ESM-2; masked models only."""
+    stored_frequencies: bool = False
+    """Whether the frequencies of rotary positions are stored with the weights, as for ESM-2, whose training rounded them."""
+    output_head: OutputHead = OutputHead.TIED
+    """How logits come out of hidden states: tied, dense, or none for a model without logits."""
+    contact_head: bool = False
+    """Whether the model has weights that make probabilities of contacts out of its attention."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
@@ -98,6 +107,16 @@ class ModelConfig(_Section):
             raise ValueError(
                 f"width {self.width} over num_heads {self.num_heads} must give an even whole number (rotary positions "
                 "turn pairs); change either"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _esm2_settings_fit(self) -> "ModelConfig":
+        if self.token_dropout and self.objective is Objective.CAUSAL:
+            raise ValueError("token_dropout counts the <mask> of the whole sequence; it is for objective masked")
+        if self.stored_frequencies and self.positions is not PositionKind.ROTARY:
+            raise ValueError(
+                f"positions {self.positions.value} have no frequencies; stored_frequencies is for rotary ones"
             )
         return self
 
@@ -337,6 +356,14 @@ class Recipe(_AnyRecipe):
     """The training of a language model."""
 
     data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _something_is_predicted(self) -> "Recipe":
+        if self.model.output_head is OutputHead.NONE:
+            raise ValueError(
+                "model.output_head none predicts no residues: such a model can be fine-tuned on labels (protein-lm finetune)"
+            )
+        return self
 
 
 class FineTuningRecipe(_AnyRecipe):

@@ -55,7 +55,7 @@ def test_the_papers_recipe_has_the_papers_figures() -> None:
         ),
         (
             "model.heads=3",
-            "model.heads: unknown key; known ones here: attention, axial_shape, convolution_taps, dropout",
+            "model.heads: unknown key; known ones here: attention, axial_shape, contact_head, convolution_taps, dropout",
         ),
         ("mode.width=8", "mode: unknown key; known ones here: data, model, training"),
         ("training.num_steps=many", "training.num_steps: input should be a valid integer"),

@@ -166,7 +166,7 @@ def matrix_errors(
                 "key_norm": float(k.norm(dim=-1).mean()),
             }
             for name, truth, kernel_types in _kernels(q, k, causal, feature_types):
-                floor = _errors(uniform, truth, v)
+                floor = relative_errors(uniform, truth, v)
                 for feature_type in kernel_types:
                     for count in num_features:
                         found = _draws(
@@ -237,7 +237,7 @@ def _draws(
     errors = []
     for draw in range(num_draws):
         feature_map.redraw(torch.Generator().manual_seed(seed + draw))
-        errors.append(_errors(linear_attention_matrix(query, key, feature_map, causal=causal), truth, value))
+        errors.append(relative_errors(linear_attention_matrix(query, key, feature_map, causal=causal), truth, value))
     found = torch.tensor(errors, dtype=torch.float64)
     spread = found.std(0) if num_draws > 1 else torch.zeros(2)
     return {
@@ -248,7 +248,7 @@ def _draws(
     }
 
 
-def _errors(matrix: Tensor, truth: Tensor, value: Tensor) -> tuple[float, float]:
+def relative_errors(matrix: Tensor, truth: Tensor, value: Tensor) -> tuple[float, float]:
     """Relative errors of a matrix and of its output."""
     output, exact = matrix @ value, truth @ value
     return float((matrix - truth).norm() / truth.norm()), float((output - exact).norm() / exact.norm())

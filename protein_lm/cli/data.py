@@ -1,8 +1,8 @@
 """The verbs under `protein-lm data`; as everywhere here, heavy imports stand inside them."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ import typer
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
+from protein_lm.cli.options import bytes_progress
 
 _SHOWN = 20
 data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
@@ -36,7 +37,7 @@ def download_data(
             f"{store_bytes / 1e9:,.1f} GB more"
         )
         if not dry_run:
-            with _progress_of("fetching", file.num_bytes) as on_progress:
+            with bytes_progress("fetching", file.num_bytes) as on_progress:
                 path = server.fetch(file, output, on_progress)
             print(f"{path}: complete, size and MD5 are those of the release")
 
@@ -286,19 +287,4 @@ def export_data(
 
 def _progress(label: str, files: Sequence[Path]) -> AbstractContextManager[Callable[[int], None] | None]:
     """A bar for the bytes read of some files."""
-    return _progress_of(label, sum(file.stat().st_size for file in files if file.is_file()))
-
-
-@contextmanager
-def _progress_of(label: str, total: int) -> Iterator[Callable[[int], None] | None]:
-    """A bar on standard error for a number of bytes; None where no person looks."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total)
-        yield lambda done: bars.update(task, completed=done)
+    return bytes_progress(label, sum(file.stat().st_size for file in files if file.is_file()))

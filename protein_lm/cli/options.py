@@ -70,3 +70,18 @@ def tell_dropped(identifiers: Sequence[str]) -> None:
     if identifiers:
         shown = ", ".join(identifiers[:5]) + (", ..." if len(identifiers) > 5 else "")
         print(f"{len(identifiers):,} over the model's window left out: {shown}", file=sys.stderr)
+
+
+@contextmanager
+def bytes_progress(label: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar on standard error for a number of bytes; None where no person looks."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total)
+        yield lambda done: bars.update(task, completed=done)

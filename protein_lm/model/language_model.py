@@ -23,12 +23,16 @@ from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.stream import without_autocast
 from protein_lm.attention.trainable import TrainableFeatures
-from protein_lm.choices import FeedForwardKind, NormKind, Objective, PositionKind
+from protein_lm.choices import FeedForwardKind, NormKind, Objective, OutputHead, PositionKind
 from protein_lm.config import ModelConfig
+from protein_lm.errors import ConfigError
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
+from protein_lm.model.contact_head import ContactHead
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
+from protein_lm.model.output_transform import OutputTransform
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
+from protein_lm.model.token_dropout import embedding_scale
 
 
 @dataclass
@@ -82,12 +86,19 @@ class ProteinLM(nn.Module):
             KmerEmbedding(config.kmer_sizes, config.kmer_buckets, config.width) if config.kmer_sizes else None
         )
         self.dropout = nn.Dropout(config.dropout)
-        is_rotary = config.positions is PositionKind.ROTARY
-        self.rotary = RotaryPositions(config.width // config.num_heads) if is_rotary else None
+        self.rotary = (
+            RotaryPositions(config.width // config.num_heads, stored=config.stored_frequencies)
+            if config.positions is PositionKind.ROTARY
+            else None
+        )
         self.position_embedding = build_position_embedding(config)
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
         self.final_norm = _norm(config)
-        self.output_bias = nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
+        self.output_transform = OutputTransform(config.width) if config.output_head is OutputHead.DENSE else None
+        self.output_bias = (
+            None if config.output_head is OutputHead.NONE else nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
+        )
+        self.contact_head = ContactHead(config.num_layers * config.num_heads) if config.contact_head else None
         self.gradient_checkpointing = False
         """Whether gradients keep only what goes in and out of blocks, and compute what lies between a second time."""
         self._window: int | None = config.max_length
@@ -131,7 +142,7 @@ class ProteinLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.output_bias.device
+        return self.embedding.weight.device
 
     @property
     def max_residues(self) -> int:
@@ -212,12 +223,15 @@ class ProteinLM(nn.Module):
         length = tokens.shape[1] if packing is None else int(packing.lengths.max())
         self._check_length(length)
         rows, before = Rows(valid_mask, packing), None
+        scale = embedding_scale(tokens, rows) if self.config.token_dropout else None
         if group is not None:
             self.check_can_be_split()
             rows = rows.split((tokens.shape[0], tokens.shape[1]), group)
-            tokens, before = self._own_tokens(tokens, own_span(tokens.shape[1], group))
+            span = own_span(tokens.shape[1], group)
+            scale = None if scale is None else scale[:, span]
+            tokens, before = self._own_tokens(tokens, span)
         positions = rows.positions(tokens.shape[1])
-        hidden = self._embed(tokens, positions, packing=rows.packing, before=before)
+        hidden = self._embed(tokens, positions, scale=scale, packing=rows.packing, before=before)
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
         yield hidden
         for block in self.blocks:
@@ -243,6 +257,7 @@ class ProteinLM(nn.Module):
 
         Raises:
             ValueError: as `hidden_states`.
+            ConfigError: the model has no head.
         """
         hidden = self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, group=group)
         if selected is not None and group is not None:
@@ -344,17 +359,33 @@ class ProteinLM(nn.Module):
         before = functional.pad(before, (context - before.shape[1], 0), value=alphabet.PAD)
         return tokens[:, span], before
 
-    def _embed(self, tokens: Tensor, positions: Tensor, **context: Any) -> Tensor:
+    def _embed(self, tokens: Tensor, positions: Tensor, *, scale: Tensor | None = None, **context: Any) -> Tensor:
         hidden = self.embedding(tokens)
+        if scale is not None:
+            hidden = hidden * scale
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
         if self.kmer_embedding is not None:
             hidden = hidden + self.kmer_embedding(tokens, **context)
         return self.dropout(hidden)
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Trained weights between the final hidden states and the logits, but for the embedding."""
+        transform = [] if self.output_transform is None else list(self.output_transform.parameters())
+        return transform if self.output_bias is None else [*transform, self.output_bias]
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says."""
+        if self.output_bias is None:
+            raise ConfigError(
+                "this model has no language-model head and predicts no residues; it gives hidden states and attention, and "
+                "can be fine-tuned on labels (protein-lm finetune)"
+            )
+        if self.output_transform is not None:
+            hidden = self.output_transform(hidden)
         with nullcontext() if self.training else without_autocast(hidden.device):
+            if not self.training:
+                hidden = hidden.to(self.embedding.weight.dtype)
             return functional.linear(hidden, self.embedding.weight, self.output_bias)
 
     def initialize(self, generator: torch.Generator) -> None:

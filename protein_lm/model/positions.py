@@ -22,10 +22,11 @@ class RotaryPositions(nn.Module):
 
     inverse_frequencies: Tensor
 
-    def __init__(self, head_width: int, *, base: float = 10000.0) -> None:
+    def __init__(self, head_width: int, *, base: float = 10000.0, stored: bool = False) -> None:
+        """`stored`: the frequencies are saved with the weights."""
         super().__init__()
         exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
-        self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
+        self.register_buffer("inverse_frequencies", base**-exponents, persistent=stored)
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., E / 2) in float32 for positions (...), shared by all layers of a pass."""

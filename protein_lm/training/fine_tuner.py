@@ -93,7 +93,8 @@ class FineTuner(Trainer):
         if checkpoint is None and initial is None:
             raise ConfigError("fine-tuning starts from a model; name it with --init")
         model, base = super()._build_model(checkpoint, initial)
-        model.output_bias.requires_grad_(False)  # of the language model's own head, which is not used here
+        for parameter in model.head_parameters():  # the language model's own head is not used here
+            parameter.requires_grad_(False)
         return model, base
 
     def _build_head(self, checkpoint: Path | None) -> PredictionHead:

@@ -182,7 +182,7 @@ def test_what_cannot_be_fetched(server, tmp_path):
         fetch(server.base, tmp_path, "2020_01")
     with Server(server.base) as remote, pytest.raises(InputError, match=r"does not list uniprot_sprot\.fasta\.gz"):
         remote.find("swissprot")
-    with pytest.raises(InputError, match="the server says 404; check the base address"):
+    with pytest.raises(InputError, match="the server says 404; check the address"):
         fetch(server.base + "x", tmp_path)
     with pytest.raises(InputError, match=r"cannot be reached \("):
         fetch("http://127.0.0.1:9/", tmp_path)

@@ -1,0 +1,156 @@
+"""The verb that makes a model directory of another: of ESM-2, or of one with other attention or with adapters."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protein_lm.choices import OutputHead
+from protein_lm.cli.app import app
+from protein_lm.cli.options import MODEL_HELP, bytes_progress
+
+if TYPE_CHECKING:
+    from protein_lm.model.language_model import ProteinLM
+
+
+@app.command(epilog="Example: protein-lm convert run -o swapped --set attention=hedgehog --calibrate proteins.fasta")
+def convert(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="M",
+            help=MODEL_HELP
+            + " Or ESM-2: a .pt file of fair-esm, a Hugging Face directory, or the name of a release, such as "
+            "esm2_t6_8M_UR50D, to download.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="attention=KIND and other settings of the kind. Repeatable."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="SOURCE",
+            help="FASTA file or prepared corpus: fit each layer to its former attention on these proteins, and measure.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep what --calibrate finds worse than attention to all tokens alike.")
+    ] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Make base and adapters one model, and nothing else.")] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of random features, trainable kernels, and the draw of proteins.")
+    ] = 0,
+) -> None:
+    """ESM-2 as a model directory; the same weights under another kind of attention; or adapters made part of them."""
+    from protein_lm.output import check_absent
+
+    check_absent(output)
+
+    from protein_lm.errors import ConfigError
+
+    if merge and (settings or source):
+        raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
+    if source and not settings:
+        raise ConfigError(
+            "--calibrate fits new attention to the former; add --set attention=KIND, for example hedgehog"
+        )
+    if force and not source:
+        raise ConfigError("--force keeps what --calibrate refuses; give --calibrate SOURCE, or leave it out")
+    if merge:
+        _merge(model, output)
+        return
+
+    from protein_lm.checkpoint import load_model, save_model
+    from protein_lm.config import parse_settings
+    from protein_lm.interop.reading import is_file_of_others, read_esm2
+    from protein_lm.model.conversion import with_attention
+
+    path, remarks = _fetched(model), []
+    if is_file_of_others(path):
+        parsed = parse_settings(settings) if settings else None
+        opened, remarks = read_esm2(path)
+    else:
+        parsed = parse_settings(settings or [])
+        opened = load_model(model)
+    facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
+    result = opened if parsed is None else with_attention(opened, seed=seed, **parsed)
+    if source:
+        facts |= _calibrate(opened, result, source, seed=seed, force=force)
+    save_model(result, output, facts=facts)
+    print(f"{output}: {result.config.attention_name} attention with the weights of {model} ({result.num_parameters:,})")
+    for remark in remarks:
+        print(f"  {remark}")
+    if parsed is not None:
+        has_head = result.config.output_head is not OutputHead.NONE
+        verb = "train RECIPE --data STORE" if has_head else "finetune RECIPE --data TABLE"
+        print(f"  fine-tune it before use, for example with: protein-lm {verb} --init {output}")
+        if not source:
+            print("  how near its attention is to what it was, --calibrate SOURCE measures and improves")
+
+
+def _merge(model: str, output: Path) -> None:
+    from protein_lm.checkpoint import find_model, load_model, read_facts, read_head, save_model
+
+    path = find_model(model)
+    opened = load_model(path)
+    head = read_head(path, opened.config.width) if "head" in read_facts(path) else None
+    save_model(opened, output, facts={"weights_from": model}, head=head)
+    print(f"{output}: one model of {opened.num_parameters:,} weights, which stands on no other")
+
+
+def _fetched(model: str) -> Path:
+    """Where a model lies: a released one is downloaded unless it is there."""
+    from protein_lm.errors import ModelError
+    from protein_lm.interop.esm_release import NAMES, fetch_release
+
+    path = Path(model)
+    if path.exists() or not model.startswith("esm2_"):
+        return path
+    if model not in NAMES:
+        raise ModelError(f"{model}: neither a file or directory nor a release of ESM-2; these are {', '.join(NAMES)}")
+    return fetch_release(model, bytes_progress)
+
+
+def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:
+    """Adapt `result`, print what came of it, and refuse what is of no use; facts for the model's card."""
+    from protein_lm.analysis.calibration import MOST_TOKENS, NUM_SEQUENCES, calibrate, describe, worse_than_uniform
+    from protein_lm.analysis.similarity import draw_sequences
+    from protein_lm.errors import ModelError
+
+    longest = min(original.max_residues, MOST_TOKENS - 2)
+    sequences, _ = draw_sequences(source, NUM_SEQUENCES, max_length=longest, seed=seed)
+    with _layers_progress(original.config.num_layers) as on_layer:
+        table = calibrate(original, result, sequences, seed=seed, on_layer=on_layer)
+    print(describe(table))
+    if (worse := worse_than_uniform(table)) and not force:
+        raise ModelError(
+            f"in layer {', '.join(map(str, worse))} the new attention is farther from the former than attention to all "
+            "tokens alike, and nothing was written; choose another kind or more features, or add --force and train on"
+        )
+    return {
+        "calibrated_on": f"{len(sequences)} proteins of {source}",
+        "output_errors_of_layers": [round(error, 4) for error in table["output_error"]],
+        "output_errors_of_uniform_attention": [round(error, 4) for error in table["output_error_uniform"]],
+    }
+
+
+@contextmanager
+def _layers_progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar of layers on a terminal, a line for each elsewhere; on standard error."""
+    if not sys.stderr.isatty():
+        yield lambda done: print(f"calibrated layer {done} of {total}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("calibrating layers", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda done: bars.update(task, completed=done)

@@ -1,0 +1,221 @@
+"""ESM-2's weights, under the names of fair-esm or of Hugging Face, as a model of ours with exact attention.
+
+Source: Lin et al. 2023 (ESM-2). Our alphabet is ESM's, so embeddings need no translation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from protein_lm import alphabet
+from protein_lm.config import ModelConfig, parse
+from protein_lm.errors import ConfigError, ModelError
+from protein_lm.model.language_model import ProteinLM
+
+WINDOW = 1024
+"""Tokens of the longest sequences that ESM-2 was trained on."""
+HEAD, CONTACTS = "lm_head.", "contact_head."
+"""What the names of the language-model head and of the contact head begin with, in both libraries."""
+FREQUENCIES = ".inv_freq"
+"""What the names of rotary frequencies end with."""
+
+
+class Converted(NamedTuple):
+    """A model that came from elsewhere."""
+
+    model: ProteinLM
+    remarks: list[str]
+    """What it lacks, or what was left out, one line each."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the names and sizes of the weights follow from."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    feedforward_width: int
+    token_dropout: bool
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a library calls the parts of ESM-2; those of a layer follow behind `layer`, which has a place for its number."""
+
+    embedding: str
+    final_norm: str
+    layer: str
+    query_key_value: tuple[str, str, str]
+    parts: Mapping[str, str]
+    """Our name of a part of a block -> theirs."""
+
+
+FAIR_ESM = Names(
+    embedding="embed_tokens",
+    final_norm="emb_layer_norm_after",
+    layer="layers.{}",
+    query_key_value=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    parts={
+        "attention_norm": "self_attn_layer_norm",
+        "attention.output_projection": "self_attn.out_proj",
+        "feedforward_norm": "final_layer_norm",
+        "feedforward.input_projection": "fc1",
+        "feedforward.output_projection": "fc2",
+    },
+)
+HUGGING_FACE = Names(
+    embedding="embeddings.word_embeddings",
+    final_norm="encoder.emb_layer_norm_after",
+    layer="encoder.layer.{}",
+    query_key_value=("attention.self.query", "attention.self.key", "attention.self.value"),
+    parts={
+        "attention_norm": "attention.LayerNorm",
+        "attention.output_projection": "attention.output.dense",
+        "feedforward_norm": "LayerNorm",
+        "feedforward.input_projection": "intermediate.dense",
+        "feedforward.output_projection": "output.dense",
+    },
+)
+
+
+def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str) -> Converted:
+    """A model with these weights, in float32.
+
+    Args:
+        tensors: all weights by the library's names, without common prefixes.
+        names: of the library.
+        shape: of the model.
+        where: file or folder, for errors.
+
+    Raises:
+        ModelError: a weight is missing, has another shape or is unknown, or weights that must be the same differ.
+    """
+    source = _Source(tensors, where)
+    has_head, has_contacts = source.has(HEAD), source.has(CONTACTS)
+    try:
+        config = parse(
+            ModelConfig,
+            {
+                "objective": "masked",
+                "attention": "exact",
+                "num_layers": shape.num_layers,
+                "width": shape.width,
+                "num_heads": shape.num_heads,
+                "feedforward_width": shape.feedforward_width,
+                "max_length": WINDOW,
+                "token_dropout": shape.token_dropout,
+                "stored_frequencies": source.has_frequencies(),
+                "output_head": "dense" if has_head else "none",
+                "contact_head": has_contacts,
+            },
+            where,
+        )
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    with torch.device("meta"):  # its own initial weights would take as much time and memory as those that are there
+        model = ProteinLM(config)
+    weights = {}
+    for name, expected in model.state_dict().items():
+        if name == "rotary.inverse_frequencies":
+            weights[name] = source.take_frequencies(tuple(expected.shape))
+        elif ".attention.input_projection." in name:
+            block, kind = name.removeprefix("blocks.").split(".")[0], name.rpartition(".")[2]
+            part = (shape.width, *expected.shape[1:])
+            prefix = names.layer.format(block)
+            weights[name] = torch.cat([source.take(f"{prefix}.{each}.{kind}", part) for each in names.query_key_value])
+        else:
+            weights[name] = source.take(_their_name(name, names), tuple(expected.shape))
+    for tied in (f"{HEAD}weight", f"{HEAD}decoder.weight"):
+        if source.has(tied) and not torch.equal(source.take(tied, None), weights["embedding.weight"]):
+            raise ModelError(
+                f"{where}: {tied} is not the embedding, which ESM-2's head shares; such a model cannot be held"
+            )
+    source.check_empty()
+    model.load_state_dict(weights, assign=True)
+    remarks = []
+    if not has_head:
+        remarks.append("it has no language-model head: no logits and no scores, but hidden states and attention")
+    if not has_contacts:
+        remarks.append("it has no contact head")
+    return Converted(model.eval(), remarks)
+
+
+def _their_name(name: str, names: Names) -> str:
+    """What a library calls one of our weights."""
+    part, _, kind = name.rpartition(".")
+    if part.startswith("blocks."):
+        _, block, inner = part.split(".", 2)
+        return f"{names.layer.format(block)}.{names.parts[inner]}.{kind}"
+    ours = {
+        "embedding": names.embedding,
+        "final_norm": names.final_norm,
+        "output_transform.dense": f"{HEAD}dense",
+        "output_transform.norm": f"{HEAD}layer_norm",
+        "contact_head.regression": f"{CONTACTS}regression",
+    }
+    return f"{HEAD}bias" if name == "output_bias" else f"{ours[part]}.{kind}"
+
+
+class _Source:
+    """Weights, each to be taken once."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        self._tensors, self._where = dict(tensors), where
+
+    def has(self, prefix: str) -> bool:
+        """Whether any name begins so."""
+        return any(name.startswith(prefix) for name in self._tensors)
+
+    def take(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
+        """A weight in float32, of a shape if one is given."""
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            raise ModelError(f"{self._where}: weight {name} is missing; is the file whole, and of ESM-2?")
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"{self._where}: weight {name} has shape {tuple(tensor.shape)}, its settings ask for {shape}"
+            )
+        return tensor.float()
+
+    def has_frequencies(self) -> bool:
+        """Whether those of the rotary positions are stored."""
+        return any(name.endswith(FREQUENCIES) for name in self._tensors)
+
+    def take_frequencies(self, shape: tuple[int, ...]) -> Tensor:
+        """Those of the rotary positions, stored once or for each layer, where they are the same."""
+        first, *others = (self.take(name, shape) for name in list(self._tensors) if name.endswith(FREQUENCIES))
+        if not all(torch.equal(other, first) for other in others):
+            raise ModelError(f"{self._where}: layers have different rotary frequencies, which a model here shares")
+        return first
+
+    def check_empty(self) -> None:
+        """Raise ModelError if there are weights that nobody took."""
+        if self._tensors:
+            first = min(self._tensors)
+            raise ModelError(
+                f"{self._where}: weight {first} has no place in ESM-2 of these settings; it is another model, or of a newer "
+                "version, and cannot be converted without loss"
+            )
+
+
+def check_alphabet(tokens: list[str], where: str) -> None:
+    """Raise ModelError if a vocabulary is not ESM's 33 tokens in their order."""
+    if tokens != list(alphabet.TOKENS):
+        raise ModelError(f"{where}: its {len(tokens)} tokens are not ESM's 33 in their order, so it is no ESM-2")
+
+
+def as_mapping(value: Any, what: str) -> dict[str, Any]:
+    """A JSON object or a namespace as a dictionary.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "__dict__"):
+        return dict(vars(value))
+    raise ModelError(f"{what} is missing or of an unknown form")

@@ -1,0 +1,83 @@
+"""fair-esm's checkpoints of ESM-2: a `.pt` of settings and weights, and one of the contact regression beside it.
+
+They are pickles. Only what a table of weights needs is read from them (torch's `weights_only`), and the plain namespace that
+holds fair-esm's settings; a file that asks for anything else is refused before anything of it runs.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protein_lm.errors import ModelError
+from protein_lm.interop.esm2 import FAIR_ESM, Converted, Shape, as_mapping, build
+
+REGRESSION = "-contact-regression"
+"""What fair-esm puts behind a model's name for the file of its contact head."""
+_NO_WEIGHTS = "damaged, or no file of torch's weights; nothing of it was executed"
+_PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
+
+
+def read_fair_esm(path: Path) -> Converted:
+    """The model in a fair-esm checkpoint, with its contact head if the file holds it or lies beside.
+
+    Raises:
+        ModelError: a pickle that holds more than settings and weights, a damaged file, another model than ESM-2, or weights
+            that are missing or do not fit.
+    """
+    content = unpickle(path)
+    if isinstance(content, dict) and "args" in content:
+        raise ModelError(f"{path}: a checkpoint of ESM-1 or of an MSA Transformer; only ESM-2 can be converted")
+    if not (isinstance(content, dict) and isinstance(content.get("cfg"), dict) and "model" in content):
+        raise ModelError(
+            f"{path}: no checkpoint of ESM-2 in fair-esm's form, a dictionary of cfg (settings) and model (weights)"
+        )
+    shape = _shape(as_mapping(content["cfg"].get("model"), f"{path}: the settings cfg.model"), path)
+    tensors = _weights(content, path)
+    regression = path.with_name(f"{path.stem}{REGRESSION}.pt")
+    if regression.exists():
+        tensors |= _weights(unpickle(regression), regression)
+    return build({_PREFIX.sub("", name): tensor for name, tensor in tensors.items()}, FAIR_ESM, shape, str(path))
+
+
+def unpickle(path: Path) -> Any:
+    """The content of a torch file, nothing of which is executed.
+
+    Raises:
+        ModelError: the pickle asks for more than weights and settings, or the file is damaged.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other kinds, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ModelError(
+                f"{path}: not only weights, it asks to run {asked[1]}; refused, nothing of it was executed"
+            ) from error
+        raise ModelError(f"{path}: {_NO_WEIGHTS}") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: {_NO_WEIGHTS}") from error
+
+
+def _shape(settings: dict[str, Any], path: Path) -> Shape:
+    names = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "token_dropout")
+    try:
+        num_layers, width, num_heads, token_dropout = (settings[name] for name in names)
+    except KeyError as error:
+        raise ModelError(
+            f"{path}: its settings lack {error.args[0]}; no checkpoint of ESM-2 in fair-esm's form"
+        ) from error
+    return Shape(num_layers, width, num_heads, 4 * width, token_dropout)
+
+
+def _weights(content: Any, path: Path) -> dict[str, Tensor]:
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ModelError(f"{path}: its part model is no table of weights")
+    return weights

@@ -1,0 +1,21 @@
+"""ESM-2 on disk, in whichever form."""
+
+from pathlib import Path
+
+from protein_lm.interop.esm2 import Converted
+from protein_lm.interop.esm_directory import is_foreign, read_esm_directory
+from protein_lm.interop.fair_esm import read_fair_esm
+
+
+def is_file_of_others(path: Path) -> bool:
+    """Whether this is no model directory of ours, but a file or a directory that another library may have written."""
+    return path.is_file() or is_foreign(path)
+
+
+def read_esm2(path: Path) -> Converted:
+    """The model in a fair-esm checkpoint or a Hugging Face directory.
+
+    Raises:
+        ModelError: as `read_fair_esm` and `read_esm_directory`.
+    """
+    return read_fair_esm(path) if path.is_file() else read_esm_directory(path)

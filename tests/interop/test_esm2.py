@@ -1,0 +1,282 @@
+"""Converted models give what fair-esm gives, and files that are no ESM-2 are refused without running anything of them."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from protein_lm import alphabet
+from protein_lm.analysis.attention_maps import recorded_calls
+from protein_lm.analysis.contact_maps import contact_probabilities
+from protein_lm.attention.packing import Packing
+from protein_lm.checkpoint import load_model, save_model
+from protein_lm.choices import OutputHead
+from protein_lm.cli import main
+from protein_lm.errors import ConfigError, ModelError
+from protein_lm.interop.reading import is_file_of_others, read_esm2
+from protein_lm.model.conversion import with_attention
+from tests.inference.toys import records
+from tests.interop.conftest import NUM_LAYERS, checkpoint, untrained, write_hugging_face, write_release
+
+
+def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three proteins of different lengths, two with <mask>, padded: tokens and valid mask (3, 40)."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, 29, (3, 40), generator=generator)
+    lengths = torch.tensor([40, 23, 9])
+    tokens[:, 0] = alphabet.CLS
+    tokens[torch.arange(3), lengths - 1] = alphabet.EOS
+    tokens[0, 5:12] = tokens[1, 3] = alphabet.MASK
+    valid_mask = torch.arange(40) < lengths[:, None]
+    tokens[~valid_mask] = alphabet.PAD
+    return tokens, valid_mask
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    found, expected = found.detach(), expected.detach()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def check_equal(model, esm2) -> None:
+    """Logits, hidden states of each layer, attention and contacts."""
+    tokens, valid_mask = padded_batch()
+    num_layers = esm2.num_layers
+    expected = esm2(tokens, repr_layers=range(num_layers + 1), need_head_weights=True)
+    after_blocks = []
+    handles = [block.register_forward_hook(lambda *call: after_blocks.append(call[2])) for block in model.blocks]
+    with recorded_calls(model) as calls:
+        logits = model(tokens, valid_mask=valid_mask)
+    for handle in handles:
+        handle.remove()
+    close(logits[valid_mask], expected["logits"][valid_mask])
+    for layer in range(1, num_layers):
+        close(after_blocks[layer - 1][valid_mask], expected["representations"][layer][valid_mask])
+    final = model.hidden_states(tokens, valid_mask=valid_mask)
+    close(final[valid_mask], expected["representations"][num_layers][valid_mask])
+    both = valid_mask[:, None, :, None] & valid_mask[:, None, None, :]
+    for layer, call in enumerate(calls):
+        close(call.operation.matrix(call.query, call.key, call.rows) * both, expected["attentions"][:, layer])
+    [record] = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ")
+    row = torch.tensor([[alphabet.CLS, *record.tokens.tolist(), alphabet.EOS]])
+    contacts = torch.from_numpy(contact_probabilities(model, record))
+    close(contacts, esm2.predict_contacts(row)[0])
+
+
+def test_a_checkpoint_of_fair_esm(esm2, tmp_path) -> None:
+    model, remarks = read_esm2(write_release(esm2, tmp_path))
+    assert remarks == [] and model.config.token_dropout and model.config.stored_frequencies
+    check_equal(model, esm2)
+    save_model(model, tmp_path / "saved")
+    check_equal(load_model(tmp_path / "saved"), esm2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_layers", "width"), [(6, 320), (12, 480), (30, 640)], ids=["8M", "35M", "150M"])
+def test_the_sizes_of_the_release(num_layers, width, tmp_path) -> None:
+    esm2 = untrained(num_layers, width, 20)
+    check_equal(read_esm2(write_release(esm2, tmp_path)).model, esm2)
+
+
+def test_a_directory_of_hugging_face(esm2, tmp_path) -> None:
+    folder = write_hugging_face(esm2, tmp_path / "hf")
+    check_equal(read_esm2(folder).model, esm2)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    halves = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, part in halves.items():
+        save_file({name: weights[name] for name in part}, folder / file)
+    index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check_equal(read_esm2(folder).model, esm2)
+    (folder / "model.safetensors.index.json").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    check_equal(read_esm2(folder).model, esm2)
+
+
+def test_without_its_head_a_model_says_so(esm2, tmp_path, capsys) -> None:
+    folder = write_hugging_face(esm2, tmp_path / "hf", head=False)
+    assert main(["convert", str(folder), "-o", str(tmp_path / "model")]) == 0
+    said = capsys.readouterr().out
+    assert "no language-model head: no logits and no scores" in said and "its classifier was left out" in said
+    model = load_model(tmp_path / "model")
+    assert model.config.output_head is OutputHead.NONE
+    tokens, valid_mask = padded_batch()
+    expected = esm2(tokens, repr_layers=[NUM_LAYERS])["representations"][NUM_LAYERS]
+    close(model.hidden_states(tokens, valid_mask=valid_mask)[valid_mask], expected[valid_mask])
+    with pytest.raises(ConfigError, match="has no language-model head and predicts no residues"):
+        model(tokens)
+
+
+def test_what_a_sequence_gives_does_not_depend_on_its_company(esm2, tmp_path) -> None:
+    """Token dropout counts within each sequence: the <mask> of another one, or padding, changes nothing."""
+    model = read_esm2(write_release(esm2, tmp_path)).model
+    tokens, valid_mask = padded_batch()
+    alone = [tokens[row : row + 1, valid_mask[row]] for row in range(3)]
+    packing = Packing.of_lengths(row.shape[1] for row in alone)
+    with torch.no_grad():
+        packed = model(torch.cat(alone, 1), packing=packing).split(packing.lengths.tolist(), 1)
+        padded = model(tokens, valid_mask=valid_mask)
+        for number, row in enumerate(alone):
+            expected = model(row)
+            close(packed[number], expected)
+            close(padded[number : number + 1, valid_mask[number]], expected)
+        assert model(torch.full((1, 3), alphabet.MASK)).isfinite().all()
+
+
+def test_other_attention_keeps_what_belongs_to_esm2(esm2, tmp_path) -> None:
+    path = write_release(esm2, tmp_path)
+    assert main(["convert", str(path), "-o", str(tmp_path / "relu"), "--set", "attention=performer-relu"]) == 0
+    model = load_model(tmp_path / "relu")
+    assert model.config.contact_head and model.config.attention_name == "performer-relu"
+    check_equal(with_attention(model, attention="exact"), esm2)
+
+
+def test_a_model_without_a_contact_head(esm2, tmp_path) -> None:
+    torch.save(checkpoint(esm2), tmp_path / "alone.pt")
+    model, remarks = read_esm2(tmp_path / "alone.pt")
+    assert remarks == ["it has no contact head"]
+    with pytest.raises(ConfigError, match="this model has no contact head"):
+        contact_probabilities(model, records("MKTAYIAKQ")[0])
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_pickle_payload_is_refused_and_not_executed(esm2, tmp_path, capsys, protocol) -> None:
+    path, trace = tmp_path / "evil.pt", tmp_path / "executed"
+    content = checkpoint(esm2) | {"extra": Payload(trace)}
+    if protocol == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(Payload(trace), protocol=2))
+    assert main(["convert", str(path), "-o", str(tmp_path / "model")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{path}: not only weights, it asks to run posix.mkdir; refused, nothing of it was executed" in line
+    assert not trace.exists() and not (tmp_path / "model").exists()
+    folder = write_hugging_face(esm2, tmp_path / "hf")
+    (folder / "model.safetensors").unlink()
+    path.rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"asks to run posix\.mkdir"):
+        read_esm2(folder)
+    assert not trace.exists()
+
+
+def test_damaged_and_foreign_files(esm2, tmp_path) -> None:
+    path = write_release(esm2, tmp_path)
+    content = path.read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(ModelError, match=message) as error:
+            read_esm2(path)
+        assert "\n" not in str(error.value) and str(path.parent) in str(error.value)
+
+    for part in (
+        b"",
+        b"MKTAYIAK",
+        pickle.dumps(Payload(tmp_path / "executed")),
+        content[:-100],
+        content[: len(content) // 2],
+    ):
+        path.write_bytes(part)
+        refused("damaged, or no file of torch's weights; nothing of it was executed")
+    assert not (tmp_path / "executed").exists()
+    whole = checkpoint(esm2)
+    for broken, message in (
+        ({"model": whole["model"]}, r"no checkpoint of ESM-2 in fair-esm's form"),
+        ([1, 2], "no checkpoint of ESM-2"),
+        (whole | {"args": 1}, "a checkpoint of ESM-1 or of an MSA Transformer"),
+        (whole | {"cfg": {"model": None}}, "the settings cfg.model is missing"),
+        (whole | {"cfg": {"model": {"encoder_layers": 3}}}, "its settings lack encoder_embed_dim"),
+        (checkpoint(esm2, encoder_attention_heads=5), "width 32 over num_heads 5 must give an even whole number"),
+        (checkpoint(esm2, encoder_layers="many"), "num_layers: input should be a valid integer"),
+        (checkpoint(esm2, encoder_layers=4), "weight layers.3.self_attn_layer_norm.weight is missing"),
+        (
+            checkpoint(esm2, encoder_layers=2),
+            r"contact_head.regression.weight has shape \(1, 12\), .* ask for \(1, 8\)",
+        ),
+        (
+            whole | {"model": whole["model"] | {"new": torch.ones(1)}},
+            "weight new has no place in ESM-2 of these settings",
+        ),
+        (checkpoint(esm2, encoder_attention_heads=8), r"inv_freq has shape \(4,\), its settings ask for \(2,\)"),
+        (whole | {"model": 3}, "its part model is no table of weights"),
+    ):
+        torch.save(broken, path)
+        refused(message)
+    name = "encoder.sentence_encoder.layers.1.fc1.weight"
+    for change, message in (
+        (None, "weight layers.1.fc1.weight is missing"),
+        (torch.zeros(3), r"weight layers.1.fc1.weight has shape \(3,\), its settings ask for \(128, 32\)"),
+    ):
+        weights = {key: tensor for key, tensor in whole["model"].items() if key != name}
+        torch.save(whole | {"model": weights if change is None else weights | {name: change}}, path)
+        refused(message)
+    torch.save(whole | {"model": whole["model"] | {"encoder.lm_head.weight": torch.zeros(33, 32)}}, path)
+    refused("lm_head.weight is not the embedding")
+    rounded = {"encoder.sentence_encoder.layers.1.self_attn.rot_emb.inv_freq": torch.ones(4)}
+    torch.save(whole | {"model": whole["model"] | rounded}, path)
+    refused("layers have different rotary frequencies")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "bert"}, "a model of type 'bert', not esm"),
+        ({"position_embedding_type": "absolute"}, "position_embedding_type is 'absolute', ESM-2 has 'rotary'"),
+        ({"emb_layer_norm_before": True}, "emb_layer_norm_before is True"),
+        ({"is_folding_model": True}, "is_folding_model is True"),
+        ({"layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12, ESM-2 has 1e-05"),
+        ({"vocab_size": 30}, "vocab_size is 30"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"num_hidden_layers": 5}, "weight encoder.layer.3.attention.LayerNorm.weight is missing"),
+        (
+            {"intermediate_size": 64},
+            r"intermediate.dense.weight has shape \(128, 32\), its settings ask for \(64, 32\)",
+        ),
+    ],
+)
+def test_directories_that_are_not_esm2(esm2, tmp_path, changes, message) -> None:
+    folder = write_hugging_face(esm2, tmp_path / "hf", **changes)
+    assert is_file_of_others(folder)
+    with pytest.raises(ModelError, match=message):
+        read_esm2(folder)
+
+
+def test_other_faults_of_directories(esm2, tmp_path, capsys) -> None:
+    folder = write_hugging_face(esm2, tmp_path / "hf")
+    (folder / "vocab.txt").write_text("A C D")
+    with pytest.raises(ModelError, match="its 3 tokens are not ESM's 33 in their order"):
+        read_esm2(folder)
+    (folder / "vocab.txt").unlink()
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ModelError, match="damaged, not a readable safetensors file"):
+        read_esm2(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no weights; expected model.safetensors or pytorch_model.bin"):
+        read_esm2(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"format_version": 9}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["convert", str(folder), "-o", str(tmp_path / "x"), "--set", "attention=exact"]) == 2
+    assert "format version 9, this program reads 1" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_together_is_refused(esm2, tmp_path) -> None:
+    model = read_esm2(write_release(esm2, tmp_path)).model
+    with pytest.raises(ConfigError, match="token_dropout counts the <mask> of the whole sequence"):
+        with_attention(model, attention="exact", objective="causal")
+    with pytest.raises(ConfigError, match="stored_frequencies is for rotary ones"):
+        with_attention(model, attention="exact", positions="none")
+    assert np.isfinite(contact_probabilities(model, records("M")[0])).all()
