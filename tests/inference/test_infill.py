@@ -11,8 +11,8 @@ from protein_lm.choices import FillingOrder
 from protein_lm.data.templates import Template, read_templates
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.infill import infill
+from protein_lm.inference.likelihood import masked_log_probabilities
 from protein_lm.inference.sampling import Sampling
-from protein_lm.inference.score import pseudo_log_likelihood
 from tests.conftest import write_fasta
 
 
@@ -55,7 +55,9 @@ def test_only_marked_residues_change(model, order, num_steps) -> None:
         kept = given.residues != alphabet.MASK
         assert (filled.residues[kept] == given.residues[kept]).all()
         assert np.isin(filled.residues[~kept], alphabet.encode(alphabet.STANDARD_RESIDUES)).all()
-        expected = pseudo_log_likelihood(model, filled.residues, given.positions, tokens_per_batch=100)
+        hidden = [np.array([position]) for position in given.positions]
+        rows = masked_log_probabilities(model, [filled.residues] * len(hidden), hidden, tokens_per_batch=100)
+        expected = sum(float(row.log_probabilities.sum()) for row in rows)
         assert filled.pseudo_log_likelihood == pytest.approx(expected, abs=1e-4)
         assert filled.header.startswith(f"{filled.sequence_id} filled={given.positions.size} pseudo_log_likelihood=-")
 
