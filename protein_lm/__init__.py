@@ -7,10 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protein_lm.api import Proteins, attention_maps, load, load_predictor, predict, score, similarity
+    from protein_lm.api import (
+        Proteins,
+        attention_maps,
+        embed,
+        generate,
+        load,
+        load_predictor,
+        predict,
+        score,
+        similarity,
+        variants,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Proteins", "__version__", "attention_maps", "load", "load_predictor", "predict", "score", "similarity"]
+__all__ = [
+    "Proteins",
+    "__version__",
+    "attention_maps",
+    "embed",
+    "generate",
+    "load",
+    "load_predictor",
+    "predict",
+    "score",
+    "similarity",
+    "variants",
+]
 
 
 def __getattr__(name: str) -> Any:

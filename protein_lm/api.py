@@ -17,21 +17,40 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.alphabet import ResiduePolicy
+from protein_lm.alphabet import ResiduePolicy, decode
 from protein_lm.analysis.attention_maps import attention_matrices
 from protein_lm.analysis.similarity import pair_attention
+from protein_lm.analysis.variants import REASON, scan, scored
 from protein_lm.checkpoint import load_model, load_predictor
+from protein_lm.choices import VariantStrategy
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import clean, encode_letters, first_illegal
-from protein_lm.errors import InputError
+from protein_lm.data.variants import MUTANT, parse_variants
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.inference.embed import embed as embeddings
+from protein_lm.inference.generate import NO_PREFIX, Generator, Prefix
 from protein_lm.inference.predict import prediction_table
+from protein_lm.inference.sampling import Sampling
 from protein_lm.inference.score import check_length
 from protein_lm.inference.score import score as score_records
+from protein_lm.inference.variants import Scoring, choose_strategy
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import Predictor
 
-__all__ = ["Proteins", "attention_maps", "load", "load_predictor", "predict", "records", "score", "similarity"]
+__all__ = [
+    "Proteins",
+    "attention_maps",
+    "embed",
+    "generate",
+    "load",
+    "load_predictor",
+    "predict",
+    "records",
+    "score",
+    "similarity",
+    "variants",
+]
 
 Proteins = str | Path | Sequence[str] | Mapping[str, str]
 
@@ -68,6 +87,125 @@ def score(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 8192)
     return score_records(model, records(proteins), tokens_per_batch=tokens_per_batch)
 
 
+def embed(
+    model: ProteinLM,
+    proteins: Proteins,
+    *,
+    layer: int | None = None,
+    per_residue: bool = False,
+    tokens_per_batch: int = 2048,
+) -> dict[str, Tensor]:
+    """By the name of each protein its embedding: the mean over residues (D,), or each residue's (L, D).
+
+    Layer 0 is what goes into the first block, n comes out of block n; the last one (None) has the final norm.
+
+    Raises:
+        InputError: a protein is no protein, or longer than the model's window.
+        ConfigError: a layer that the model does not have.
+
+    >>> model = load("checkpoints/tiny-masked", device="cpu")
+    >>> embed(model, {"oxytocin": "CYIQNCPLG"})["oxytocin"].shape
+    torch.Size([128])
+    >>> embed(model, "CYIQNCPLG", layer=1, per_residue=True)["1"].shape
+    torch.Size([9, 128])
+    """
+    chosen = _within_window(model, proteins)
+    layers = None if layer is None else [layer]
+    rows = embeddings(model, [record.tokens for record in chosen], layers=layers, tokens_per_batch=tokens_per_batch)
+    return {
+        record.sequence_id: row[0] if per_residue else row[0].mean(0) for record, row in zip(chosen, rows, strict=True)
+    }
+
+
+def variants(
+    model: ProteinLM,
+    wild_type: Proteins,
+    mutants: Sequence[str] | None = None,
+    *,
+    strategy: str | None = None,
+    first_residue: int = 1,
+    tokens_per_batch: int = 8192,
+) -> pd.DataFrame:
+    """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
+
+    Args:
+        model: the model.
+        wild_type: one protein.
+        mutants: such as A42G, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
+        strategy: masked-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a causal one.
+        first_residue: number of the first residue.
+        tokens_per_batch: memory against speed; results do not depend on it.
+
+    Raises:
+        InputError: not one protein, one that is longer than the model's window, or a mutant that it cannot have.
+        ConfigError: a strategy that has no meaning for the model.
+
+    >>> model = load("checkpoints/tiny-masked", device="cpu")
+    >>> variants(model, "CYIQNCPLG", ["Y2F", "Y2F:L8I"]).columns.tolist()
+    ['mutant', 'score']
+    >>> len(variants(model, "CYIQNCPLG"))
+    171
+    """
+    given = _within_window(model, wild_type)
+    if len(given) != 1:
+        raise InputError(f"variants have one wild type; {len(given)} proteins were given")
+    scoring = Scoring(choose_strategy(model, _strategy(strategy)), tokens_per_batch)
+    if mutants is None:
+        return scan(model, given[0], scoring, first_residue=first_residue)[0]
+    frame = pd.DataFrame({MUTANT: list(mutants)})
+    table = parse_variants(frame, given[0], first_residue=first_residue, max_residues=model.max_residues)
+    for mutant, reason in zip(mutants, table.reasons, strict=True):
+        if reason:
+            raise InputError(f"{mutant}: {reason}")
+    return scored(model, table, scoring).drop(columns=REASON)
+
+
+def generate(
+    model: ProteinLM,
+    number: int = 1,
+    *,
+    prefix: str = "",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    min_length: int = 1,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """New proteins of a causal model: sequence_id, sequence, length, log_likelihood (nats), perplexity, is_finished.
+
+    The same seed gives the same proteins; see `protein_lm.inference.generate` and `Sampling` for what the arguments do.
+
+    Raises:
+        ConfigError: a masked model, or a value that has no meaning.
+        InputError: a prefix that is no protein.
+
+    >>> model = load("checkpoints/tiny-causal", device="cpu")
+    >>> table = generate(model, 2, prefix="MKT", max_length=20, seed=1)
+    >>> [text[:3] for text in table["sequence"]], bool((table["length"] <= 20).all())
+    (['MKT', 'MKT'], True)
+    """
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty)
+    generator = Generator(
+        model, sampling=sampling, min_length=min_length, max_length=max_length, batch_size=batch_size, seed=seed
+    )
+    begun = [Prefix(NO_PREFIX.name, record.tokens) for record in records(prefix)] if prefix else [NO_PREFIX]
+    rows = [
+        {
+            "sequence_id": made.sequence_id,
+            "sequence": decode(made.residues),
+            "length": made.residues.size,
+            "log_likelihood": made.log_likelihood,
+            "perplexity": float(np.exp(-made.log_likelihood / made.residues.size)),
+            "is_finished": made.is_finished,
+        }
+        for made in generator.generate(number, begun)
+    ]
+    return pd.DataFrame(rows)
+
+
 def predict(predictor: Predictor, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:
     """What a model made by `protein-lm finetune`, opened with `load_predictor`, predicts: a row per protein or per residue.
 
@@ -81,9 +219,7 @@ def predict(predictor: Predictor, proteins: Proteins, *, tokens_per_batch: int =
     >>> predict(Predictor(model, head).eval(), ["MKTAYIAK", "GSSGSSG"])["prediction"].tolist()  # a head before its training
     [0.0, 0.0]
     """
-    chosen = list(records(proteins))
-    for record in chosen:
-        check_length(record, predictor.backbone)
+    chosen = _within_window(predictor.backbone, proteins)
     names, residues = [record.sequence_id for record in chosen], [record.tokens for record in chosen]
     return prediction_table(predictor, names, residues, tokens_per_batch=tokens_per_batch)
 
@@ -125,10 +261,24 @@ def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 
     >>> table.shape, bool(abs(table.loc["D", "E"] - table.loc["E", "D"]) < 1e-9)
     ((20, 20), True)
     """
+    chosen = _within_window(model, proteins)
+    return pair_attention(model, [record.tokens for record in chosen], tokens_per_batch=tokens_per_batch).similarity()
+
+
+def _strategy(name: str | None) -> VariantStrategy | None:
+    try:
+        return None if name is None else VariantStrategy(name)
+    except ValueError:
+        raise ConfigError(
+            f"unknown strategy {name!r}; choose {', '.join(each.value for each in VariantStrategy)}"
+        ) from None
+
+
+def _within_window(model: ProteinLM, proteins: Proteins) -> list[SequenceRecord]:
     chosen = list(records(proteins))
     for record in chosen:
-        check_length(record, model)
-    return pair_attention(model, [record.tokens for record in chosen], tokens_per_batch=tokens_per_batch).similarity()
+        check_length(record, model, remedy="leave it out, or use a model with a longer window")
+    return chosen
 
 
 class _Named(SequenceRecord):

@@ -11,8 +11,9 @@ import torch
 
 import protein_lm
 from protein_lm.api import records
+from protein_lm.checkpoint import save_model
 from protein_lm.cli import main
-from protein_lm.errors import InputError
+from protein_lm.errors import ConfigError, InputError
 from tests.conftest import fresh_model, write_fasta
 
 PROTEINS = {"first protein": "MKTAYIAKQR", "sp|P12345|X": "mkvlaag-*", "third": "GSSJ"}
@@ -93,3 +94,42 @@ def test_python_of_the_readme(monkeypatch, capsys) -> None:
 def test_the_small_models_are_small() -> None:
     for path in (ROOT / "checkpoints").glob("tiny-*/*"):
         assert path.name in ("README.md", "config.json", "model.safetensors") and path.stat().st_size <= 4_000_000
+
+
+def test_what_is_computed_is_what_the_verbs_write(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fasta = write_fasta(tmp_path / "wild.fasta", {"wild": "MKTAYIAKQR"})
+    (tmp_path / "mutants.csv").write_text("mutant\nK2R\nA4G:Y5F\n")
+    for objective in ("causal", "masked"):
+        model = fresh_model(objective=objective)
+        save_model(model, tmp_path / objective)
+        command = [
+            "variants",
+            "-m",
+            objective,
+            "--sequence",
+            str(fasta),
+            "--mutants",
+            "mutants.csv",
+            "-o",
+            f"{objective}.csv",
+        ]
+        assert main(command) == 0
+        expected = pd.read_csv(tmp_path / f"{objective}.csv")
+        found = protein_lm.variants(model, {"wild": "MKTAYIAKQR"}, ["K2R", "A4G:Y5F"])
+        pd.testing.assert_frame_equal(found, expected[["mutant", "score"]], atol=1e-6)
+        with pytest.raises(InputError, match=r"^A2G: the sequence has K at position 2, not A$"):
+            protein_lm.variants(model, "MKTAYIAKQR", ["A2G"])
+        with pytest.raises(InputError, match="one wild type; 3 proteins were given"):
+            protein_lm.variants(model, PROTEINS)
+        with pytest.raises(ConfigError, match="unknown strategy 'best'; choose "):
+            protein_lm.variants(model, "MKTAYIAKQR", strategy="best")
+        whole = protein_lm.embed(model, PROTEINS, per_residue=True)
+        assert {name: tuple(rows.shape) for name, rows in whole.items()} == {
+            name: (len(letters), model.config.width) for name, letters in zip(PROTEINS, CLEAN, strict=True)
+        }
+        means = protein_lm.embed(model, PROTEINS)
+        torch.testing.assert_close(means["third"], whole["third"].mean(0))
+    made = protein_lm.generate(fresh_model(objective="causal"), 3, max_length=9, seed=4, batch_size=2)
+    assert main(["generate", "-m", "causal", "-n", "3", "--max-length", "9", "--seed", "4", "-o", "made.fasta"]) == 0
+    assert (tmp_path / "made.fasta").read_text().split("\n")[1::2] == made["sequence"].tolist()

@@ -90,6 +90,18 @@ def read_variants(path: Path, wild_type: SequenceRecord, *, first_residue: int, 
         raise InputError(f"{path} has no column {MUTANT} or {SEQUENCE}; it has {shown}; rename the one that is meant")
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")
+    table = parse_variants(frame, wild_type, first_residue=first_residue, max_residues=max_residues)
+    if not any(table.variants):
+        raise InputError(
+            f"{path}: no row names a variant of {wild_type.sequence_id}; row 1: {table.reasons[0]}{hint(table)}"
+        )
+    return table
+
+
+def parse_variants(
+    frame: pd.DataFrame, wild_type: SequenceRecord, *, first_residue: int, max_residues: int
+) -> VariantTable:
+    """As `read_variants`, of a table that was read, whatever its rows name."""
     blank = [""] * len(frame)
     mutants = frame[MUTANT].tolist() if MUTANT in frame else blank
     sequences = frame[SEQUENCE].tolist() if SEQUENCE in frame else blank
@@ -106,10 +118,7 @@ def read_variants(path: Path, wild_type: SequenceRecord, *, first_residue: int, 
         variants.append(variant)
         reasons.append(reason)
     fitting = _fitting_offset(mutants, wild_type.tokens) if any(reasons) else None
-    table = VariantTable(wild_type, frame, variants, reasons, fitting if fitting != first_residue else None)
-    if not any(variants):
-        raise InputError(f"{path}: no row names a variant of {wild_type.sequence_id}; row 1: {reasons[0]}{hint(table)}")
-    return table
+    return VariantTable(wild_type, frame, variants, reasons, fitting if fitting != first_residue else None)
 
 
 def hint(table: VariantTable) -> str:

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import recorded_calls
 from protein_lm.analysis.contact_maps import contact_probabilities
 from protein_lm.attention.packing import Packing
 from protein_lm.checkpoint import load_model, save_model
-from protein_lm.choices import OutputHead
+from protein_lm.choices import OutputHead, Precision, VariantStrategy
 from protein_lm.cli import main
+from protein_lm.data.variants import all_substitutions
 from protein_lm.errors import ConfigError, ModelError
+from protein_lm.inference.variants import Scoring, variant_scores
 from protein_lm.interop.reading import is_file_of_others, read_esm2
 from protein_lm.model.conversion import with_attention
 from tests.inference.toys import records
@@ -81,6 +84,30 @@ def test_a_checkpoint_of_fair_esm(esm2, tmp_path) -> None:
 def test_the_sizes_of_the_release(num_layers, width, tmp_path) -> None:
     esm2 = untrained(num_layers, width, 20)
     check_equal(read_esm2(write_release(esm2, tmp_path)).model, esm2)
+
+
+@pytest.mark.slow
+def test_masked_marginals_are_those_of_fair_esm(tmp_path) -> None:
+    esm2 = untrained(12, 480, 20)
+    model = read_esm2(write_release(esm2, tmp_path)).model.eval()
+    wild_type = (alphabet.FIRST_RESIDUE + np.random.default_rng(0).integers(0, 20, 60)).astype(np.uint8)
+    tokens = torch.tensor([[alphabet.CLS, *wild_type.tolist(), alphabet.EOS]])
+    rows = []
+    for place in range(1, 61):  # as in fair-esm's examples/variant-prediction
+        hidden = tokens.clone()
+        hidden[0, place] = alphabet.MASK
+        with torch.no_grad():
+            rows.append(torch.log_softmax(esm2(hidden)["logits"], dim=-1)[0, place])
+    variants = all_substitutions(wild_type)
+    expected = [
+        float(rows[v.sites[0]][v.substitutions[0][1]] - rows[v.sites[0]][wild_type[v.sites[0]]]) for v in variants
+    ]
+    found = variant_scores(model, wild_type, variants, Scoring(VariantStrategy.MASKED_MARGINALS))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    rounded = variant_scores(
+        model, wild_type, variants, Scoring(VariantStrategy.MASKED_MARGINALS, precision=Precision.BFLOAT16)
+    )
+    assert spearmanr(rounded, expected).statistic >= 0.999
 
 
 def test_a_directory_of_hugging_face(esm2, tmp_path) -> None:
