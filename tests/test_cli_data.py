@@ -197,7 +197,14 @@ def test_nothing_under_the_final_name_when_it_is_stopped(tmp_path, large, number
     inputs.mkdir()
     for copy in range(50):
         (inputs / f"{copy}.fasta").hardlink_to(large)
-    process = subprocess.Popen([*COMMAND, "prepare", "inputs", "-o", "store"], cwd=tmp_path, stderr=-1)
+    process = subprocess.Popen(
+        [*COMMAND, "prepare", "inputs", "-o", "store"],
+        cwd=tmp_path,
+        stderr=-1,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which commands in a shell's background ignore
+    )
     while len(names(tmp_path)) == 2 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)

@@ -30,7 +30,7 @@ class SurerToTheRight:
     def __init__(self) -> None:
         self.shown: list[str] = []
 
-    def __call__(self, tokens: torch.Tensor, *, packing: Packing, selected: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, *, selected: torch.Tensor, packing: Packing | None = None) -> torch.Tensor:
         self.shown.append("".join("_" if token == alphabet.MASK else "." for token in tokens[0, 1:-1].tolist()))
         logits = torch.zeros(*tokens.shape, alphabet.VOCABULARY_SIZE)
         logits[..., alphabet.TOKENS.index("W")] = torch.linspace(2, 6, tokens.shape[1])
