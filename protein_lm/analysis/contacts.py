@@ -25,7 +25,7 @@ from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import LayerCall, visit_layers
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.structures import Chain
-from protein_lm.errors import InputError, ModelError
+from protein_lm.errors import ConfigError, InputError, ModelError
 from protein_lm.model.language_model import ProteinLM
 
 CONTACT_DISTANCE = 8.0
@@ -61,6 +61,22 @@ class Regression:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         path.write_text(json.dumps({"format": _FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of(cls, model: ProteinLM) -> "Regression":
+        """The one that a model brings with it, as ESM-2 does.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if model.contact_head is None:
+            raise ConfigError(
+                "this model has no contact head, as ESM-2 with its contact regression has; train a regression with "
+                "protein-lm contacts train, and name it with --regression"
+            )
+        head, shape = model.contact_head.regression, (model.config.num_layers, model.config.num_heads)
+        weights = head.weight.double().view(shape).tolist()
+        return cls(weights, float(head.bias), model_checksum(model), 0.0, [], 0, 0)
 
     @classmethod
     def load(cls, path: Path, model: ProteinLM) -> "Regression":

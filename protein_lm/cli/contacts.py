@@ -51,10 +51,16 @@ def predict(
         str, typer.Argument(metavar="SOURCE", help="A FASTA file, or a structure as FILE or FILE:CHAIN.")
     ],
     model: ModelName,
-    regression: Annotated[
-        Path, typer.Option("--regression", "-r", metavar="JSON", help="File made by contacts train.")
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    regression: Annotated[
+        Path | None,
+        typer.Option(
+            "--regression",
+            "-r",
+            metavar="JSON",
+            help="File made by contacts train; ESM-2 brings a regression of its own.",
+        ),
+    ] = None,
     structure: Annotated[
         str | None,
         typer.Option(metavar="FILE[:CHAIN]", help="Structure of the one protein in SOURCE, to compare with."),
@@ -73,9 +79,8 @@ def predict(
 
     opened = load_model(model, device=device)
     examples = read_examples(source, structure)
-    written = write_contacts(
-        opened, examples, Regression.load(regression, opened), output, figure_format=f".{figure_format.value}"
-    )
+    loaded = Regression.of(opened) if regression is None else Regression.load(regression, opened)
+    written = write_contacts(opened, examples, loaded, output, figure_format=f".{figure_format.value}")
     print(f"{output}: pairs (.parquet) and map (.{figure_format.value}) of {', '.join(written)}")
     for name, table in written.items():
         if table is not None:

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import recorded_calls
-from protein_lm.analysis.contact_maps import contact_probabilities
+from protein_lm.analysis.contacts import Regression, predict_contacts
 from protein_lm.attention.packing import Packing
 from protein_lm.checkpoint import load_model, save_model
 from protein_lm.choices import OutputHead, Precision, VariantStrategy
@@ -67,7 +67,7 @@ def check_equal(model, esm2) -> None:
         close(call.operation.matrix(call.query, call.key, call.rows) * both, expected["attentions"][:, layer])
     [record] = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ")
     row = torch.tensor([[alphabet.CLS, *record.tokens.tolist(), alphabet.EOS]])
-    contacts = torch.from_numpy(contact_probabilities(model, record))
+    contacts = torch.from_numpy(predict_contacts(model, record, Regression.of(model))).float()
     close(contacts, esm2.predict_contacts(row)[0])
 
 
@@ -170,7 +170,7 @@ def test_a_model_without_a_contact_head(esm2, tmp_path) -> None:
     model, remarks = read_esm2(tmp_path / "alone.pt")
     assert remarks == ["it has no contact head"]
     with pytest.raises(ConfigError, match="this model has no contact head"):
-        contact_probabilities(model, records("MKTAYIAKQ")[0])
+        Regression.of(model)
 
 
 class Payload:
@@ -306,4 +306,4 @@ def test_what_does_not_fit_together_is_refused(esm2, tmp_path) -> None:
         with_attention(model, attention="exact", objective="causal")
     with pytest.raises(ConfigError, match="stored_frequencies is for rotary ones"):
         with_attention(model, attention="exact", positions="none")
-    assert np.isfinite(contact_probabilities(model, records("M")[0])).all()
+    assert np.isfinite(predict_contacts(model, records("M")[0], Regression.of(model))).all()
