@@ -27,7 +27,7 @@ from protein_lm.hub import HubModel, is_hub_name, push
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
-from protein_lm.output import checksum, new_directory
+from protein_lm.output import checksum, new_directory, new_file_mode
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "protein_lm"
@@ -82,11 +82,11 @@ def write_model(
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if base is None:
-        _save_tensors(model.state_dict(), folder / WEIGHTS)
+        save_tensors(model.state_dict(), folder / WEIGHTS)
     elif base.adapters is not None:
-        _save_tensors(adapter_weights(model), folder / ADAPTERS)
+        save_tensors(adapter_weights(model), folder / ADAPTERS)
     if head is not None:
-        _save_tensors(head.state_dict(), folder / HEAD)
+        save_tensors(head.state_dict(), folder / HEAD)
     (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
 
 
@@ -340,7 +340,7 @@ def check_files(path: Path) -> None:
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write what a run needs to go on: JSON facts (step, settings) and tensors (moments, random states)."""
     (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    _save_tensors(tensors, folder / STATE_TENSORS)
+    save_tensors(tensors, folder / STATE_TENSORS)
 
 
 def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -356,9 +356,15 @@ def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return facts, _load_tensors(path / STATE_TENSORS)
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(new_file_mode())  # the library lets nobody but its user read it
     except SafetensorError as error:  # the library hides the system's error number in its text
         raise OutputError(f"cannot write {path.name}: {error}; is the disk full?") from error
 

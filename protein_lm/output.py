@@ -247,3 +247,10 @@ def safe_name(identifier: str, *, taken: Collection[str] = ()) -> str:
         number += 1
         unique = f"{name}_{number}"
     return unique
+
+
+def new_file_mode() -> int:
+    """Permissions that this process gives to a new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

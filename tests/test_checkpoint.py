@@ -96,3 +96,9 @@ def test_devices() -> None:
     for name in ("gpu", "cuda:93"):
         with pytest.raises(ConfigError, match=f"device '{name}' cannot be used on this machine"):
             choose_device(name)
+
+
+def test_others_may_read_weights_as_they_may_any_new_file(tmp_path) -> None:
+    save_model(fresh_model(), tmp_path / "model")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from protein_lm import __version__, alphabet
-from protein_lm.checkpoint import fingerprint
+from protein_lm.checkpoint import fingerprint, save_tensors
 from protein_lm.choices import EmbeddingFormat, ReadingLongPolicy, StorageType
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError, InputError, NumericalError
@@ -200,7 +199,7 @@ class _Shards:
             size = path.stat().st_size // dtype.itemsize
             values = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
             tensors[f"{kind}.layer_{layer}"] = values.view(lengths[kind], -1)
-        save_file(tensors, self._work.folder / _shard_name(number))
+        save_tensors(tensors, self._work.folder / _shard_name(number))
         self._work.keep(_shard_name(number))
         for name in self._names():
             self._work.retire(self._raw(*name))
