@@ -277,7 +277,7 @@ def _strategy(name: str | None) -> VariantStrategy | None:
 def _within_window(model: ProteinLM, proteins: Proteins) -> list[SequenceRecord]:
     chosen = list(records(proteins))
     for record in chosen:
-        check_length(record, model, remedy="leave it out, or use a model with a longer window")
+        check_length(record, model)
     return chosen
 
 

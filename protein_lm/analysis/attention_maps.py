@@ -94,7 +94,7 @@ def visit_layers(
     Raises:
         InputError: the protein is longer than the model's window.
     """
-    check_length(record, model, remedy="leave it out, or use a model with a longer window")
+    check_length(record, model)
     tokens, _ = pack([record.tokens])
 
     def show(layer: int, call: LayerCall) -> None:

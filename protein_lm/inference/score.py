@@ -19,7 +19,7 @@ from protein_lm.inference.likelihood import (
     each_hidden_in_turn,
     one_pass_log_probabilities,
 )
-from protein_lm.inference.reading import LEAVE_OUT, too_long
+from protein_lm.inference.reading import too_long
 from protein_lm.model.language_model import ProteinLM
 
 Row = tuple[Any, ...]
@@ -139,18 +139,14 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
     return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
-def check_length(
-    record: SequenceRecord,
-    model: ProteinLM,
-    *,
-    remedy: str = LEAVE_OUT,
-) -> None:
+def check_length(record: SequenceRecord, model: ProteinLM) -> None:
     """Refuse a record that does not fit the model's window.
 
     Raises:
         InputError: naming the sequence, its length and the limit.
     """
     if len(record) > model.max_residues:
+        remedy = "leave it out, or use a model with a longer window"
         raise too_long(record.sequence_id, len(record), model.max_residues, remedy)
 
 
