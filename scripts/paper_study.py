@@ -88,7 +88,7 @@ def steps_in(seconds: float, planned: dict[str, Any], corpus: Corpus) -> int:
         run = Path(folder) / "run"
         Trainer(Recipe.model_validate(trial), corpus, run).fit()
         speeds = [row["tokens_per_second"] for row in read_metrics(run) if row["split"] == "train"]
-    return max(20, round(seconds * statistics.median(speeds) / LONG))
+    return max(4, round(seconds * statistics.median(speeds) / LONG))
 
 
 def write(folder: Path, name: str, table: pd.DataFrame, curves: pd.DataFrame, *, against: str) -> None:
