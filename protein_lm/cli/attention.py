@@ -97,7 +97,8 @@ def attention(
         figure_format=f".{figure_format.value}",
     )
     names = ", ".join(each.name for each in written)
-    print(f"{output}: matrices (.npz), head statistics (.csv) and figure (.{figure_format.value}) of {names}")
+    pages = ", page (.html)" if html else ""
+    print(f"{output}: matrices (.npz), head statistics (.csv){pages} and figure (.{figure_format.value}) of {names}")
     for each in written:
         if each.note:
             print(f"  {each.note}")

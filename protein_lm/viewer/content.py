@@ -82,7 +82,9 @@ class Content:
 
     def _largest_in_tiles(self) -> float:
         kept = self._tiles.kept if self._tiles else []
-        return max((float(np.abs(tile.weights).max()) for layer in kept for head in layer for tile in head), default=0.0)
+        return max(
+            (float(np.abs(tile.weights).max()) for layer in kept for head in layer for tile in head), default=0.0
+        )
 
     def _map(self, place: int, head: int, scale: float) -> dict[str, Any]:
         links = self._links.links(place, head)

@@ -612,21 +612,23 @@ class Viewer {
     const context = sized(this.overlay, width + MARGIN.left + MARGIN.right, height + MARGIN.top + MARGIN.bottom);
     const [row, column] = this.cursor;
     this.clip(context);
-    const band = (colour, left, top, right, bottom) => {
-      context.fillStyle = colour;
-      context.fillRect(left, top, Math.max(1, right - left), Math.max(1, bottom - top));
+    const frame = (colour, left, top, right, bottom) => {
+      for (const [line, width] of [["#fff", 3], [colour, 1.5]]) {
+        context.strokeStyle = line;
+        context.lineWidth = width;
+        context.strokeRect(left, top, right - left, bottom - top);
+      }
     };
     const [right, bottom] = [MARGIN.left + width, MARGIN.top + height];
-    band("rgba(255, 255, 255, 0.45)", MARGIN.left, this.y(row), right, this.y(row + 1));
-    band("rgba(255, 255, 255, 0.45)", this.x(column), MARGIN.top, this.x(column + 1), bottom);
-    if (this.chosen !== null) band("rgba(213, 94, 0, 0.6)", MARGIN.left, this.y(this.chosen), right, this.y(this.chosen + 1));
+    const across = (colour, place) => frame(colour, MARGIN.left - 2, this.y(place), right + 2, this.y(place + 1));
+    across("#333", row);
+    frame("#333", this.x(column), MARGIN.top - 2, this.x(column + 1), bottom + 2);
+    if (this.chosen !== null) across(FORWARD, this.chosen);
     const start = this.brush?.[0] || this.corner;
     if (start) {
       const [left, top] = [this.x(Math.min(start[1], column)), this.y(Math.min(start[0], row))];
       const [end, low] = [this.x(Math.max(start[1], column) + 1), this.y(Math.max(start[0], row) + 1)];
-      context.lineWidth = 2;
-      context.strokeStyle = FORWARD;
-      context.strokeRect(left, top, end - left, low - top);
+      frame(FORWARD, left, top, end, low);
     }
     context.restore();
   }
