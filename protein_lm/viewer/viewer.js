@@ -31,6 +31,7 @@ export default {
 // ---- data
 
 function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
@@ -654,7 +655,7 @@ class Viewer {
     const x = (residue) => MARGIN.left + (inner * (residue + 0.5 - start)) / (stop - start);
     const links = this.linksInView;
     const shown = links.filter((link) => link.weight >= this.leastShown);
-    for (const { from, to, weight } of shown.toReversed?.() || [...shown].reverse()) {
+    for (const { from, to, weight } of [...shown].reverse()) {
       const [left, right] = [x(Math.min(from, to)), x(Math.max(from, to))];
       const share = weight / this.most;
       context.globalAlpha = 0.25 + 0.75 * share;
@@ -687,11 +688,22 @@ class Viewer {
   linkButton({ from, to, weight }) {
     const text = `${this.residue(from)} → ${this.residue(to)}  ${number(weight)}`;
     const button = element("button", { type: "button", textContent: text });
-    button.addEventListener("click", () => {
-      this.point([from, to]);
-      if (this.chosen !== from) this.pick(from);
-    });
+    button.addEventListener("click", () => this.visit(from, to));
     return button;
+  }
+
+  /** Zoom to the tile of a link, whether its weights are exact or not. */
+  visit(from, to) {
+    this.cursor = [from, to];
+    this.chosen = from;
+    this.zoom({ rows: this.around(from, this.whole.rows), columns: this.around(to, this.whole.columns) });
+    this.overlay.focus();
+  }
+
+  around(residue, whole) {
+    const [first, size] = [whole[0], this.data.tileSize];
+    const start = first + Math.floor((residue - first) / size) * size;
+    return [start, Math.min(start + size, whole[1])];
   }
 
   // ---- structure
