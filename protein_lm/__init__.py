@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from protein_lm.api import (
         Proteins,
         attention_maps,
+        attention_viewer,
         embed,
         generate,
         load,
@@ -25,6 +26,7 @@ __all__ = [
     "Proteins",
     "__version__",
     "attention_maps",
+    "attention_viewer",
     "embed",
     "generate",
     "load",

@@ -11,6 +11,7 @@ or a string with a dot or a slash in it. Those without a name are called 1, 2, 3
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -38,9 +39,13 @@ from protein_lm.inference.variants import Scoring, choose_strategy
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import Predictor
 
+if TYPE_CHECKING:
+    from protein_lm.viewer.widget import AttentionViewer
+
 __all__ = [
     "Proteins",
     "attention_maps",
+    "attention_viewer",
     "embed",
     "generate",
     "load",
@@ -246,6 +251,38 @@ def attention_maps(
         record.sequence_id: torch.from_numpy(attention_matrices(model, record, layers=layers, heads=heads))
         for record in records(proteins)
     }
+
+
+def attention_viewer(
+    model: ProteinLM,
+    proteins: Proteins,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    structure: str | None = None,
+) -> "AttentionViewer":
+    """A notebook widget to walk around in the attention of one protein, as `protein-lm attention --html` writes it.
+
+    Args:
+        model: the model.
+        proteins: one protein.
+        layers: from 0; None for all.
+        heads: from 0; None for all.
+        structure: `FILE` or `FILE:CHAIN`, PDB or mmCIF, to colour by attention.
+
+    Raises:
+        InputError: not one protein, or one that is longer than the model's window; a structure that cannot be read, or
+            is of another protein.
+        ConfigError: a layer or head that the model does not have; anywidget is not installed.
+    """
+    try:
+        from protein_lm.viewer import widget
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the viewer needs {error.name}, which is not installed (pip install anywidget)") from error
+    given = list(records(proteins))
+    if len(given) != 1:
+        raise InputError(f"the viewer shows one protein; {len(given)} were given")
+    return widget.attention_viewer(model, given[0], layers=layers, heads=heads, structure=structure)
 
 
 def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:

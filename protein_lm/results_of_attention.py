@@ -20,10 +20,13 @@ from protein_lm.analysis.attention_forms import (
 from protein_lm.analysis.attention_maps import Form, chosen_heads, chosen_layers, read_attention
 from protein_lm.analysis.head_statistics import HeadSums
 from protein_lm.data.records import SequenceRecord
+from protein_lm.data.structures import Chain, read_chain
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory, safe_name
 from protein_lm.tables import write_table
+from protein_lm.viewer.content import Content, structure_data
+from protein_lm.viewer.page import page
 
 FULL_BYTES = 2**28
 """Up to this size the matrices of a protein are kept as they are, unless block means are asked for."""
@@ -52,6 +55,10 @@ class AttentionChoice:
     """Attention through all layers."""
     num_draws: int | None = None
     """Draws of random features to take mean and standard error over."""
+    html: bool = False
+    """A page to walk around in."""
+    structure: str | None = None
+    """`FILE` or `FILE:CHAIN` that the page shows beside."""
 
 
 class Written(NamedTuple):
@@ -82,10 +89,12 @@ def write_attention(
     draws `draw_mean` and `draw_standard_error`, with rollout `rollout` (R, C) or (P, P).
 
     Head statistics, the profiles of the folders `offsets`, `received` and `profiles`, and rollout are of whole proteins
-    whatever the rows and columns; the folder `top` has the largest weights among them.
+    whatever the rows and columns; the folder `top` has the largest weights among them. The page NAME.html shows residues
+    of the rows and columns, see `protein_lm.viewer.content`.
 
     Raises:
-        InputError: a protein is longer than the model's window, or has not the residues asked for.
+        InputError: a protein is longer than the model's window, or has not the residues asked for; the structure cannot
+            be read, or is of another protein.
         ConfigError: a layer or head that does not exist, matrices over the memory limit, draws of a kind that draws
             nothing, rollout of some layers or heads.
         OutputError: `output` exists or cannot be written.
@@ -96,13 +105,14 @@ def write_attention(
     numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
     if choice.num_draws:
         check_draws(model, numbers)
+    chain = read_chain(choice.structure) if choice.structure else None
     written: list[Written] = []
     with new_directory(output) as folder:
         for record in records:
             name = safe_name(record.sequence_id, taken=[each.name for each in written])
-            page = _Page(model, record, numbers, places, choice)
-            page.write(folder, name, figure_format)
-            written.append(Written(name, page.note))
+            part = _Page(model, record, numbers, places, choice, chain)
+            part.write(folder, name, figure_format)
+            written.append(Written(name, part.note))
     return written
 
 
@@ -116,12 +126,14 @@ class _Page:
         layers: list[int],
         heads: list[int],
         choice: AttentionChoice,
+        chain: Chain | None,
     ) -> None:
         self.model, self.record, self.layers, self.heads, self.choice = model, record, layers, heads, choice
         self.length = len(record) + alphabet.NUM_SPECIAL_TOKENS
         self.residues = Region(_tokens(choice.rows, record, "--rows"), _tokens(choice.columns, record, "--columns"))
         self.is_whole = choice.rows is None and choice.columns is None
         self.pixels, self.note = self._size()
+        self.structure = structure_data(choice.structure, chain, record) if choice.structure and chain else None
         self.region = self.residues
         if self.pixels is None and self.is_whole:
             self.region = Region(slice(0, self.length), slice(0, self.length))
@@ -133,7 +145,9 @@ class _Page:
         sums = HeadSums(len(self.layers), len(self.heads), self.length)
         largest = LargestWeights(self.residues, choice.top) if choice.top else None
         rollout = Rollout(self.region, self.pixels or self.length, self.length) if choice.rollout else None
+        content = Content(self.residues, self.layers, self.heads) if choice.html else None
         forms: list[Form] = [form for form in (picture, sums, largest, rollout) if form is not None]
+        forms += content.forms if content else []
         read_attention(self.model, self.record, forms, **numbers)
         arrays: dict[str, Any] = self._frame(picture)
         if choice.num_draws:
@@ -146,6 +160,9 @@ class _Page:
         inner = slice(1, -1) if self.region is not self.residues else slice(None)
         figure = plots.attention_grid(picture.values[:, :, inner, inner], **numbers, **shown)
         plots.save_figure(figure, folder / f"{name}{figure_format}")
+        if content is not None:
+            data = content.data(self.record, title=title, structure=self.structure)
+            (folder / f"{name}.html").write_text(page(data), encoding="utf-8")
         if rollout is not None:
             shown["title"] = f"{title}, rollout"
             plots.save_figure(

@@ -49,6 +49,12 @@ def attention(
         int | None,
         typer.Option("--draws", min=2, help="Also mean and standard error over so many draws of random features."),
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also a page to walk around in with a browser, which needs no network.")
+    ] = False,
+    structure: Annotated[
+        str | None, typer.Option(metavar="FILE[:CHAIN]", help="PDB or mmCIF of the protein, for --html to colour.")
+    ] = None,
     figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
     device: Device = "auto",
 ) -> None:
@@ -61,6 +67,8 @@ def attention(
     check_absent(output)
     if full and pixels:
         raise ConfigError("--full is the weights themselves and --pixels means over blocks of them; leave one out")
+    if structure and not html:
+        raise ConfigError("--structure is shown by --html; add it, or leave out --structure")
     ranges = _range(rows, "--rows"), _range(columns, "--columns")
 
     from protein_lm.checkpoint import load_model
@@ -76,6 +84,8 @@ def attention(
         profiles=profiles,
         rollout=rollout,
         num_draws=num_draws,
+        html=html,
+        structure=structure,
     )
     written = write_attention(
         load_model(model, device=device),
@@ -87,7 +97,8 @@ def attention(
         figure_format=f".{figure_format.value}",
     )
     names = ", ".join(each.name for each in written)
-    print(f"{output}: matrices (.npz), head statistics (.csv) and figure (.{figure_format.value}) of {names}")
+    pages = ", page (.html)" if html else ""
+    print(f"{output}: matrices (.npz), head statistics (.csv){pages} and figure (.{figure_format.value}) of {names}")
     for each in written:
         if each.note:
             print(f"  {each.note}")

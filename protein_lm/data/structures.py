@@ -110,6 +110,20 @@ def split_name(name: str) -> tuple[Path, str | None]:
     return (Path(path), chain) if colon and chain and not Path(name).exists() else (Path(name), None)
 
 
+def read_text(name: str) -> tuple[str, str]:
+    """Text of the structure `FILE` or `FILE:CHAIN`, and its format: PDB or mmCIF.
+
+    Raises:
+        InputError: the file cannot be read or is of another format.
+    """
+    path, _ = split_name(name)
+    text = _text(path)
+    kind = _format(text)
+    if kind is None:
+        raise InputError(f"{path} is no structure: expected PDB or mmCIF")
+    return text, kind
+
+
 def read_chain(name: str) -> Chain:
     """The chain `FILE:CHAIN`, or that of a `FILE` whose protein chains are all alike, from PDB or mmCIF, plain or compressed.
 
@@ -118,10 +132,7 @@ def read_chain(name: str) -> Chain:
             residue has a Cβ.
     """
     path, wanted = split_name(name)
-    text = _text(path)
-    kind = _format(text)
-    if kind is None:
-        raise InputError(f"{path} is no structure: expected PDB or mmCIF")
+    text, kind = read_text(name)
     try:
         chains = dict(_chains(text, kind, path))
     except (PDBConstructionException, ValueError, KeyError, IndexError, AttributeError) as error:

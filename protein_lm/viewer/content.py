@@ -1,0 +1,129 @@
+"""What the viewer shows of one protein: weights of every chosen head within a budget, as data for JavaScript."""
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.analysis.attention_forms import BlockMeans, Region
+from protein_lm.analysis.attention_maps import Form
+from protein_lm.analysis.attention_tiles import ProminentTiles, StrongestLinks
+from protein_lm.data.records import SequenceRecord
+from protein_lm.data.structures import Chain, read_text
+
+EXACT_BYTES = 2**25
+"""Up to this size every weight is kept, in 16 bits."""
+OVERVIEW_BYTES = 2**24
+"""Of longer proteins, the block means of all heads together, in 16 bits."""
+TILE_BYTES = 2**24
+"""Of longer proteins, the exact tiles of all heads together, in 16 bits."""
+MAX_PIXELS = 512
+TILE_SIZE = 64
+"""Residues on each side of an exact tile."""
+NUM_LINKS = 1000
+"""Links that are kept of each head."""
+SEPARATION = 6
+"""Residues from one end of a link to the other at least, as for contacts."""
+
+
+class Content:
+    """One protein for the viewer: hand `forms` to `read_attention`, then call `data`."""
+
+    def __init__(self, region: Region, layers: Sequence[int], heads: Sequence[int]) -> None:
+        """Plan what is kept of the residues of `region`; layers and heads are 0-based."""
+        self.region, self.layers, self.heads = region, layers, heads
+        shape, count = (len(layers), len(heads)), len(layers) * len(heads)
+        rows, columns = region.shape
+        self.is_exact = 2 * count * rows * columns <= EXACT_BYTES
+        overview = math.isqrt(OVERVIEW_BYTES // (2 * count))
+        pixels = max(rows, columns) if self.is_exact else min(MAX_PIXELS, max(overview, 1))
+        self._overview = BlockMeans(region, pixels, *shape)
+        self._links = StrongestLinks(region, NUM_LINKS, SEPARATION, *shape)
+        self._tiles: ProminentTiles | None = None
+        if not self.is_exact:
+            num_tiles = max(1, TILE_BYTES // (2 * count * TILE_SIZE**2))
+            self._tiles = ProminentTiles(region, TILE_SIZE, num_tiles, *shape)
+
+    @property
+    def forms(self) -> list[Form]:
+        """What has to see the rows as they pass by."""
+        return [self._overview, self._links, *([self._tiles] if self._tiles else [])]
+
+    def data(self, record: SequenceRecord, *, title: str, structure: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Everything that `viewer.js` needs, ready for JSON; `structure` comes from `structure_data`.
+
+        Weights are 16-bit floats times `scale`, a power of two that puts the largest near the top of their range: their
+        relative error is under 0.05 % down to some 1e-9 of the largest.
+        """
+        rows, columns = self.region
+        largest = max(float(np.abs(self._overview.values).max()), self._largest_in_tiles(), 2.0**-100)
+        scale = 2.0 ** math.floor(math.log2(2.0**15 / largest))
+        return {
+            "title": title,
+            "sequence": record.sequence,
+            "layers": [layer + 1 for layer in self.layers],
+            "heads": [head + 1 for head in self.heads],
+            "isExact": self.is_exact,
+            "rowEdges": (self._overview.row_edges + rows.start).tolist(),
+            "columnEdges": (self._overview.column_edges + columns.start).tolist(),
+            "scale": scale,
+            "tileSize": TILE_SIZE,
+            "separation": SEPARATION,
+            "palette": _encoded(_palette()),
+            "maps": [
+                [self._map(place, head, scale) for head in range(len(self.heads))] for place in range(len(self.layers))
+            ],
+            "structure": structure,
+        }
+
+    def _largest_in_tiles(self) -> float:
+        kept = self._tiles.kept if self._tiles else []
+        return max(
+            (float(np.abs(tile.weights).max()) for layer in kept for head in layer for tile in head), default=0.0
+        )
+
+    def _map(self, place: int, head: int, scale: float) -> dict[str, Any]:
+        links = self._links.links(place, head)
+        tiles = sorted(self._tiles.kept[place][head], key=lambda tile: (tile.row, tile.column)) if self._tiles else []
+        weights = np.stack([tile.weights for tile in tiles]) if tiles else np.empty(0, dtype=np.float32)
+        return {
+            "overview": _encoded_weights(self._overview.values[place, head], scale),
+            "tilePlaces": [[tile.row, tile.column] for tile in tiles],
+            "tiles": _encoded_weights(weights, scale),
+            "attending": _encoded(links.attending.astype("<u4")),
+            "attended": _encoded(links.attended.astype("<u4")),
+            "linkWeights": _encoded(links.weights.astype("<f4")),
+        }
+
+
+def structure_data(name: str, chain: Chain, record: SequenceRecord) -> dict[str, Any]:
+    """The file of the structure `name` as it is, and the number there of each residue of the record, empty where not seen.
+
+    Raises:
+        InputError: `chain`, read from `name`, is not in the record; the file cannot be read.
+    """
+    text, kind = read_text(name)
+    return {
+        "text": text,
+        "format": {"PDB": "pdb", "mmCIF": "cif"}[kind],
+        "name": chain.name,
+        "chain": chain.name.rpartition(":")[2],
+        "numbers": list(chain.placed_in(record).numbers),
+    }
+
+
+def _palette() -> NDArray[np.uint8]:
+    """(256, 3): cividis, which looks the same to nearly everyone."""
+    return (255 * matplotlib.colormaps["cividis"](np.arange(256))[:, :3]).round().astype(np.uint8)
+
+
+def _encoded_weights(weights: NDArray[np.float32], scale: float) -> str:
+    return _encoded((weights * np.float32(scale)).astype("<f2"))
+
+
+def _encoded(values: NDArray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
