@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -55,6 +56,16 @@ def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:
             figure.savefig(partial, dpi=200, bbox_inches="tight")
     finally:
         plt.close(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, for a page; it is closed."""
+    content = BytesIO()
+    try:
+        figure.savefig(content, format="png", dpi=150, bbox_inches="tight")
+    finally:
+        plt.close(figure)
+    return content.getvalue()
 
 
 def learning_curve(metrics: pd.DataFrame) -> Figure:
@@ -429,9 +440,11 @@ def corpus_contents(
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
         )
-    for (name, counts), color in zip(filled.items(), sns.color_palette("colorblind", len(filled)), strict=True):
+    colors, styles = sns.color_palette("colorblind", len(filled)), ("-", "--", "-.", ":")
+    for (name, counts), color, style in zip(filled.items(), colors, styles, strict=False):
         shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
-        left.stairs(shares, edges, color=color, linewidth=1.4, label=f"{name.replace('_', ' ')}, {counts.sum():,}")
+        label = f"{name.replace('_', ' ')}, {counts.sum():,}"
+        left.stairs(shares, edges, color=color, linestyle=style, linewidth=1.4, label=label)
     left.set(xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None))
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
