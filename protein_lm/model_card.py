@@ -8,6 +8,8 @@ from typing import Any
 from protein_lm import __version__
 from protein_lm.model.language_model import ProteinLM
 
+_LABELS = {"step": "optimizer steps", "num_tokens": "tokens seen in training"}
+
 
 def model_facts(model: ProteinLM, training: Mapping[str, Any]) -> dict[str, str]:
     """What there is to say of a model, by name; names and values are plain text, on one line each.
@@ -51,8 +53,5 @@ def _training_fact(name: str, value: Any) -> dict[str, str]:
             return {"best validation loss": f"{value:.4f} nats per residue, perplexity {math.exp(value):.2f}"}
         case "corpus", dict():
             return {f"corpus, from {file}": f"SHA-256 {digest}" for file, digest in value.items()}
-        case _, int():
-            return {name.replace("_", " "): f"{value:,}"}
-        case _, None:
-            return {name.replace("_", " "): "none"}
-    return {name.replace("_", " "): str(value)}
+    label = _LABELS.get(name, name.replace("_", " "))
+    return {label: f"{value:,}" if isinstance(value, int) else "none" if value is None else str(value)}

@@ -338,8 +338,8 @@ def similarity_heatmaps(
 ) -> Figure:
     """Three 20 × 20 panels: correlation over heads, pair enrichment, and the normalized substitution matrix.
 
-    The diagonals of the first two are left out of the colour range: they are largest by construction. Pairs D-E and
-    F-Y, which the papers point out, are framed.
+    The diagonals of the first two are left out of the colour range: they are largest by construction. Negative values have
+    a dash. Pairs D-E and F-Y, which the papers point out, are framed.
 
     Args:
         similarity: Pearson correlation over heads.
@@ -362,6 +362,8 @@ def similarity_heatmaps(
             finite = np.abs(off_diagonal[np.isfinite(off_diagonal)])
             limit = float(finite.max()) if finite.size else 1.0
             heatmap(values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit)
+            rows, columns = np.nonzero(values.to_numpy() < 0)  # in grey, the colours alone do not tell the sign
+            axis.scatter(columns + 0.5, rows + 0.5, marker="_", s=14, color="black", linewidths=0.6)
         else:
             heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from protein_lm import __version__, alphabet, plots
 from protein_lm.analysis.attention_forms import BlockMeans, Region
@@ -118,7 +119,7 @@ def write_report(
     page = render(
         f"Report of {run.resolve().name}",
         sections,
-        subtitle=f"{report.model.config.objective.value} protein language model, {report.model.config.attention_name} "
+        subtitle=f"A {report.model.config.objective.value} protein language model, {report.model.config.attention_name} "
         f"attention, {report.model.num_parameters:,} weights; the best model of the run.",
         footer=f"Written by protein_lm {__version__} on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, computed on "
         f"{report.model.device.type}, in {sum(section.seconds or 0 for section in sections):.0f} s.",
@@ -176,29 +177,31 @@ class _Report:
             [str(source["name"]), f"{source['sequences']:,}", str(source["sha256"])[:16] + "…"]
             for source in store.sources
         ]
-        splits = [
+        manifest = store.manifest
+        rows = [
             [name.replace("_", " "), f"{counts['num_sequences']:,}", f"{counts['num_residues']:,}"]
-            for name, counts in store.manifest["splits"].items()
+            for name, counts in manifest["splits"].items()
         ]
-        tables = [
-            Table(["source", "sequences", "SHA-256"], sources),
-            Table(["split", "sequences", "residues"], splits),
-        ]
-        if "num_read" in store.manifest:
-            dropped = store.manifest["num_dropped"]
-            counts = {"read": store.manifest["num_read"], **{f"dropped, {name}": n for name, n in dropped.items() if n}}
-            rows = [[name.replace("_", " "), f"{number:,}"] for name, number in counts.items()]
-            tables.append(Table(["sequences", "number"], rows))
+        splits = Table(["split", "sequences", "residues"], rows)
         what, pictures = "What the corpus was made of, as its manifest says", []
         if store.num_residues <= MAX_COUNTED_RESIDUES:
             contents = measure(store)
+            splits = _with_lengths(splits, contents.lengths, [contents.numbers[name] for name in manifest["splits"]])
             title = f"{store.num_sequences:,} sequences, {store.num_residues:,} residues"
             figure = plots.corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title)
             caption = "Left: lengths of the sequences of each split. Right: shares of the residues."
             pictures.append(Picture(plots.png(figure), caption))
             what += ", and its lengths and residues, counted."
         else:
-            what += f"; over {MAX_COUNTED_RESIDUES:,} residues they are not counted here."
+            what += f"; of over {MAX_COUNTED_RESIDUES:,} residues they are not counted here."
+        tables = [Table(["source", "sequences", "SHA-256"], sources), splits]
+        if "num_read" in manifest:  # a joined corpus has been read before
+            rule = manifest["split"]
+            by_table = f", and {rule['table']['name']}" if rule["table"] else ""
+            what += f" Split by {rule['rule']}, seed {rule['seed']}{by_table}."
+            dropped = {f"dropped, {reason}": count for reason, count in manifest["num_dropped"].items() if count}
+            counts = {"read": manifest["num_read"], **(dropped or {"dropped": 0})}
+            tables.append(Table(["sequences", "number"], [[k.replace("_", " "), f"{n:,}"] for k, n in counts.items()]))
         if not self.is_own_corpus:
             what += " The run does not tell whether it was trained on this corpus."
         command = _command("data", "inspect", store.path, "--plot", "corpus.png")
@@ -293,7 +296,8 @@ class _Report:
         shown += [word for head in heads for word in ("--head", head + 1)]
         return Section(
             what=f"How much each residue (down) attends to each (across), in {len(layers)} of {config.num_layers} layers and "
-            f"{len(heads)} of {config.num_heads} heads; over {MAX_PIXELS} residues, means over blocks.",
+            f"{len(heads)} of {config.num_heads} heads; over {MAX_PIXELS} residues, means over blocks."
+            + self._examples_origin(),
             commands=[_command("attention", self._examples_file(), "--model", self.run, "-o", "attention", *shown)],
             tables=tables,
             pictures=pictures,
@@ -329,7 +333,8 @@ class _Report:
             pictures=[
                 Picture(
                     plots.png(figure),
-                    "Correlation over heads of the attention received; enrichment of pairs; BLOSUM62. Framed: D–E, F–Y.",
+                    "Correlation over heads of the attention received; enrichment of pairs; BLOSUM62. Dashes: negative. "
+                    "Frames: D–E, F–Y.",
                 )
             ],
         )
@@ -368,7 +373,8 @@ class _Report:
         return Section(
             what=f"How far random features are from exact softmax attention on the model's own queries and keys: the first "
             f"{length:,} tokens of {record.sequence_id}, all layers and heads, {KERNEL_ERROR_DRAWS} draws. The model has "
-            f"M = {number:,}. Errors are relative; attention to all alike has those of the columns `alike`.",
+            f"M = {number:,}. Errors are relative; attention to all alike has those of the columns alike."
+            + self._examples_origin(),
             commands=[_command("kernel-error", self._examples_file(), "--model", self.run, "-o", "errors", *options)],
             tables=[Table(["features", "M", "error of the matrix", "alike", "error of the output", "alike"], rows)],
             pictures=[Picture(plots.png(plots.kernel_errors(table)), "Error of the attention matrix against M.")],
@@ -376,9 +382,7 @@ class _Report:
 
     def generated(self) -> Section:
         if not self.model.is_causal:
-            raise _DoesNotApply(
-                "a masked model does not write proteins from the start; protein-lm infill has it fill in residues"
-            )
+            raise _DoesNotApply("a masked model writes no proteins; protein-lm infill has it fill in residues")
         store, seed = self._corpus(), self.choice.seed
         number, longest = NUM_GENERATED, min(MAX_GENERATED_RESIDUES, self.model.max_residues)
         real = reference(store, max_sequences=NUM_REAL, seed=seed)
@@ -437,6 +441,11 @@ class _Report:
     def _examples_file(self) -> Path:
         return self.choice.fasta or Path("examples.fasta")
 
+    def _examples_origin(self) -> str:
+        if self.choice.fasta is not None:
+            return ""
+        return " Proteins of the split test; examples.fasta of the command is the text under Attention."
+
     def _examples_text(self) -> str:
         """The content of `examples.fasta`, unless there is a file."""
         if self.choice.fasta is not None:
@@ -475,6 +484,22 @@ def _spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
+def _with_lengths(splits: Table, lengths: NDArray[np.int64], numbers: Sequence[NDArray[np.int64]]) -> Table:
+    """The table of splits with the shortest, median and longest length of each.
+
+    Args:
+        splits: a row for each split.
+        lengths: (K,) different lengths, ascending.
+        numbers: (K,) sequences of each length, of each split.
+    """
+    rows = []
+    for row, counts in zip(splits.rows, numbers, strict=True):
+        up_to = np.cumsum(counts)
+        places = np.searchsorted(up_to, [1, (up_to[-1] + 1) // 2, up_to[-1]]) if up_to[-1] else []
+        rows.append([*row, *(f"{lengths[place]:,}" for place in places), *[""] * (3 - len(places))])
+    return Table([*splits.columns, "shortest", "median", "longest"], rows)
+
+
 def _head_table(record: SequenceRecord, heads: pd.DataFrame) -> Table:
     columns = ["layer", "head", "class", "mean distance (tokens)", "within 3 tokens", "largest share of one token"]
     rows = [
@@ -499,5 +524,5 @@ def _most_alike(similarity: pd.DataFrame, matrix: pd.DataFrame) -> Table:
         (float(similarity.iat[i, j]), f"{letters[j]}–{letters[i]}", float(matrix.iat[i, j])) for i, j in pairs
     ]
     best = sorted((each for each in found if np.isfinite(each[0])), reverse=True)[:NUM_PAIRS]
-    rows = [[name, f"{value:.3f}", f"{score:+.0f}"] for value, name, score in best]
+    rows = [[name, f"{value:.3f}", f"{score:.0f}"] for value, name, score in best]
     return Table(["most alike", "correlation over heads", "BLOSUM62"], rows)
