@@ -27,6 +27,7 @@ from protein_lm.hub import HubModel, is_hub_name, push
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.model_card import model_card
 from protein_lm.output import checksum, new_directory, new_file_mode
 
 FORMAT_VERSION = 1
@@ -87,7 +88,7 @@ def write_model(
         save_tensors(adapter_weights(model), folder / ADAPTERS)
     if head is not None:
         save_tensors(head.state_dict(), folder / HEAD)
-    (folder / CARD).write_text(_card(model, facts), encoding="utf-8")
+    (folder / CARD).write_text(model_card(model, facts), encoding="utf-8")
 
 
 def find_model(name: str) -> Path:
@@ -343,17 +344,25 @@ def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str,
     save_tensors(tensors, folder / STATE_TENSORS)
 
 
-def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_training_state` wrote.
+def read_training_facts(path: Path) -> dict[str, Any]:
+    """The facts that `write_training_state` wrote.
 
     Raises:
         ModelError: missing or damaged.
     """
     try:
-        facts = json.loads((path / STATE_FACTS).read_text(encoding="utf-8"))
+        return json.loads((path / STATE_FACTS).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
-    return facts, _load_tensors(path / STATE_TENSORS)
+
+
+def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors that `write_training_state` wrote.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    return read_training_facts(path), _load_tensors(path / STATE_TENSORS)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -376,30 +385,6 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path.parent}: incomplete model directory, {path.name} is missing") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
-
-
-def _card(model: ProteinLM, facts: dict[str, Any]) -> str:
-    config = model.config
-    lines = [
-        *(
-            "---",
-            "library_name: protein_lm",
-            "tags:",
-            "- protein",
-            f"- {config.objective.value}-language-model",
-            "---",
-            "",
-        ),
-        f"# A {config.objective.value} protein language model with {config.attention_name} attention",
-        "",
-        f"- {config.num_layers} layers, width {config.width}, {config.num_heads} heads, {model.num_parameters:,} weights",
-        f"- window: {config.max_length} tokens, <cls> and <eos> included",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
-        "",
-        f"Written by protein_lm {__version__}. Open it with `protein_lm.load(folder)`, or its name on the Hub.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def describe(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -55,6 +56,16 @@ def save_figure(figure: Figure, path: Path, *, replace: bool = False) -> None:
             figure.savefig(partial, dpi=200, bbox_inches="tight")
     finally:
         plt.close(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, for a page; it is closed."""
+    content = BytesIO()
+    try:
+        figure.savefig(content, format="png", dpi=150, bbox_inches="tight")
+    finally:
+        plt.close(figure)
+    return content.getvalue()
 
 
 def learning_curve(metrics: pd.DataFrame) -> Figure:
@@ -327,8 +338,8 @@ def similarity_heatmaps(
 ) -> Figure:
     """Three 20 × 20 panels: correlation over heads, pair enrichment, and the normalized substitution matrix.
 
-    The diagonals of the first two are left out of the colour range: they are largest by construction. Pairs D-E and
-    F-Y, which the papers point out, are framed.
+    The diagonals of the first two are left out of the colour range: they are largest by construction. Negative values have
+    a dash. Pairs D-E and F-Y, which the papers point out, are framed.
 
     Args:
         similarity: Pearson correlation over heads.
@@ -351,6 +362,8 @@ def similarity_heatmaps(
             finite = np.abs(off_diagonal[np.isfinite(off_diagonal)])
             limit = float(finite.max()) if finite.size else 1.0
             heatmap(values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit)
+            rows, columns = np.nonzero(values.to_numpy() < 0)  # in grey, the colours alone do not tell the sign
+            axis.scatter(columns + 0.5, rows + 0.5, marker="_", s=14, color="black", linewidths=0.6)
         else:
             heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)
@@ -429,9 +442,11 @@ def corpus_contents(
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
         )
-    for (name, counts), color in zip(filled.items(), sns.color_palette("colorblind", len(filled)), strict=True):
+    colors, styles = sns.color_palette("colorblind", len(filled)), ("-", "--", "-.", ":")
+    for (name, counts), color, style in zip(filled.items(), colors, styles, strict=False):
         shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
-        left.stairs(shares, edges, color=color, linewidth=1.4, label=f"{name.replace('_', ' ')}, {counts.sum():,}")
+        label = f"{name.replace('_', ' ')}, {counts.sum():,}"
+        left.stairs(shares, edges, color=color, linestyle=style, linewidth=1.4, label=label)
     left.set(xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None))
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
