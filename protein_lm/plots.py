@@ -374,6 +374,8 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
     scales = sorted(set(table["norm_scale"]))
     types = list(dict.fromkeys(table["feature_type"]))
     colors = dict(zip(types, sns.color_palette("colorblind", len(types)), strict=True))
+    maps = list(dict.fromkeys(name.split("-")[0] for name in types))
+    markers = dict(zip(maps, "osD^v", strict=False))  # one for each of the five maps that there are
     with sns.axes_style("ticks"):
         figure, axes = plt.subplots(
             1, len(scales), figsize=(1.8 + 3.1 * len(scales), 3.6), layout="constrained", sharey=True, squeeze=False
@@ -383,7 +385,8 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
         for name in types:
             grouped = pd.DataFrame(rows[rows["feature_type"] == name]).groupby("num_features")[error]
             style = "--" if "iid" in name else "-"
-            axis.plot(grouped.mean(), style, color=colors[name], label=name, marker="o", markersize=3)
+            marker = markers[name.split("-")[0]]
+            axis.plot(grouped.mean(), style, color=colors[name], label=name, marker=marker, markersize=4)
             axis.fill_between(
                 grouped.mean().index, grouped.quantile(0.1), grouped.quantile(0.9), color=colors[name], alpha=0.1
             )
@@ -429,9 +432,11 @@ def corpus_contents(
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
         )
-    for (name, counts), color in zip(filled.items(), sns.color_palette("colorblind", len(filled)), strict=True):
+    palette, styles = sns.color_palette("colorblind", len(filled)), ("-", "--", "-.", ":")
+    for (name, counts), color, style in zip(filled.items(), palette, styles[: len(filled)], strict=True):
         shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
-        left.stairs(shares, edges, color=color, linewidth=1.4, label=f"{name.replace('_', ' ')}, {counts.sum():,}")
+        label = f"{name.replace('_', ' ')}, {counts.sum():,}"
+        left.stairs(shares, edges, color=color, linestyle=style, linewidth=1.4, label=label)
     left.set(xscale="log", xlabel="length (residues)", ylabel="sequences per doubling of length (%)", ylim=(0, None))
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
