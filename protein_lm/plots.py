@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -374,8 +375,7 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
     scales = sorted(set(table["norm_scale"]))
     types = list(dict.fromkeys(table["feature_type"]))
     colors = dict(zip(types, sns.color_palette("colorblind", len(types)), strict=True))
-    maps = list(dict.fromkeys(name.split("-")[0] for name in types))
-    markers = dict(zip(maps, "osD^v", strict=False))  # one for each of the five maps that there are
+    markers = dict(zip(dict.fromkeys(name.split("-")[0] for name in types), cycle("osD^v"), strict=False))
     with sns.axes_style("ticks"):
         figure, axes = plt.subplots(
             1, len(scales), figsize=(1.8 + 3.1 * len(scales), 3.6), layout="constrained", sharey=True, squeeze=False
