@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -387,6 +388,7 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
     scales = sorted(set(table["norm_scale"]))
     types = list(dict.fromkeys(table["feature_type"]))
     colors = dict(zip(types, sns.color_palette("colorblind", len(types)), strict=True))
+    markers = dict(zip(dict.fromkeys(name.split("-")[0] for name in types), cycle("osD^v"), strict=False))
     with sns.axes_style("ticks"):
         figure, axes = plt.subplots(
             1, len(scales), figsize=(1.8 + 3.1 * len(scales), 3.6), layout="constrained", sharey=True, squeeze=False
@@ -396,7 +398,8 @@ def kernel_errors(table: pd.DataFrame, *, error: str = "matrix_error") -> Figure
         for name in types:
             grouped = pd.DataFrame(rows[rows["feature_type"] == name]).groupby("num_features")[error]
             style = "--" if "iid" in name else "-"
-            axis.plot(grouped.mean(), style, color=colors[name], label=name, marker="o", markersize=3)
+            marker = markers[name.split("-")[0]]
+            axis.plot(grouped.mean(), style, color=colors[name], label=name, marker=marker, markersize=4)
             axis.fill_between(
                 grouped.mean().index, grouped.quantile(0.1), grouped.quantile(0.9), color=colors[name], alpha=0.1
             )
@@ -442,8 +445,8 @@ def corpus_contents(
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(11, 3.8), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
         )
-    colors, styles = sns.color_palette("colorblind", len(filled)), ("-", "--", "-.", ":")
-    for (name, counts), color, style in zip(filled.items(), colors, styles, strict=False):
+    palette, styles = sns.color_palette("colorblind", len(filled)), ("-", "--", "-.", ":")
+    for (name, counts), color, style in zip(filled.items(), palette, styles[: len(filled)], strict=True):
         shares = 100 * np.histogram(lengths, edges, weights=counts)[0] / counts.sum() / doublings
         label = f"{name.replace('_', ' ')}, {counts.sum():,}"
         left.stairs(shares, edges, color=color, linestyle=style, linewidth=1.4, label=label)

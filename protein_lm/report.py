@@ -213,7 +213,7 @@ class _Report:
         rows = [
             [name, f"{metrics[column].max():,.0f}{unit}"]
             for name, (column, unit) in totals.items()
-            if metrics[column].notna().any()  # runs of the first versions lack some
+            if bool(metrics[column].notna().any())  # runs of the first versions lack some
         ]
         valid = pd.DataFrame(metrics[metrics["split"] == "valid"]).reset_index(drop=True)
         if not valid.empty:

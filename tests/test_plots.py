@@ -85,6 +85,7 @@ def test_corpus_contents_tell_splits_apart_and_mark_the_windows() -> None:
     for drawn in histogram.patches:
         shares, edges, _ = drawn.get_data()
         assert (shares * np.diff(np.log2(edges))).sum() == pytest.approx(100), "the area is all sequences of the split"
+    assert [drawn.get_linestyle() for drawn in histogram.patches] == ["-", "--"]
     assert [text.get_text() for text in histogram.texts] == ["median 500", "1,022"], "8,190 is out of range"
     assert [bar.get_height() for bar in composition.patches] == [75, 25]
     one = plots.corpus_contents(np.array([7]), {"train": np.array([1])}, {"A": 1}, title="one length")
@@ -103,4 +104,23 @@ def test_substitution_heatmaps_wrap_number_residues_and_mark_the_wild_type() -> 
     dots = first.collections[0].get_offsets()
     assert len(dots) == 69 and dots[0].tolist() == [24, plots.CLASS_ORDER.index("M")]
     figure.canvas.draw()
+    plots.plt.close(figure)
+
+
+def test_kernel_errors_tell_feature_types_apart_without_colours() -> None:
+    types = ["positive-orthogonal", "positive-iid", "trigonometric-orthogonal", "trigonometric-iid"]
+    facts = {"norm_scale": 1.0, "kernel": "softmax", "uniform_matrix_error": 0.5, "query_norm": 2.0, "key_norm": 2.0}
+    rows = [
+        {"feature_type": name, "num_features": count, "matrix_error": 1 / count, **facts}
+        for name in types
+        for count in (16, 64)
+    ]
+    figure = plots.kernel_errors(pd.DataFrame(rows))
+    drawn = figure.axes[0].lines[: len(types)]
+    assert [(line.get_marker(), line.get_linestyle()) for line in drawn] == [
+        ("o", "-"),
+        ("o", "--"),
+        ("s", "-"),
+        ("s", "--"),
+    ]
     plots.plt.close(figure)
