@@ -488,20 +488,20 @@ class Viewer {
   draw() {
     const { width, height } = this.frame;
     const context = sized(this.canvas, width + MARGIN.left + MARGIN.right, height + MARGIN.top + MARGIN.bottom);
-    const { image, top } = this.image(this.map, this.view, Math.floor(width), Math.floor(height), SCALES[this.scale.value]);
+    const { image, top, isSigned } = this.image(this.map, this.view, Math.floor(width), Math.floor(height), SCALES[this.scale.value]);
     const sheet = element("canvas", { width: image.width, height: image.height });
     sheet.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
     context.drawImage(sheet, MARGIN.left, MARGIN.top, width, height);
     this.drawTiles(context);
     this.drawAxes(context);
-    this.drawKey(context, top);
+    this.drawKey(context, top, isSigned);
     this.drawOverlay();
     this.drawLinks();
     this.drawStructure();
   }
 
-  /** Pixels of a view, and the weight that has the last colour. */
+  /** Pixels of a view, the weight that has the last colour, and whether some weights are negative (they have the first). */
   image(map, view, width, height, scale) {
     const { axes } = this;
     const rows = pixelsOver(...view.rows, height, axes.rowBlocks, axes.firstRow);
@@ -521,7 +521,7 @@ class Viewer {
     for (place = 0; place < values.length; place++) {
       colour(this.palette, scale(Math.max(0, Math.min(1, values[place] / top))), image.data, 4 * place);
     }
-    return { image, top };
+    return { image, top, isSigned: values.some((value) => value < 0) };
   }
 
   drawThumbnails() {
@@ -594,7 +594,7 @@ class Viewer {
     context.restore();
   }
 
-  drawKey(context, top) {
+  drawKey(context, top, isSigned) {
     const [left, upper, width] = [MARGIN.left, MARGIN.top + this.frame.height + 8, Math.min(220, this.frame.width)];
     const strip = new ImageData(256, 1);
     for (let i = 0; i < 256; i++) colour(this.palette, i / 255, strip.data, 4 * i);
@@ -603,7 +603,8 @@ class Viewer {
     context.drawImage(sheet, left, upper, width, 10);
     context.textBaseline = "top";
     context.textAlign = "left";
-    context.fillText(this.scale.value === "logarithm" ? `≤ ${number(top / 1000)}` : "0", left, upper + 13);
+    const first = this.scale.value === "logarithm" ? `≤ ${number(top / 1000)}` : isSigned ? "≤ 0" : "0";
+    context.fillText(first, left, upper + 13);
     context.textAlign = "right";
     context.fillText(`≥ ${number(top)}`, left + width, upper + 13);
   }

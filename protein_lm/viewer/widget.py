@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import anywidget
+import anywidget  # pyright: ignore[reportMissingImports]
 import traitlets
 
 from protein_lm.analysis.attention_forms import Region
