@@ -24,12 +24,12 @@ def model_facts(model: ProteinLM, training: Mapping[str, Any]) -> dict[str, str]
         "attention": config.attention_name,
         "size": f"{config.num_layers} layers, width {config.width}, {config.num_heads} heads",
         "weights": f"{model.num_parameters:,}",
-        "window": f"{config.max_length:,} tokens, <cls> and <eos> included",
+        "window": f"{config.max_length:,} tokens, the two special ones included",
         "positions": config.positions.value,
     }
     for name, value in training.items():
         facts |= _training_fact(name, value)
-    return {name: " ".join(value.split()) for name, value in facts.items()}
+    return {" ".join(name.split()): " ".join(value.split()) for name, value in facts.items()}
 
 
 def model_card(model: ProteinLM, training: Mapping[str, Any]) -> str:
@@ -39,7 +39,7 @@ def model_card(model: ProteinLM, training: Mapping[str, Any]) -> str:
         *("---", "library_name: protein_lm", "tags:", "- protein", f"- {objective}-language-model", "---", ""),
         f"# A {objective} protein language model with {model.config.attention_name} attention",
         "",
-        *(f"- {name}: {html.escape(value, quote=False)}" for name, value in model_facts(model, training).items()),
+        *(html.escape(f"- {name}: {value}", quote=False) for name, value in model_facts(model, training).items()),
         "",
         f"Written by protein_lm {__version__}. Open it with `protein_lm.load(folder)`, or its name on the Hub.",
         "",

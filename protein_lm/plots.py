@@ -364,7 +364,8 @@ def similarity_heatmaps(
             limit = float(finite.max()) if finite.size else 1.0
             heatmap(values, ax=axis, cmap=colors, center=0, vmin=-limit, vmax=limit)
             rows, columns = np.nonzero(values.to_numpy() < 0)  # in grey, the colours alone do not tell the sign
-            axis.scatter(columns + 0.5, rows + 0.5, marker="_", s=14, color="black", linewidths=0.6)
+            inks = np.where(values.to_numpy()[rows, columns] < -limit / 2, "white", "black")
+            axis.scatter(columns + 0.5, rows + 0.5, marker="_", s=14, c=inks, linewidths=0.7)
         else:
             heatmap(values, ax=axis, cmap=colors, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)

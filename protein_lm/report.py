@@ -210,10 +210,11 @@ class _Report:
     def curves(self) -> Section:
         metrics = learning_curves([self.run])
         totals = {"steps": ("step", ""), "tokens seen": ("num_tokens", ""), "time of training": ("seconds", " s")}
+        last = {column: float(metrics[column].to_numpy(dtype=np.float64)[-1]) for column, _ in totals.values()}
         rows = [
-            [name, f"{metrics[column].max():,.0f}{unit}"]
+            [name, f"{last[column]:,.0f}{unit}"]
             for name, (column, unit) in totals.items()
-            if bool(metrics[column].notna().any())  # runs of the first versions lack some
+            if np.isfinite(last[column])  # runs of the first versions lack some
         ]
         valid = pd.DataFrame(metrics[metrics["split"] == "valid"]).reset_index(drop=True)
         if not valid.empty:

@@ -74,6 +74,7 @@ def test_a_whole_page(corpus, tmp_path, monkeypatch, capsys) -> None:
     output = tmp_path / "report.html"
     sections: list[Section] = []
     monkeypatch.setattr("protein_lm.analysis.similarity.NUM_PERMUTATIONS", 99)
+    monkeypatch.setattr("protein_lm.report.NUM_GENERATED", 8)
     choice = ReportChoice(data=corpus.path, max_sequences=8)
     write_report(tmp_path / "run", output, choice, on_section=sections.append)
     text = output.read_text(encoding="utf-8")
@@ -133,7 +134,7 @@ def test_the_card_says_what_config_says() -> None:
     card = model_card(fresh_model(), training)
     assert card.startswith("---\nlibrary_name: protein_lm\ntags:\n- protein\n- causal-language-model\n---\n")
     for line in (
-        "- window: 64 tokens, &lt;cls&gt; and &lt;eos&gt; included",
+        "- window: 64 tokens, the two special ones included",
         "- optimizer steps: 1,300",
         "- tokens seen in training: 2,368,293",
         "- best validation loss: 2.5000 nats per residue, perplexity 12.18",
