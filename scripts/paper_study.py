@@ -137,7 +137,8 @@ def result(run: Path, planned: Recipe, corpus: Corpus, model: str) -> list[dict[
     done = run / "results.json"
     if not done.exists():
         trainer = Trainer(planned, corpus, run, resume=(run / "last").exists())
-        trainer.fit()
+        if trainer.fit().step < planned.training.num_steps:
+            raise SystemExit(f"{run}: stopped; the same command goes on")
         table = evaluate(load_model(run / "last"), corpus, splits=SPLITS)
         last = [row for row in read_metrics(run) if row["split"] == "train"][-1]
         facts = {"model": model, "seed": planned.training.seed}
