@@ -49,7 +49,7 @@ def ours(attention: str) -> Callable[[Spec], Callable[[], Step]]:
     """`ProteinLM.step`: a state of fixed size for the linear kinds."""
 
     def build(spec: Spec) -> Callable[[], Step]:
-        model = models.ours(objective="causal", attention=attention, max_length=spec.length + 1)
+        model = models.ours(models.Size(spec.length + 1), objective="causal", attention=attention)
         model.to(DTYPES[spec.dtype]).eval()
         model.arrange_for_decoding()  # as `load_model` does
 

@@ -4,40 +4,26 @@ Weights are random. Nothing is written to disk, by nobody.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from benchmarks.contestants import models
 from benchmarks.contestants.base import UNLIMITED, Contestant, Prepared
 from benchmarks.contestants.scoring import MAX_LENGTH, proteins
 from benchmarks.spec import Spec
-from protein_lm.config import ModelConfig
 from protein_lm.inference.embed import embed
-from protein_lm.model.language_model import ProteinLM
 
 LAYERS, WIDTH, HEADS = 6, 320, 20
 """Of ESM-2 8M; its feed-forward layer is 4 × as wide."""
 
 
-def ours(attention: str, **settings: Any) -> Callable[[Spec], Prepared]:
+def ours(attention: str, *, num_features: int = models.NUM_FEATURES) -> Callable[[Spec], Prepared]:
     """`protein_lm.inference.embed.embed`, masked model."""
 
     def prepare(spec: Spec) -> Prepared:
         sequences = [record.tokens for record in proteins(spec.length)]
-        config = ModelConfig.model_validate(
-            {
-                "objective": "masked",
-                "attention": attention,
-                "num_layers": LAYERS,
-                "width": WIDTH,
-                "num_heads": HEADS,
-                "feedforward_width": 4 * WIDTH,
-                "max_length": MAX_LENGTH,
-                **settings,
-            }
-        )
-        model = ProteinLM(config).eval()
-        model.initialize(torch.Generator().manual_seed(0))
+        size = models.Size(MAX_LENGTH, LAYERS, WIDTH, HEADS, 4 * WIDTH, num_features)
+        model = models.ours(size, objective="masked", attention=attention).eval()
 
         def once() -> None:
             for values in embed(model, sequences):
@@ -76,8 +62,8 @@ def fair_esm(spec: Spec) -> Prepared:
 
 
 CONTESTANTS = {
-    "ours-relu": Contestant(ours("performer-relu", num_random_features=16), {"masked": UNLIMITED}),
-    "ours-relu-64": Contestant(ours("performer-relu", num_random_features=64), {"masked": UNLIMITED}),
+    "ours-relu": Contestant(ours("performer-relu", num_features=16), {"masked": UNLIMITED}),
+    "ours-relu-64": Contestant(ours("performer-relu", num_features=64), {"masked": UNLIMITED}),
     "ours-exact": Contestant(ours("exact"), {"masked": UNLIMITED}),
     "fair-esm": Contestant(fair_esm, {"masked": UNLIMITED}, package="fair-esm"),
 }

@@ -27,18 +27,18 @@ class Size:
     num_features: int = NUM_FEATURES
 
 
-def ours(*, objective: str, attention: str, max_length: int) -> ProteinLM:
-    """`ProteinLM` of the shared size with random weights."""
+def ours(size: Size, *, objective: str, attention: str) -> ProteinLM:
+    """`ProteinLM` with random weights."""
     config = ModelConfig.model_validate(
         {
             "objective": objective,
             "attention": attention,
-            "num_layers": LAYERS,
-            "width": WIDTH,
-            "num_heads": HEADS,
-            "feedforward_width": FEEDFORWARD_WIDTH,
-            "num_random_features": NUM_FEATURES,
-            "max_length": max_length,
+            "num_layers": size.num_layers,
+            "width": size.width,
+            "num_heads": size.num_heads,
+            "feedforward_width": size.feedforward_width,
+            "num_random_features": size.num_features,
+            "max_length": size.max_length,
         }
     )
     model = ProteinLM(config)

@@ -34,7 +34,7 @@ def ours(attention: str) -> Callable[[Spec], Prepared]:
 
     def prepare(spec: Spec) -> Prepared:
         records = proteins(spec.length)
-        model = models.ours(objective="causal", attention=attention, max_length=MAX_LENGTH).eval()
+        model = models.ours(models.Size(MAX_LENGTH), objective="causal", attention=attention).eval()
 
         def once() -> None:
             table = score(model, records)

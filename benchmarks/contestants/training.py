@@ -73,7 +73,7 @@ def ours(attention: str) -> BuildModel:
     """`ProteinLM`, which forms logits of the selected positions only."""
 
     def build(spec: Spec) -> tuple[nn.Module, Logits]:
-        model = models.ours(objective=spec.direction, attention=attention, max_length=spec.length)
+        model = models.ours(models.Size(spec.length), objective=spec.direction, attention=attention)
         return model, lambda tokens, selected: model(tokens, selected=selected)
 
     return build

@@ -14,7 +14,6 @@ from benchmarks.contestants.base import UNLIMITED, Contestant, Prepared
 from benchmarks.spec import Spec
 from protein_lm import alphabet
 from protein_lm.choices import Precision, VariantStrategy
-from protein_lm.config import ModelConfig
 from protein_lm.data.variants import Residues, all_substitutions
 from protein_lm.inference.variants import Scoring, variant_scores
 from protein_lm.model.language_model import ProteinLM
@@ -33,19 +32,8 @@ def ours(attention: str) -> Callable[[Spec], Prepared]:
     """Masked marginals by `protein_lm.inference.variants.variant_scores`."""
 
     def prepare(spec: Spec) -> Prepared:
-        config = ModelConfig.model_validate(
-            {
-                "objective": "masked",
-                "attention": attention,
-                "num_layers": LAYERS,
-                "width": WIDTH,
-                "num_heads": HEADS,
-                "feedforward_width": 4 * WIDTH,
-                "max_length": spec.length,
-            }
-        )
-        model = ProteinLM(config)
-        model.initialize(torch.Generator().manual_seed(0))
+        size = models.Size(spec.length, LAYERS, WIDTH, HEADS, 4 * WIDTH)
+        model = models.ours(size, objective="masked", attention=attention)
         return _prepared(model.eval(), spec, VariantStrategy.MASKED_MARGINALS, num_sites=spec.batch)
 
     return prepare
@@ -55,7 +43,7 @@ def saturation(attention: str) -> Callable[[Spec], Prepared]:
     """Wild-type marginals of everything."""
 
     def prepare(spec: Spec) -> Prepared:
-        model = models.ours(objective="masked", attention=attention, max_length=spec.length).eval()
+        model = models.ours(models.Size(spec.length), objective="masked", attention=attention).eval()
         return _prepared(model, spec, VariantStrategy.WT_MARGINALS, num_sites=spec.length)
 
     return prepare
