@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -314,27 +315,45 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
             body = letters[start : start + int(generator.integers(10, 50))].tobytes()
             file.write(b">s%d\n%b\n" % (number, body))
     arguments = ["data", "prepare", str(tmp_path / "in.fasta"), "-o", str(tmp_path / "store")]
-    script = (
-        "import sys; from protein_lm.cli import main; from protein_lm.data import journal\n"
-        "if __name__ == '__main__': journal.SAVED_BYTES = 2**18; sys.exit(main(sys.argv[1:]))"
+    (tmp_path / "often.py").write_text(
+        "import os, signal, sys\n"
+        "from protein_lm.cli import main\n"
+        "from protein_lm.data import journal\n"
+        "save, saves_left = journal.Journal.save, [int(sys.argv[1])]\n"
+        "def save_and_die(*arguments):\n"
+        "    save(*arguments)\n"
+        "    saves_left[0] -= 1\n"
+        "    if not saves_left[0]:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    journal.SAVED_BYTES, journal.Journal.save = 2**18, save_and_die\n"
+        "    sys.exit(main(sys.argv[2:]))\n"
     )
-    (tmp_path / "often.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "often.py"), *arguments]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    seconds = time.perf_counter() - start
+
+    def command(killed_after_save: int = 0) -> list[str]:
+        return [sys.executable, str(tmp_path / "often.py"), str(killed_after_save), *arguments]
+
+    subprocess.run(command(), check=True, capture_output=True)
     whole = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
-    num_resumed = 0
-    for moment in generator.uniform(0.2, 1.0, 20) * seconds:
+    shutil.rmtree(tmp_path / "store")
+    start = time.perf_counter()  # Only now: what a first start compiles would put most moments behind the end.
+    subprocess.run(command(), check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    killed_after_saves = (1, 2)
+    for kill in (*killed_after_saves, *generator.uniform(0.2, 1.0, 20)):
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment)
-        process.kill()
-        process.wait()
-        if not (tmp_path / "store").exists():
+        is_after_save = kill in killed_after_saves
+        process = subprocess.Popen(
+            command(int(kill) if is_after_save else 0), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if not is_after_save:
+            time.sleep(kill * seconds)
+            process.kill()
+        assert process.wait() == -signal.SIGKILL or not is_after_save
+        if is_after_save or not (tmp_path / "store").exists():
             workers = str(generator.integers(0, 3))
-            done = subprocess.run([*command, "--workers", workers], check=True, capture_output=True)
-            num_resumed += b"going on with what a killed run had begun" in done.stderr
+            done = subprocess.run([*command(), "--workers", workers], check=False, capture_output=True)
+            assert not done.returncode, done.stderr.decode()
+            assert not is_after_save or b"going on with what a killed run had begun" in done.stderr
         assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == whole
         assert names(tmp_path) == ["in.fasta", "often.py", "store"]
-    assert num_resumed
