@@ -332,7 +332,7 @@ _MEASURES = {
 """Titles by the name of the measure."""
 AMINO_ACID_CLASSES = {
     "aliphatic": ("AVIL", "#c9a227"),
-    "sulfur": ("MC", "#8c6d1f"),
+    "sulfur": ("MC", "#d9692b"),
     "aromatic": ("FWY", "#7b4ea3"),
     "positive": ("HKR", "#1b4f8a"),
     "negative": ("DE", "#b3262e"),
@@ -387,44 +387,47 @@ def similarity_heatmaps(tables: dict[str, pd.DataFrame], reference: pd.DataFrame
     return figure
 
 
-def clustered_similarity(similarity: pd.DataFrame, matrix: pd.DataFrame, *, name: str) -> Figure | None:
-    """A correlation of amino acids, ordered by average linkage of 1 - r, and a substitution matrix, each by its own tree.
+def clustered_similarity(tables: dict[str, pd.DataFrame], matrix: pd.DataFrame, *, name: str) -> Figure | None:
+    """Correlations and cosines of amino acids, and a substitution matrix, each ordered by its own tree (average linkage).
 
-    Amino acids are coloured by their class. None where fewer than three have values.
+    Amino acids are coloured by their class; those without values in one of the tables are left out. None where fewer than
+    three are left.
 
     Args:
-        similarity: correlations, NaN for amino acids that are absent.
-        matrix: a substitution matrix; clustered by the difference of its largest value and each other one.
+        tables: by the name of the measure, 1 for what is alike; distances are 1 - value.
+        matrix: a substitution matrix; distances are the differences to its largest value.
         name: of that matrix.
     """
-    present = [letter for letter in similarity.index if np.isfinite(similarity.loc[letter, letter])]
-    alike = similarity.loc[present, present]
-    if len(present) < 3 or not np.isfinite(alike.to_numpy()).all():
+    present = [a for a in matrix.index if all(np.isfinite(table.loc[a, a]) for table in tables.values())]
+    if len(present) < 3:
         return None
-    other = matrix.loc[present, present]
     colors = {letter: color for letters, color in AMINO_ACID_CLASSES.values() for letter in letters}
-    figure = plt.figure(figsize=(12.5, 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 5))
-    shown = (
-        (alike, 1 - alike, _MEASURES["similarity"], "vlag", -1.0, 1.0),
-        (other, other.max().max() - other, name, "mako_r", float(other.min().min()), float(other.max().max())),
-    )
-    for column, (table, distance, title, colormap, least, largest) in enumerate(shown):
+    shown = [(_MEASURES[measure], table, 1.0) for measure, table in tables.items()]
+    shown.append((name, matrix, float(matrix.loc[present, present].max().max())))
+    figure = plt.figure(figsize=(5.2 * len(shown), 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, len(shown), height_ratios=(1, 5))
+    for column, (title, whole, largest) in enumerate(shown):
         tree, axis = (figure.add_subplot(grid[row, column]) for row in (0, 1))
-        between = distance.to_numpy()[np.triu_indices(len(present), 1)]
+        table = whole.loc[present, present]
+        between = (largest - table.to_numpy())[np.triu_indices(len(present), 1)]
         links = hierarchy.linkage(np.maximum(between, 0), method="average", optimal_ordering=True)
         order = hierarchy.dendrogram(links, ax=tree, color_threshold=0, above_threshold_color="0.3", no_labels=True)
         letters = [present[leaf] for leaf in order["leaves"]]
         tree.set_axis_off()
         tree.set_title(title, fontsize=10)
-        image = axis.imshow(table.loc[letters, letters], cmap=colormap, vmin=least, vmax=largest, aspect="auto")
-        for ticks, labels in (
-            (axis.set_xticks, axis.get_xticklabels),
-            (axis.set_yticks, axis.get_yticklabels),
-        ):
-            ticks(range(len(letters)), letters, fontsize=9, fontweight="bold")
-            for label in labels():
-                label.set_color(colors[label.get_text()])
+        values = table.loc[letters, letters]
+        is_signed = title == _MEASURES["similarity"]
+        image = axis.imshow(
+            values,
+            cmap="vlag" if is_signed else "mako_r",
+            vmin=-1 if is_signed else float(values.min().min()),
+            vmax=largest,
+            aspect="auto",
+        )
+        axis.set_xticks(range(len(letters)), letters, fontsize=9, fontweight="bold")
+        axis.set_yticks(range(len(letters)), letters, fontsize=9, fontweight="bold")
+        for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+            label.set_color(colors[label.get_text()])
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
         figure.colorbar(image, ax=axis, shrink=0.75)

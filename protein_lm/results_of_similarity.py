@@ -101,11 +101,12 @@ def write_similarity(
         }
         (work.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         first, matrix = next(iter(references.items()))
-        caption = f"{found.summary.num_used:,} proteins, {found.num_residues:,} residues"
+        caption = _caption(found, agreements, first)
         panels = plots.similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
         plots.save_figure(panels, work.folder / f"similarity{figure_format}")
         plots.save_figure(plots.agreements(agreements), work.folder / f"agreement{figure_format}")
-        if (clustered := plots.clustered_similarity(tables[SIMILARITY], matrix, name=first)) is not None:
+        trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
+        if (clustered := plots.clustered_similarity(trees, matrix, name=first)) is not None:
             plots.save_figure(clustered, work.folder / f"clustered{figure_format}")
         work.finish_as_folder()
     return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
@@ -140,6 +141,13 @@ def _agreement(table: pd.DataFrame, matrix: pd.DataFrame, resamples: Resamples |
         row |= {name: getattr(value, name), f"{name}_low": ends[0], f"{name}_high": ends[1]}
         row[f"{name}_p"] = getattr(value, f"{name}_p")
     return row
+
+
+def _caption(found: Found, agreements: pd.DataFrame, matrix: str) -> str:
+    rows = agreements[(agreements["model"] == TRAINED) & (agreements["matrix"] == matrix)]
+    found_with = zip(rows["measure"], rows["pearson"], rows["pearson_p"], strict=True)
+    values = ", ".join(f"{measure} {value:.2f} (p {p:.4f})" for measure, value, p in found_with)
+    return f"{found.summary.num_used:,} proteins, {found.num_residues:,} residues; Pearson with {matrix}: {values}"
 
 
 def _notes(model: ProteinLM, found: Found, tables: dict[str, pd.DataFrame]) -> list[str]:
