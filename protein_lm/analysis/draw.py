@@ -61,10 +61,7 @@ def draw(source: Path, count: int | None, *, longest: int, seed: int = 0) -> Dra
     """
     if source == STANDARD_INPUT:
         if count is not None:
-            raise ConfigError(
-                "standard input is read only once, and a draw must know how many sequences there are; write them to a file, "
-                "or take all of them"
-            )
+            raise ConfigError("standard input is read only once, and a draw must know how many there are; name a file")
         return Draw(None)
     fits = _fitting(source, longest)
     if not fits.size:

@@ -8,6 +8,7 @@ import typer
 from protein_lm.choices import FigureFormat, ReadingLongPolicy
 from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName, Resume, sequence_progress, tell_long
+from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def similarity(
     """
     if num_sequences != ALL and not (num_sequences.isdecimal() and int(num_sequences) > 0):
         raise ConfigError(f"--num-sequences {num_sequences}: expected a number from 1, or all")
+    if num_sequences != ALL and source == STANDARD_INPUT:
+        raise ConfigError(
+            "standard input is read only once and not drawn from; name a file, or add --num-sequences all"
+        )
 
     from protein_lm.analysis.pair_attention_file import Reader
     from protein_lm.analysis.substitution import MATRIX, substitution_matrix
