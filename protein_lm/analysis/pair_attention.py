@@ -66,7 +66,7 @@ class PairSums:
 
     def dump(self) -> memoryview:
         """All that was summed."""
-        return memoryview(self._sums.numpy()).cast("B")
+        return self._sums.numpy().data.cast("B")
 
     def load(self, content: bytes) -> None:
         """Take over what `dump` gave of the same model, groups and forms."""

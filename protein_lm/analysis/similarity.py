@@ -44,7 +44,7 @@ def correlation_over_heads(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(share) < 2:
         return np.full((len(AMINO_ACIDS),) * 2, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.corrcoef(share.T)
+        return np.asarray(np.corrcoef(share.T), dtype=np.float64)
 
 
 def enrichment(sums: NDArray[np.float64]) -> NDArray[np.float64]:

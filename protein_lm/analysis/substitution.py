@@ -71,7 +71,7 @@ class Resamples:
         values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures}
         for _ in range(NUM_RESAMPLES if len(filled) > 1 else 0):
             times = generator.multinomial(len(filled), np.full(len(filled), 1 / len(filled)))
-            total = np.tensordot(times.astype(np.float64), filled, axes=1)
+            total = np.asarray(np.tensordot(times, filled, axes=1), dtype=np.float64)
             for name, measure in measures.items():
                 values[name].append(measure(total)[lower])
         return {name: cls(np.array(each).reshape(-1, lower[0].size)) for name, each in values.items()}
@@ -121,8 +121,8 @@ def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDAr
     """
     known = np.isfinite(left)
     left, rights = np.where(known, left, np.nan), np.where(known, right, np.nan)
-    ranks = (stats.rankdata(each, axis=1, nan_policy="omit") for each in (left, rights))
-    return np.stack([_pearson(left, rights, known), _pearson(*ranks, known)], axis=1)
+    left_ranks, right_ranks = (stats.rankdata(each, axis=1, nan_policy="omit") for each in (left, rights))
+    return np.stack([_pearson(left, rights, known), _pearson(left_ranks, right_ranks, known)], axis=1)
 
 
 def _pearson(left: NDArray[np.float64], right: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:

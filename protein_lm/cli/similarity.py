@@ -101,9 +101,11 @@ def similarity(
 
 def _lines(agreements: "pd.DataFrame") -> list[str]:
     """A line for each measure and matrix: the model, and what untrained ones reach."""
+    import pandas as pd
+
     trained = agreements["model"] == "trained"
     lines = []
-    for row in agreements[trained].to_dict("records"):
+    for row in pd.DataFrame(agreements[trained]).to_dict("records"):
         parts = []
         for name in ("pearson", "spearman"):
             low, high = row[f"{name}_low"], row[f"{name}_high"]
