@@ -20,7 +20,8 @@ from torch import Tensor
 
 from protein_lm.alphabet import ResiduePolicy, decode
 from protein_lm.analysis.attention_maps import attention_matrices
-from protein_lm.analysis.similarity import pair_attention
+from protein_lm.analysis.pair_attention import pair_attention
+from protein_lm.analysis.similarity import correlation_over_heads, frame
 from protein_lm.analysis.variants import REASON, scan, scored
 from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import VariantStrategy
@@ -288,7 +289,8 @@ def attention_viewer(
 def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:
     """Amino acids (20 × 20) that the same heads look at: correlation over heads of the attention that each receives.
 
-    Give many proteins; `protein_lm.analysis.similarity` has more measures and the comparison with BLOSUM62.
+    Give many proteins; `protein_lm.analysis.similarity` has more measures, and `substitution` beside it the comparison with
+    BLOSUM62.
 
     Raises:
         InputError: a protein is no protein, or longer than the model's window.
@@ -299,7 +301,8 @@ def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 
     ((20, 20), True)
     """
     chosen = _within_window(model, proteins)
-    return pair_attention(model, [record.tokens for record in chosen], tokens_per_batch=tokens_per_batch).similarity()
+    sums = pair_attention(model, [record.tokens for record in chosen], tokens_per_batch=tokens_per_batch)
+    return frame(correlation_over_heads(sums))
 
 
 def _strategy(name: str | None) -> VariantStrategy | None:

@@ -17,11 +17,14 @@ from protein_lm import __version__, alphabet, plots
 from protein_lm.analysis.attention_forms import BlockMeans, Region
 from protein_lm.analysis.attention_maps import read_attention
 from protein_lm.analysis.curves import learning_curves
+from protein_lm.analysis.draw import draw_sequences
 from protein_lm.analysis.evaluation import evaluate
 from protein_lm.analysis.generated import compare, composition, reference
 from protein_lm.analysis.head_statistics import HeadSums
 from protein_lm.analysis.kernel_error import kernel_error
-from protein_lm.analysis.similarity import agreement, blosum62, draw_sequences, normalized, pair_attention
+from protein_lm.analysis.pair_attention import pair_attention
+from protein_lm.analysis.similarity import correlation_over_heads, enrichment, frame
+from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
 from protein_lm.checkpoint import find_model, load_model, read_facts, read_training_facts
 from protein_lm.choices import AttentionKind, LongPolicy
 from protein_lm.config import load_recipe
@@ -307,29 +310,27 @@ class _Report:
 
     def similarity(self) -> Section:
         store, choice = self._corpus(), self.choice
-        sequences, dropped = draw_sequences(
-            store.path, choice.max_sequences, max_length=self.model.max_residues, seed=choice.seed
-        )
-        pairs = pair_attention(self.model, sequences, tokens_per_batch=choice.tokens_per_batch)
-        similarity, enrichment, matrix = pairs.similarity(), pairs.enrichment(), blosum62()
+        sequences = draw_sequences(store.path, choice.max_sequences, longest=self.model.max_residues, seed=choice.seed)
+        sums = pair_attention(self.model, sequences, tokens_per_batch=choice.tokens_per_batch)
+        measures, matrix = {"similarity": correlation_over_heads, "enrichment": enrichment}, substitution_matrix()
+        tables = {name: frame(measure(sums)) for name, measure in measures.items()}
         rows = []
-        for name, table in (("correlation over heads", similarity), ("enrichment of pairs", enrichment)):
+        for name, table in tables.items():
             found = agreement(table, matrix, seed=choice.seed)
-            rows.append([name, f"{found.pearson:.3f}", f"{found.pearson_p:.4f}"])
+            rows.append([plots.MEASURES[name], f"{found.pearson:.3f}", f"{found.pearson_p:.4f}"])
             rows[-1] += [f"{found.spearman:.3f}", f"{found.spearman_p:.4f}"]
-        figure = plots.similarity_heatmaps(similarity, enrichment, normalized(matrix), caption="")
-        left_out = f" {len(dropped):,} over the model's window take no part." if dropped else ""
+        figure = plots.similarity_heatmaps(tables, normalized(matrix), name=MATRIX, caption="")
         return Section(
             what=f"Which amino acids the model treats alike, out of the attention of all heads on {len(sequences):,} "
             "proteins of the corpus, drawn at random, and how that agrees with BLOSUM62 over pairs of different amino "
-            f"acids.{left_out}",
+            "acids. Proteins over the model's window take no part.",
             commands=[
                 _command("similarity", store.path, "--model", self.run, "-o", "similarity")
                 + f" --num-sequences {choice.max_sequences} --seed {choice.seed}"
             ],
             tables=[
                 Table(["agreement with BLOSUM62", "Pearson", "permutation p", "Spearman", "permutation p"], rows),
-                _most_alike(similarity, matrix),
+                _most_alike(tables["similarity"], matrix),
             ],
             pictures=[
                 Picture(

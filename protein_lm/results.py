@@ -1,8 +1,6 @@
 """What the verbs leave on disk: tables, matrices and figures, together in one place and whole or not at all."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import pandas as pd
 from protein_lm import plots
 from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
 from protein_lm.analysis.generated import compare, composition, reference
-from protein_lm.analysis.similarity import Agreement, PairAttention, agreement, blosum62, normalized
 from protein_lm.analysis.variants import SCORE, check_scorable, scored
 from protein_lm.data.assays import Assay
 from protein_lm.data.clusters import nearest_in_training, shares_of_relatives
@@ -37,37 +34,6 @@ def write_fine_tuning(run: Path, evaluation: pd.DataFrame) -> None:
         evaluation.to_csv(partial, index=False)
     figure = plots.fine_tuning_curve(pd.DataFrame(read_metrics(run)))
     plots.save_figure(figure, run / "learning_curve.png", replace=True)
-
-
-def write_similarity(pairs: PairAttention, output: Path, *, figure_format: str = ".png") -> dict[str, Agreement]:
-    """Tables and heatmap of the amino-acid similarity; how each measure agrees with BLOSUM62.
-
-    Raises:
-        OutputError: `output` exists or cannot be written.
-    """
-    reference = blosum62()
-    tables = {"similarity": pairs.similarity(), "enrichment": pairs.enrichment()}
-    agreements = {name: agreement(table, reference) for name, table in tables.items()}
-    first = agreements["similarity"]
-    caption = (
-        f"{pairs.num_sequences:,} proteins, {pairs.num_residues:,} residues; correlation over heads against BLOSUM62: "
-        f"Pearson {first.pearson:.2f} (p {first.pearson_p:.4f}), Spearman {first.spearman:.2f} (p {first.spearman_p:.4f})"
-    )
-    with new_directory(output) as folder:
-        for name, table in tables.items():
-            table.to_csv(folder / f"{name}.csv", index_label="amino_acid")
-        np.savez(folder / "pair_attention.npz", sums=pairs.sums)
-        summary = {
-            "num_sequences": pairs.num_sequences,
-            "num_residues": pairs.num_residues,
-            "agreement_with_blosum62": {name: asdict(value) for name, value in agreements.items()},
-        }
-        (folder / "agreement.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        figure = plots.similarity_heatmaps(
-            tables["similarity"], tables["enrichment"], normalized(reference), caption=caption
-        )
-        plots.save_figure(figure, folder / f"similarity{figure_format}")
-    return agreements
 
 
 def write_assays(model: ProteinLM, assays: Sequence[Assay], output: Path, scoring: Scoring) -> pd.DataFrame:

@@ -156,28 +156,6 @@ def test_evaluate(runs, corpus, tmp_path, capsys) -> None:
     )
 
 
-def test_similarity(runs, corpus, tmp_path, capsys) -> None:
-    output = tmp_path / "similarity"
-    assert (
-        main(["similarity", str(corpus.path), "-m", str(runs["causal"]), "-o", str(output), "--num-sequences", "50"])
-        == 0
-    )
-    assert sorted(path.name for path in output.iterdir()) == [
-        "agreement.json",
-        "enrichment.csv",
-        "pair_attention.npz",
-        "similarity.csv",
-        "similarity.png",
-    ]
-    table = pd.read_csv(output / "similarity.csv", index_col="amino_acid")
-    assert table.shape == (20, 20) and np.allclose(table, table.T)
-    assert json.loads((output / "agreement.json").read_text())["num_sequences"] == 50
-    capsys.readouterr()
-    assert "exists already" in fails(capsys, "similarity", corpus.path, "-m", runs["causal"], "-o", output)
-    absent = fails(capsys, "similarity", tmp_path / "absent.fasta", "-m", runs["causal"], "-o", tmp_path / "s")
-    assert "absent.fasta" in absent and not (tmp_path / "s").exists()
-
-
 def test_a_full_disk_leaves_nothing_behind(runs, fasta, tmp_path) -> None:
     """A limit on file size stands in for the full disk: the write fails in the middle."""
     output = tmp_path / "attention"

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from protein_lm import alphabet
 from protein_lm.analysis.attention_maps import recorded_calls
-from protein_lm.analysis.similarity import amino_acid_indicators
+from protein_lm.analysis.pair_attention import amino_acid_indicators
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows

@@ -6,7 +6,7 @@ import pytest
 
 from protein_lm import plots
 from protein_lm.analysis.curves import learning_curves
-from protein_lm.analysis.similarity import blosum62, normalized
+from protein_lm.analysis.substitution import normalized, substitution_matrix
 from protein_lm.errors import OutputError
 
 
@@ -68,12 +68,43 @@ def test_attention_grid_is_numbered_by_residue() -> None:
 
 
 def test_similarity_heatmaps_survive_empty_cells() -> None:
-    table = blosum62().astype(float)
+    matrix = substitution_matrix()
+    table = matrix.astype(float)
     table.loc["W"] = table["W"] = np.nan
-    figure = plots.similarity_heatmaps(table, table, normalized(blosum62()), caption="a caption")
+    empty = table * np.nan
+    tables = {"similarity": table, "enrichment": table, "arcs": empty, "kernel": table}
+    figure = plots.similarity_heatmaps(tables, normalized(matrix), name="BLOSUM62", caption="a caption")
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert "".join(labels) == plots.CLASS_ORDER and len(set(labels)) == 20
     plots.plt.close(figure)
+
+
+def test_clustered_similarity_puts_alike_amino_acids_side_by_side() -> None:
+    letters = "".join(letters for letters, _ in plots.AMINO_ACID_CLASSES.values())
+    assert letters == plots.CLASS_ORDER
+    matrix = substitution_matrix()
+    alike = np.full((20, 20), 0.1) + np.eye(20) * 0.9
+    table = pd.DataFrame(alike, matrix.index, matrix.columns)
+    table.loc["D", "W"] = table.loc["W", "D"] = 0.9
+    table.loc["C"] = table["C"] = np.nan
+    figure = plots.clustered_similarity({"similarity": table}, matrix, name="BLOSUM62")
+    assert figure is not None
+    heatmap = figure.axes[1]
+    shown = "".join(tick.get_text() for tick in heatmap.get_xticklabels())
+    assert sorted(shown) == sorted(set(plots.CLASS_ORDER) - {"C"}) and ("DW" in shown or "WD" in shown)
+    np.testing.assert_array_equal(heatmap.images[0].get_array(), table.loc[list(shown), list(shown)])
+    plots.plt.close(figure)
+    assert plots.clustered_similarity({"similarity": table * np.nan}, matrix, name="BLOSUM62") is None
+
+
+def test_agreements_show_untrained_models_only_where_there_are_some() -> None:
+    row = {"measure": "kernel", "matrix": "PAM250", "pearson": 0.4, "pearson_low": np.nan, "pearson_high": np.nan}
+    table = pd.DataFrame([{"model": "trained"} | row, {"model": "untrained-0"} | row])
+    for rows, expected in ((table, 2), (table[:1], 1)):
+        figure = plots.agreements(rows)
+        assert len(figure.legends[0].get_texts()) == expected
+        assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["kernel, PAM250"]
+        plots.plt.close(figure)
 
 
 def test_corpus_contents_tell_splits_apart_and_mark_the_windows() -> None:

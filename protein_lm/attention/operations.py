@@ -143,6 +143,10 @@ class LinearOperation(AttentionOperation):
         """See `AttentionOperation`."""
         return linear_attention(query, key, value, self.feature_map, causal=self.causal, **rows._asdict())
 
+    def key_features(self, key: Tensor) -> Tensor:
+        """Features (B, H, L, M) of the keys (B, H, L, E) of rows that are whole sequences."""
+        return self.feature_map.key_features(key)
+
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""
         return linear_attention_matrix(query, key, self.feature_map, causal=self.causal, **rows.of_one_process())
@@ -191,6 +195,10 @@ class CosformerOperation(LinearOperation):
         check_inputs(query, key, value, rows.valid_mask, rows.packing, empty_rows=rows.part is not None)
         query, key = self._weighted(query, key, rows)
         return super().forward(query, key, value, rows)
+
+    def key_features(self, key: Tensor) -> Tensor:
+        """See `LinearOperation`."""
+        return super().key_features(self._weighted(key, key, WHOLE)[1])
 
     def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
         """See `AttentionOperation`."""

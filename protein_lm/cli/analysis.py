@@ -1,4 +1,4 @@
-"""The verbs that look inside a model."""
+"""The verb that measures the error of random features."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,43 +7,7 @@ import typer
 
 from protein_lm.choices import FigureFormat
 from protein_lm.cli.app import app
-from protein_lm.cli.options import BatchTokens, Device, ModelName, tell_dropped
-
-
-@app.command(epilog="Example: protein-lm similarity swissprot --model run -o similarity")
-def similarity(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="FASTA file, or a folder made by data prepare.")],
-    model: ModelName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
-    num_sequences: Annotated[int, typer.Option(min=1, help="Sequences to draw from the source.")] = 800,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
-    batch_tokens: BatchTokens = 8192,
-    device: Device = "auto",
-) -> None:
-    """Which amino acids the model treats alike: 20 × 20 tables and heatmap out of its attention, beside BLOSUM62."""
-    from protein_lm.output import check_absent
-
-    check_absent(output)
-
-    from protein_lm.analysis.similarity import draw_sequences, pair_attention
-    from protein_lm.checkpoint import load_model
-    from protein_lm.results import write_similarity
-
-    opened = load_model(model, device=device)
-    sequences, dropped = draw_sequences(source, num_sequences, max_length=opened.max_residues, seed=seed)
-    agreements = write_similarity(
-        pair_attention(opened, sequences, tokens_per_batch=batch_tokens),
-        output,
-        figure_format=f".{figure_format.value}",
-    )
-    tell_dropped(dropped)
-    print(f"{output}: {len(sequences):,} sequences; agreement with BLOSUM62 over pairs of different amino acids")
-    for name, value in agreements.items():
-        print(
-            f"  {name}: Pearson {value.pearson:.3f} (permutation p {value.pearson_p:.4f}), "
-            f"Spearman {value.spearman:.3f} (p {value.spearman_p:.4f})"
-        )
+from protein_lm.cli.options import Device, ModelName
 
 
 @app.command(

@@ -121,11 +121,11 @@ def _fetched(model: str) -> Path:
 def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:
     """Adapt `result`, print what came of it, and refuse what is of no use; facts for the model's card."""
     from protein_lm.analysis.calibration import MOST_TOKENS, NUM_SEQUENCES, calibrate, describe, worse_than_uniform
-    from protein_lm.analysis.similarity import draw_sequences
+    from protein_lm.analysis.draw import draw_sequences
     from protein_lm.errors import ModelError
 
     longest = min(original.max_residues, MOST_TOKENS - 2)
-    sequences, _ = draw_sequences(source, NUM_SEQUENCES, max_length=longest, seed=seed)
+    sequences = draw_sequences(source, NUM_SEQUENCES, longest=longest, seed=seed)
     with _layers_progress(original.config.num_layers) as on_layer:
         table = calibrate(original, result, sequences, seed=seed, on_layer=on_layer)
     print(describe(table))

@@ -107,12 +107,20 @@ class Reading:
         longest: most residues of a sequence.
         policy: what happens to longer ones.
         state: where an earlier reading was, to go on behind it.
+        records: what gives the records of the file.
     """
 
     def __init__(
-        self, source: Path, *, longest: int, policy: ReadingLongPolicy, state: Mapping[str, Any] | None = None
+        self,
+        source: Path,
+        *,
+        longest: int,
+        policy: ReadingLongPolicy,
+        state: Mapping[str, Any] | None = None,
+        records: Callable[[Path], Iterator[SequenceRecord]] = read_records,
     ) -> None:
         self._source, self._longest, self._policy = source, longest, policy
+        self._records = records
         self._before = state
         self._digest = xxhash.xxh3_128()
         self.num_read = 0
@@ -141,7 +149,7 @@ class Reading:
         part: list[SequenceRecord] = []
         spent = 0
         num_before = self._before["num_read"] if self._before else 0
-        for record in read_records(self._source):
+        for record in self._records(self._source):
             self._note(record)
             if self.num_read == num_before:
                 self._check()
