@@ -102,14 +102,14 @@ class ReLUFeatures(RandomFeatureMap):
     def redraw(self, generator: torch.Generator) -> None:
         """See `RandomFeatureMap`."""
         super().redraw(generator)
-        self.projection.copy_((self.projection * self._scale).to(torch.bfloat16)).div_(self._scale)
+        self.projection.copy_((self.projection * self.scale).to(torch.bfloat16)).div_(self.scale)
 
     def query_features(self, query: Tensor) -> Tensor:
         """See `FeatureMap`."""
         if query.numel() < self.projection.numel() and query.dtype == self.projection.dtype:  # a token of decoding
-            query, projection = query * self._scale, self.projection
+            query, projection = query * self.scale, self.projection
         else:
-            projection = self._scaled_projection(query)
+            projection = self.scaled_projection(query.dtype)
         # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
         shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
@@ -121,19 +121,21 @@ class ReLUFeatures(RandomFeatureMap):
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`."""
         rectified = torch.ops.aten.threshold_backward(gradient, features.to(gradient.dtype), self.epsilon)
-        return rectified @ self._scaled_projection(gradient)
+        return rectified @ self.scaled_projection(gradient.dtype)
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`; the same as for queries."""
         return self.query_gradient(key, features, gradient)
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """What the projection is multiplied with instead of the rows."""
         num_features, head_width = self.projection.shape
         return num_features**-0.5 * head_width**-0.25
 
-    def _scaled_projection(self, like: Tensor) -> Tensor:
-        return (self.projection * self._scale).to(like.dtype)
+    def scaled_projection(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(M, E), what unscaled rows are multiplied with; bfloat16 has all of its numbers."""
+        return (self.projection * self.scale).to(dtype)
 
 
 class SoftmaxFeatures(RandomFeatureMap):
@@ -169,7 +171,7 @@ class SoftmaxFeatures(RandomFeatureMap):
         """See `FeatureMap`."""
         projection, half_norms = self._projection(key)
         exponent = functional.linear(key, projection, self.headroom - half_norms)
-        return exponent.sub_(key.square().sum(-1, keepdim=True) * (self._scale**2 / 2)).clamp_min_(self.floor).exp_()
+        return exponent.sub_(key.square().sum(-1, keepdim=True) * (self.scale**2 / 2)).clamp_min_(self.floor).exp_()
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
         """See `FeatureMap`; the maximum counts as a constant, since it cancels."""
@@ -180,13 +182,14 @@ class SoftmaxFeatures(RandomFeatureMap):
         weighted = (gradient * features.to(gradient.dtype)).to(key.dtype)
         at_floor = math.exp(self.floor) * (1 + 1e-5)
         weighted = torch.ops.aten.threshold_backward.grad_input(weighted, features, at_floor, grad_input=weighted)
-        return weighted @ self._projection(key)[0] - key * (weighted.sum(-1, keepdim=True) * self._scale**2)
+        return weighted @ self._projection(key)[0] - key * (weighted.sum(-1, keepdim=True) * self.scale**2)
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """What the projection is multiplied with instead of the rows."""
         return self.projection.shape[1] ** -0.25
 
     def _projection(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The projection of unscaled rows (M, E), and |w|²/2 (M,), in the type of `like`."""
         half_norms = self.projection.square().sum(-1) / 2
-        return (self.projection * self._scale).to(like.dtype), half_norms.to(like.dtype)
+        return (self.projection * self.scale).to(like.dtype), half_norms.to(like.dtype)

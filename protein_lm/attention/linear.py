@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from protein_lm.attention import compiled
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.packing import Packing
@@ -77,6 +78,11 @@ def linear_attention(
     feature_map.check(query.shape[-1])
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
     product = product_dtype(query)
+    if part is None and compiled.takes(query, value, feature_map):
+        with without_autocast(query.device):
+            return compiled.compiled_linear_attention(
+                query, key, value, feature_map, causal=causal, product=product, valid_mask=valid_mask, packing=packing
+            )
     # Processes whose stretches are not of one length must split the batch in the same way.
     fewest_tokens = FEWEST_TOKENS if part is not None else min(query.shape[2], FEWEST_TOKENS)
     size = query.shape[1] * feature_map.num_features * product.itemsize * fewest_tokens

@@ -31,7 +31,7 @@ class OptimalFeatures(SoftmaxFeatures):
     @torch.no_grad()
     def calibrate(self, query: Tensor, key: Tensor) -> None:
         """Set r to that of queries and keys (..., L, E): the mean of |x + y|² / E over all their pairs."""
-        x, y = (rows.double().flatten(0, -2) * self._scale for rows in self._rescaled(query, key))
+        x, y = (rows.double().flatten(0, -2) * self.scale for rows in self._rescaled(query, key))
         # mean |x + y|² = mean |x|² + mean |y|² + 2 mean(x)·mean(y)
         mean = x.square().sum(-1).mean() + y.square().sum(-1).mean() + 2 * x.mean(0) @ y.mean(0)
         self.log_spread.copy_((mean / x.shape[-1]).clamp_min(1e-12).log())
@@ -54,7 +54,7 @@ class OptimalFeatures(SoftmaxFeatures):
         stretch = self.stretch.to(key.dtype)
         constant = (stretch.square() * key.shape[-1] / 2).clamp_min(self.headroom)
         exponent = (key * stretch) @ projection.mT - stretch.square() * half_norms + constant
-        exponent = exponent - key.square().sum(-1, keepdim=True) * (self._scale**2 / 2)
+        exponent = exponent - key.square().sum(-1, keepdim=True) * (self.scale**2 / 2)
         return exponent.clamp(self.floor, self.headroom).exp()
 
     def _rescaled(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,106 @@
+"""Building the compiled kernels: one library per level of processor, out of one source.
+
+They lie in a folder of the user's, named after what they are built from, so that another version of the source or of the
+flags is not taken for this one. Nothing is built unless it is asked for.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from protein_lm.errors import ConfigError, OutputError
+
+SOURCE = Path(__file__).with_name("linear_attention.cpp")
+LEVELS = {
+    "avx512-bf16": ["-march=x86-64-v4", "-mavx512bf16"],
+    "avx512": ["-march=x86-64-v4"],
+    "avx2": ["-march=x86-64-v3"],
+    "plain": [],
+}
+"""Name -> flags, the best level first. `plain` is the compiler's own idea of the least processor; vectors are of 128 bits."""
+FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno"]
+COMPILERS = ["c++", "g++", "clang++"]
+_FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
+
+
+def folder() -> Path:
+    """Where the libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache."""
+    digest = hashlib.sha256(SOURCE.read_bytes() + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
+    given = os.environ.get(_FOLDER_VARIABLE)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(given) if given else cache / "protein_lm" / "kernels") / digest
+
+
+def library_of(level: str) -> Path:
+    """The file of a level, built or not."""
+    return folder() / f"linear_attention-{level}.so"
+
+
+def levels_of_this_kind() -> list[str]:
+    """Levels that can be built for this kind of processor, the best first."""
+    return list(LEVELS) if platform.machine().lower() in {"x86_64", "amd64"} else ["plain"]
+
+
+def find_compiler() -> str:
+    """A C++ compiler: `$CXX`, or the first of `COMPILERS` that is there.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    given = os.environ.get("CXX")
+    for name in [given] if given else COMPILERS:
+        if shutil.which(shlex.split(name)[0]):
+            return name
+    if given:
+        raise ConfigError(f"$CXX is {given}, which is no program here; correct or unset it")
+    raise ConfigError(
+        f"no C++ compiler: looked for {', '.join(COMPILERS)}; install one (for example g++), or set CXX to its path. Without "
+        "the kernels everything works, more slowly"
+    )
+
+
+def build(*, compiler: str | None = None) -> list[Path]:
+    """Build the libraries of all levels for this kind of processor; those that are there already are built anew.
+
+    Returns:
+        Their files, the best level first.
+
+    Raises:
+        ConfigError: no compiler, or one that fails, with the first line of what it says.
+        OutputError: the folder cannot be written.
+    """
+    compiler = compiler or find_compiler()
+    target = folder()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target) as partial:
+            for level in levels_of_this_kind():
+                _compile(compiler, LEVELS[level], Path(partial) / level)
+            for level in levels_of_this_kind():  # only when all of them are there
+                (Path(partial) / level).replace(library_of(level))
+    except OSError as error:
+        raise OutputError(
+            f"the kernels cannot be written to {target} ({error.strerror}); set {_FOLDER_VARIABLE}"
+        ) from None
+    return [library_of(level) for level in levels_of_this_kind()]
+
+
+def _compile(compiler: str, flags: list[str], library: Path) -> None:
+    """One library. Threads are torch's own: its OpenMP is in the process when a library is loaded, none is linked."""
+    command = shlex.split(compiler)
+    object_file = library.with_suffix(".o")
+    _run([*command, *FLAGS, *flags, "-fopenmp", "-c", str(SOURCE), "-o", str(object_file)])
+    _run([*command, "-shared", *(["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []), str(object_file)]
+         + ["-o", str(library)])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        raise ConfigError(f"{command[0]} could not build the kernels: {lines[0].strip()}; try another one by setting CXX")

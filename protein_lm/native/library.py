@@ -1,0 +1,118 @@
+"""The compiled kernels that this process uses, if any: the best level that is built and that the processor has.
+
+`$PROTEIN_LM_KERNELS` forces a level of `build.LEVELS`, or `off`. Nothing is built here.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch  # its OpenMP must be in the process before a library is loaded
+
+from protein_lm.errors import ConfigError
+from protein_lm.native.build import levels_of_this_kind, library_of
+
+VARIABLE = "PROTEIN_LM_KERNELS"
+OFF = "off"
+
+
+class Rows(ctypes.Structure):
+    """A tensor (B, H, L, width) whose last axis is contiguous; strides in numbers."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "token"))]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "Rows":
+        """Of a tensor that outlives the call."""
+        return cls(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+_TENSORS = "query", "key", "value", "output", "grad_output", "grad_query", "grad_key", "grad_value"
+_SWITCHES = "map", "causal", "inputs_are_bfloat16", "products_are_bfloat16", "features_are_bfloat16", "num_threads"
+_SIZES = "batch", "heads", "length", "width", "value_width", "num_features", "num_sequences"
+_CONSTANTS = "epsilon", "headroom", "floor", "scale"
+_ARRAYS = "projection", "half_norms", "sequences", "valid", "normalizer", "states", "sums"
+
+
+class Call(ctypes.Structure):
+    """See `Call` in linear_attention.cpp: fields, order and types are the same."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in _SWITCHES),
+        *((name, ctypes.c_int64) for name in _SIZES),
+        *((name, ctypes.c_float) for name in _CONSTANTS),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, Rows) for name in _TENSORS),
+    ]
+
+
+class Kernels:
+    """The library of one level."""
+
+    def __init__(self, level: str) -> None:
+        """Load it.
+
+        Raises:
+            OSError: it is damaged, or this process lacks what it needs.
+        """
+        self.level = level
+        self._library = ctypes.CDLL(str(library_of(level)), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        self.chunk: int = self._library.protein_lm_chunk()
+        """Tokens of a chunk; a causal row keeps a state for each but the last one."""
+        self.has_bfloat16 = bool(self._library.protein_lm_has_bfloat16())
+        """Whether products may have bfloat16 operands; if not, they are float32."""
+        self._library.protein_lm_call_bytes.restype = ctypes.c_int64
+        if self._library.protein_lm_call_bytes() != ctypes.sizeof(Call):
+            raise OSError(f"{library_of(level)} is of another version")
+
+    def forward(self, call: Call) -> None:
+        """Linear attention; see linear_attention.cpp."""
+        self._run(self._library.protein_lm_linear_attention_forward, call)
+
+    def backward(self, call: Call) -> None:
+        """Its gradients."""
+        self._run(self._library.protein_lm_linear_attention_backward, call)
+
+    def supports(self, level: str) -> bool:
+        """Whether this processor has a level."""
+        if level == "plain":
+            return True
+        return bool(getattr(self._library, f"protein_lm_supports_{level.replace('-', '_')}")())
+
+    @staticmethod
+    def _run(function: Callable[..., int], call: Call) -> None:
+        if function(ctypes.byref(call)):
+            raise MemoryError("no memory for the workspace of linear attention")
+
+
+def kernels() -> Kernels | None:
+    """What this process uses; None: the torch path.
+
+    Raises:
+        ConfigError: `$PROTEIN_LM_KERNELS` names a level that does not exist, is not built, or is not of this processor.
+    """
+    return _kernels(os.environ.get(VARIABLE, ""))
+
+
+def available_levels() -> list[str]:
+    """Levels that are built and that this processor has, the best first."""
+    if not library_of("plain").exists():
+        return []
+    plain = Kernels("plain")
+    return [level for level in levels_of_this_kind() if library_of(level).exists() and plain.supports(level)]
+
+
+@lru_cache
+def _kernels(wanted: str) -> Kernels | None:
+    if wanted == OFF:
+        return None
+    available = available_levels()
+    if not wanted:
+        return Kernels(available[0]) if available else None
+    if wanted not in levels_of_this_kind():
+        raise ConfigError(f"${VARIABLE} is {wanted}; choose {', '.join([*levels_of_this_kind(), OFF])}")
+    if wanted not in available:
+        reason = "not a level of this processor" if library_of(wanted).exists() else "not built: protein-lm kernels build"
+        raise ConfigError(f"${VARIABLE} is {wanted}, {reason}; unset it for the best there is")
+    return Kernels(wanted)
