@@ -1,5 +1,6 @@
 """Shared by all tests: a small corpus with a rule to learn, and small models trained on it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ KINDS = [
 """One kind of each build; tests of operations run all kinds, tests of whole models these."""
 EVERY_FORM = [(kind, objective) for kind in KINDS for objective in ("causal", "masked")]
 EVERY_FORM += [("linformer", "masked"), ("nystrom", "masked")]
+
+# Tests take the torch path, whatever was built on this machine; those of the compiled kernels say so.
+os.environ["PROTEIN_LM_KERNELS"] = "off"
 
 # Property tests may take their time on a busy machine.
 settings.register_profile("default", deadline=None)

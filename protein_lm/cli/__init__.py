@@ -12,7 +12,7 @@ from protein_lm.cli.data import data as data_verbs
 from protein_lm.errors import ProteinLMError
 
 from protein_lm.cli import training, inference, variants, generation, embedding, attention, analysis, conversion, models  # noqa: F401  # isort: skip
-from protein_lm.cli import similarity, report  # noqa: F401  # isort: skip
+from protein_lm.cli import similarity, report, kernels  # noqa: F401  # isort: skip
 
 _USER_ERROR = 2
 _INTERRUPTED = 130

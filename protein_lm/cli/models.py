@@ -9,8 +9,13 @@ from protein_lm.cli.options import MODEL_HELP
 
 
 @app.command(epilog="Example: protein-lm info run")
-def info(model: Annotated[str, typer.Argument(metavar="M", help=MODEL_HELP)]) -> None:
-    """Show what a model directory holds."""
+def info(model: Annotated[str | None, typer.Argument(metavar="[M]", help=MODEL_HELP)] = None) -> None:
+    """Show what a model directory holds, or, without one, what this installation computes with."""
+    if model is None:
+        from protein_lm.native.library import describe_installation
+
+        print(describe_installation())
+        return
     from protein_lm.checkpoint import describe
 
     print(describe(model))

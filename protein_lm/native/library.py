@@ -5,11 +5,13 @@
 
 import ctypes
 import os
+import platform
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch  # its OpenMP must be in the process before a library is loaded
 
+from protein_lm import __version__
 from protein_lm.errors import ConfigError
 from protein_lm.native.build import levels_of_this_kind, library_of
 
@@ -101,6 +103,33 @@ def available_levels() -> list[str]:
         return []
     plain = Kernels("plain")
     return [level for level in levels_of_this_kind() if library_of(level).exists() and plain.supports(level)]
+
+
+def describe() -> str:
+    """A line for the user: which path linear attention takes, and why not a better one."""
+    active = kernels()
+    if active is not None:
+        others = [level for level in available_levels() if level != active.level]
+        return f"linear attention: compiled kernel {active.level}" + (f" (also there: {', '.join(others)})" if others else "")
+    if os.environ.get(VARIABLE) == OFF:
+        return f"linear attention: torch (${VARIABLE} is {OFF})"
+    return "linear attention: torch; protein-lm kernels build makes it faster where there is a C++ compiler"
+
+
+def describe_installation() -> str:
+    """Lines for the user: versions, processors, and the path of linear attention."""
+    return "\n".join(
+        [
+            f"protein-lm {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+            f"{torch.get_num_threads()} threads; vector instructions of torch: {torch.backends.cpu.get_cpu_capability()}",
+            describe(),
+        ]
+    )
+
+
+def forget() -> None:
+    """Look anew for what is built."""
+    _kernels.cache_clear()
 
 
 @lru_cache

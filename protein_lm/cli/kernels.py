@@ -1,0 +1,24 @@
+"""Verbs about the compiled kernels."""
+
+import typer
+
+from protein_lm.cli.app import app
+
+kernels = typer.Typer(help="Compiled kernels: linear attention on CPUs, two to three times as fast.", no_args_is_help=True)
+
+
+@kernels.command(epilog="Example: protein-lm kernels build")
+def build() -> None:
+    """Build them with the C++ compiler of this machine ($CXX, or c++, g++, clang++), for every level of its processor."""
+    from protein_lm.native import build as building
+    from protein_lm.native import library
+
+    compiler = building.find_compiler()
+    print(f"building with {compiler}; this takes about half a minute")
+    for path in building.build(compiler=compiler):
+        print(path)
+    library.forget()
+    print(library.describe())
+
+
+app.add_typer(kernels, name="kernels")
