@@ -4,7 +4,9 @@ import typer
 
 from protein_lm.cli.app import app
 
-kernels = typer.Typer(help="Compiled kernels: linear attention on CPUs, two to three times as fast.", no_args_is_help=True)
+kernels = typer.Typer(
+    help="Compiled kernels: linear attention on CPUs, two to three times as fast.", no_args_is_help=True
+)
 
 
 @kernels.command(epilog="Example: protein-lm kernels build")

@@ -95,12 +95,16 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
     command = shlex.split(compiler)
     object_file = library.with_suffix(".o")
     _run([*command, *FLAGS, *flags, "-fopenmp", "-c", str(SOURCE), "-o", str(object_file)])
-    _run([*command, "-shared", *(["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []), str(object_file)]
-         + ["-o", str(library)])
+    later = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
+    _run([*command, "-shared", *later, str(object_file), "-o", str(library)])
 
 
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
-        raise ConfigError(f"{command[0]} could not build the kernels: {lines[0].strip()}; try another one by setting CXX")
+        lines = (
+            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        )
+        raise ConfigError(
+            f"{command[0]} could not build the kernels: {lines[0].strip()}; try another one by setting CXX"
+        )

@@ -110,7 +110,9 @@ def describe() -> str:
     active = kernels()
     if active is not None:
         others = [level for level in available_levels() if level != active.level]
-        return f"linear attention: compiled kernel {active.level}" + (f" (also there: {', '.join(others)})" if others else "")
+        return f"linear attention: compiled kernel {active.level}" + (
+            f" (also there: {', '.join(others)})" if others else ""
+        )
     if os.environ.get(VARIABLE) == OFF:
         return f"linear attention: torch (${VARIABLE} is {OFF})"
     return "linear attention: torch; protein-lm kernels build makes it faster where there is a C++ compiler"
@@ -142,6 +144,8 @@ def _kernels(wanted: str) -> Kernels | None:
     if wanted not in levels_of_this_kind():
         raise ConfigError(f"${VARIABLE} is {wanted}; choose {', '.join([*levels_of_this_kind(), OFF])}")
     if wanted not in available:
-        reason = "not a level of this processor" if library_of(wanted).exists() else "not built: protein-lm kernels build"
+        reason = (
+            "not a level of this processor" if library_of(wanted).exists() else "not built: protein-lm kernels build"
+        )
         raise ConfigError(f"${VARIABLE} is {wanted}, {reason}; unset it for the best there is")
     return Kernels(wanted)

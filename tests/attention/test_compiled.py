@@ -299,12 +299,12 @@ def test_a_missing_or_failing_compiler_is_said_in_a_line(monkeypatch, tmp_path) 
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler: looked for c\+\+, g\+\+, clang\+\+; install one"):
         build.find_compiler()
     monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path / "kernels"))
-    with pytest.raises(ConfigError, match="could not build the kernels: .*try another one by setting CXX"):
+    with pytest.raises(ConfigError, match=r"could not build the kernels: .*try another one by setting CXX"):
         build.build(compiler="/bin/sh -c 'echo error: no such flag >&2; exit 1'")
     assert not list(build.folder().iterdir())
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path / "file"))
-    with pytest.raises(OutputError, match="cannot be written to .*; set PROTEIN_LM_KERNELS_FOLDER"):
+    with pytest.raises(OutputError, match=r"cannot be written to .*; set PROTEIN_LM_KERNELS_FOLDER"):
         build.build(compiler="/bin/true")
 
 
@@ -323,7 +323,9 @@ def test_sanitizers_find_nothing(tmp_path) -> None:
     """The tests of equality again, with the kernels built for the address and undefined-behaviour sanitizers."""
     compiler = build.find_compiler()
     runtimes = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
