@@ -16,9 +16,12 @@ def build() -> None:
     from protein_lm.native import library
 
     compiler = building.find_compiler()
-    print(f"building with {compiler}; this takes about half a minute")
-    for path in building.build(compiler=compiler):
+    print(f"building with {compiler}; this takes about a minute")
+    built = building.build(compiler=compiler)
+    for path in built.libraries:
         print(path)
+    for level, reason in built.left_out.items():
+        print(f"left out {level}: {reason}")
     library.forget()
     print(library.describe())
 

@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from protein_lm.errors import ConfigError, OutputError
 
 SOURCE = Path(__file__).with_name("linear_attention.cpp")
 LEVELS = {
+    "amx-bf16": ["-march=sapphirerapids"],
     "avx512-bf16": ["-march=x86-64-v4", "-mavx512bf16"],
     "avx512": ["-march=x86-64-v4"],
     "avx2": ["-march=x86-64-v3"],
@@ -64,47 +66,58 @@ def find_compiler() -> str:
     )
 
 
-def build(*, compiler: str | None = None) -> list[Path]:
+class Built(NamedTuple):
+    """What `build` made."""
+
+    libraries: list[Path]
+    """The best level first."""
+    left_out: dict[str, str]
+    """Levels that are too new for the compiler, and what it says."""
+
+
+def build(*, compiler: str | None = None) -> Built:
     """Build the libraries of all levels for this kind of processor; those that are there already are built anew.
 
-    Returns:
-        Their files, the best level first.
-
     Raises:
-        ConfigError: no compiler, or one that fails, with the first line of what it says.
+        ConfigError: no compiler, or one that cannot build the least level, with the first line of what it says.
         OutputError: the folder cannot be written.
     """
     compiler = compiler or find_compiler()
     target = folder()
+    left_out: dict[str, str] = {}
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as partial:
             for level in levels_of_this_kind():
-                _compile(compiler, LEVELS[level], Path(partial) / level)
-            for level in levels_of_this_kind():  # only when all of them are there
+                if fault := _compile(compiler, LEVELS[level], Path(partial) / level):
+                    left_out[level] = fault
+            if "plain" in left_out:
+                raise ConfigError(
+                    f"{compiler} could not build the kernels: {left_out['plain']}; try another one by setting CXX"
+                )
+            built = [level for level in levels_of_this_kind() if level not in left_out]
+            for level in built:  # only when all of them are there
                 (Path(partial) / level).replace(library_of(level))
     except OSError as error:
         raise OutputError(
             f"the kernels cannot be written to {target} ({error.strerror}); set {_FOLDER_VARIABLE}"
         ) from None
-    return [library_of(level) for level in levels_of_this_kind()]
+    return Built([library_of(level) for level in built], left_out)
 
 
-def _compile(compiler: str, flags: list[str], library: Path) -> None:
-    """One library. Threads are torch's own: its OpenMP is in the process when a library is loaded, none is linked."""
+def _compile(compiler: str, flags: list[str], library: Path) -> str | None:
+    """One library, or what the compiler says. Threads are torch's own: its OpenMP is in the process when a library is loaded,
+    none is linked.
+    """
     command = shlex.split(compiler)
     object_file = library.with_suffix(".o")
-    _run([*command, *FLAGS, *flags, "-fopenmp", "-c", str(SOURCE), "-o", str(object_file)])
     later = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-    _run([*command, "-shared", *later, str(object_file), "-o", str(library)])
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (
-            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
-        )
-        raise ConfigError(
-            f"{command[0]} could not build the kernels: {lines[0].strip()}; try another one by setting CXX"
-        )
+    for arguments in (
+        [*FLAGS, *flags, "-fopenmp", "-c", str(SOURCE), "-o", str(object_file)],
+        ["-shared", *later, str(object_file), "-o", str(library)],
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.splitlines() or ["no message"]
+            return next((line for line in lines if "error" in line), lines[0]).strip()
+    return None

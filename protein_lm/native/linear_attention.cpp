@@ -18,15 +18,26 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
-
-#if defined(__AVX512F__)
-constexpr int LANES = 16, TALL = 8;
-#elif defined(__AVX__)
-constexpr int LANES = 8, TALL = 4;
-#else
-constexpr int LANES = 4, TALL = 4;
+#if defined(__x86_64__)
+#include <cpuid.h>
 #endif
-constexpr int WIDE = 2, STRIP = WIDE * LANES;  // a tile of a product: TALL rows of WIDE vectors
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#if defined(__AMX_BF16__) || defined(PROTEIN_LM_EMULATED_TILES)
+#define HAS_TILES  // matrix units; emulated to test on other processors what surrounds them
+constexpr int LANES = 16, TALL = 32, AT_ONCE = 8;
+#elif defined(__AVX512F__)
+constexpr int LANES = 16, TALL = 8, AT_ONCE = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TALL = 4, AT_ONCE = 4;
+#else
+constexpr int LANES = 4, TALL = 4, AT_ONCE = 4;
+#endif
+// A tile of a product has TALL rows of WIDE vectors; as many as AT_ONCE rows of sums fit the registers.
+constexpr int WIDE = 2, STRIP = WIDE * LANES;
 constexpr int CHUNK = 128, ALIGNMENT = 32;     // tokens; what widths and tokens are padded to
 constexpr int GAP = 16;                        // numbers behind a row: rows at powers of two would evict each other
 
@@ -145,15 +156,110 @@ struct BFloat16 {
 // sums += left x right for TALL rows of `left` and one strip of `right`.
 template <class Type, class Number>
 static ALWAYS void accumulate(Vector (&sums)[TALL][WIDE], const Number* left, int left_stride, const Number* strip, int depth) {
-    for (int k = 0; k < depth; k += Type::PAIR) {
-        Words right[WIDE];
-        for (int v = 0; v < WIDE; ++v) right[v] = *(const LooseWords*)(strip + k * STRIP + v * LANES * Type::PAIR);
-        for (int r = 0; r < TALL; ++r) {
-            const uint32_t value = *(const Word*)(left + (long)r * left_stride + k);
-            for (int v = 0; v < WIDE; ++v) sums[r][v] = Type::multiply_add(sums[r][v], value, right[v]);
+    for (int first = 0; first < TALL; first += AT_ONCE) {
+        Vector part[AT_ONCE][WIDE];
+        for (int r = 0; r < AT_ONCE; ++r)
+            for (int v = 0; v < WIDE; ++v) part[r][v] = sums[first + r][v];
+        for (int k = 0; k < depth; k += Type::PAIR) {
+            Words right[WIDE];
+            for (int v = 0; v < WIDE; ++v) right[v] = *(const LooseWords*)(strip + k * STRIP + v * LANES * Type::PAIR);
+            for (int r = 0; r < AT_ONCE; ++r) {
+                const uint32_t value = *(const Word*)(left + (long)(first + r) * left_stride + k);
+                for (int v = 0; v < WIDE; ++v) part[r][v] = Type::multiply_add(part[r][v], value, right[v]);
+            }
         }
+        for (int r = 0; r < AT_ONCE; ++r)
+            for (int v = 0; v < WIDE; ++v) sums[first + r][v] = part[r][v];
     }
 }
+
+#if defined(HAS_TILES)
+struct TileShapes {  // of all eight tiles: 16 rows of 64 bytes
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+#if defined(PROTEIN_LM_EMULATED_TILES)
+static thread_local uint8_t emulated_tiles[8][16][64];
+static void begin_tiles() {}
+static void end_tiles() {}
+template <int TILE>
+static void tile_load(const void* from, long stride) {
+    for (int row = 0; row < 16; ++row) std::memcpy(emulated_tiles[TILE][row], (const char*)from + row * stride, 64);
+}
+template <int TILE>
+static void tile_store(void* to, long stride) {
+    for (int row = 0; row < 16; ++row) std::memcpy((char*)to + row * stride, emulated_tiles[TILE][row], 64);
+}
+template <int SUMS, int LEFT, int RIGHT>
+static void tile_product() {  // as the instruction's reference has it
+    float(*sums)[16] = (float(*)[16])emulated_tiles[SUMS];
+    const Half(*left)[32] = (const Half(*)[32])emulated_tiles[LEFT];
+    const Half(*right)[32] = (const Half(*)[32])emulated_tiles[RIGHT];
+    for (int row = 0; row < 16; ++row)
+        for (int k = 0; k < 16; ++k)
+            for (int column = 0; column < 16; ++column)
+                for (int p = 0; p < 2; ++p)
+                    sums[row][column] += number(left[row][2 * k + p]) * number(right[k][2 * column + p]);
+}
+#else
+static void begin_tiles() {
+    const TileShapes shapes;
+    _tile_loadconfig(&shapes);
+}
+static void end_tiles() { _tile_release(); }
+#define TILE_FUNCTIONS(TILE)                                                                                  \
+    template <>                                                                                               \
+    ALWAYS void tile_load<TILE>(const void* from, long stride) { _tile_loadd(TILE, from, stride); }           \
+    template <>                                                                                               \
+    ALWAYS void tile_store<TILE>(void* to, long stride) { _tile_stored(TILE, to, stride); }
+#define TILE_PRODUCT(SUMS, LEFT, RIGHT)                                                                       \
+    template <>                                                                                               \
+    ALWAYS void tile_product<SUMS, LEFT, RIGHT>() { _tile_dpbf16ps(SUMS, LEFT, RIGHT); }
+template <int TILE> void tile_load(const void* from, long stride);
+template <int TILE> void tile_store(void* to, long stride);
+template <int SUMS, int LEFT, int RIGHT> void tile_product();
+TILE_FUNCTIONS(0)
+TILE_FUNCTIONS(1)
+TILE_FUNCTIONS(2)
+TILE_FUNCTIONS(3)
+TILE_FUNCTIONS(4)
+TILE_FUNCTIONS(5)
+TILE_FUNCTIONS(6)
+TILE_FUNCTIONS(7)
+TILE_PRODUCT(0, 4, 6)
+TILE_PRODUCT(1, 4, 7)
+TILE_PRODUCT(2, 5, 6)
+TILE_PRODUCT(3, 5, 7)
+#endif
+// 32 rows by 32 columns: two tiles of rows times two of columns. The depth is a multiple of 32.
+template <>
+ALWAYS void accumulate<BFloat16, Half>(Vector (&sums)[TALL][WIDE], const Half* left, int left_stride, const Half* strip, int depth) {
+    constexpr long SUMS_STRIDE = WIDE * sizeof(Vector), STRIP_STRIDE = STRIP * BFloat16::PAIR * sizeof(Half);
+    char* place = (char*)&sums[0][0];
+    tile_load<0>(place, SUMS_STRIDE);
+    tile_load<1>(place + sizeof(Vector), SUMS_STRIDE);
+    tile_load<2>(place + 16 * SUMS_STRIDE, SUMS_STRIDE);
+    tile_load<3>(place + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
+    for (int k = 0; k < depth; k += 32) {
+        tile_load<4>(left + k, left_stride * (long)sizeof(Half));
+        tile_load<5>(left + 16L * left_stride + k, left_stride * (long)sizeof(Half));
+        tile_load<6>(strip + k * STRIP, STRIP_STRIDE);
+        tile_load<7>(strip + k * STRIP + LANES * BFloat16::PAIR, STRIP_STRIDE);
+        tile_product<0, 4, 6>();
+        tile_product<1, 4, 7>();
+        tile_product<2, 5, 6>();
+        tile_product<3, 5, 7>();
+    }
+    tile_store<0>(place, SUMS_STRIDE);
+    tile_store<1>(place + sizeof(Vector), SUMS_STRIDE);
+    tile_store<2>(place + 16 * SUMS_STRIDE, SUMS_STRIDE);
+    tile_store<3>(place + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
+}
+#else
+static void begin_tiles() {}
+static void end_tiles() {}
+#endif
 
 // Calls `body(row, column, sums)` for the tiles of a matrix, strip by strip.
 template <class Body>
@@ -828,12 +934,14 @@ static int run_all(const Call& call, bool backward) {
         arena.used = 0;
         arena.counts_only = true;
         { Task<Product, Feature, Input> counted(call, projection, M, E, X, arena, backward); }
+        begin_tiles();
         const bool is_ready = arena.reserve();
         failed += !is_ready;
         Task<Product, Feature, Input> task(call, projection, M, E, X, arena, backward);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t number = 0; number < num_tasks; ++number)
             if (is_ready) task.run(number, backward);
+        end_tiles();
     }
     return failed != 0;
 }
@@ -882,6 +990,16 @@ int protein_lm_supports_avx512() {
 int protein_lm_supports_avx512_bf16() {
 #if defined(__x86_64__)
     return protein_lm_supports_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+    return 0;
+#endif
+}
+// The system must also have allowed this process to use the tiles, which this asks for.
+int protein_lm_supports_amx_bf16() {
+#if defined(__x86_64__) && defined(__linux__)
+    unsigned a, b, c, d;
+    const bool has_tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+    return protein_lm_supports_avx512_bf16() && has_tiles && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 #else
     return 0;
 #endif

@@ -308,6 +308,36 @@ def test_a_missing_or_failing_compiler_is_said_in_a_line(monkeypatch, tmp_path) 
         build.build(compiler="/bin/true")
 
 
+@forms
+def test_what_surrounds_the_matrix_units(kernels_folder, kind, causal, tmp_path_factory, monkeypatch) -> None:
+    """The level for them with their instructions emulated: shapes of tiles, layouts, depths. Not the instructions."""
+    if "avx512-bf16" not in library.available_levels():
+        pytest.skip("they are emulated with AVX-512")
+    folder = tmp_path_factory.getbasetemp() / "emulated"
+    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(folder))
+    flags = {level: [*given, "-O1"] for level, given in build.LEVELS.items() if level == "plain"}
+    emulated = [*build.LEVELS["avx512-bf16"], "-DPROTEIN_LM_EMULATED_TILES"]
+    monkeypatch.setattr(build, "LEVELS", {"avx512-bf16": emulated, **flags})
+    if not build.library_of("plain").exists():
+        build.build()
+    monkeypatch.setenv(library.VARIABLE, "avx512-bf16")
+    library.forget()
+    packing = Packing.of_lengths(LENGTHS)
+    tensors = draw(packing.length, batch=1)
+    weight = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
+    for dtype in (torch.bfloat16, torch.float32):
+        assert_as_exact_as_torch(operation_of(kind, causal), tensors, Rows(packing=packing), weight, dtype)
+    library.forget()
+
+
+def test_levels_too_new_for_the_compiler_are_left_out(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path))
+    monkeypatch.setattr(build, "LEVELS", {"avx2": ["-march=no-such-processor"], "plain": ["-O0"]})
+    built = build.build()
+    assert [path.name for path in built.libraries] == ["linear_attention-plain.so"]
+    assert "no-such-processor" in built.left_out["avx2"]
+
+
 SANITIZED = """
 import sys
 from protein_lm.native import build
