@@ -1,11 +1,11 @@
-"""How near our attention and our training step come to what the machine can do: executed FLOPs, their fraction of the rate of
-large matrix products in the same process, and where the time of a step goes.
+"""How near our attention and our training step come to what the machine can do: executed FLOPs, their fraction of the
+rate of large matrix products in the same process, and where the time of a step goes.
 
-    python -m benchmarks.roofline [--dtypes bfloat16 float32] [--lengths 1024 8192] [-o roofline.json] [--markdown roofline.md]
+    python -m benchmarks.roofline [--dtypes bfloat16 float32] [--lengths 1024 8192] [-o FILE.json] [--markdown FILE.md]
 
-FLOPs are those that are executed, padding of tiles included, as torch's counter finds them; those of the compiled kernel are
-counted from the loops of linear_attention.cpp. The rate of matrix products is taken before and after each measurement, and the
-larger one counts, so that a machine that became slower makes no fraction better.
+FLOPs are those that are executed, padding of tiles included, as torch's counter finds them; those of the compiled kernel
+are counted from the loops of linear_attention.cpp. The rate of matrix products is taken before and after each measurement,
+and the larger one counts, so that a machine that became slower makes no fraction better.
 """
 
 import argparse
