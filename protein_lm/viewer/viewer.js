@@ -649,7 +649,7 @@ class Viewer {
   drawLinks() {
     const { rows, columns } = this.view;
     const [start, stop] = [Math.min(rows[0], columns[0]), Math.max(rows[1], columns[1])];
-    const width = this.plot.clientWidth;
+    const width = Math.max(160, this.plot.clientWidth); // a notebook lays widgets out after they are drawn
     const height = 220;
     const context = sized(this.arcs, width, height);
     const inner = width - MARGIN.left - MARGIN.right;
