@@ -148,7 +148,7 @@ class Classifier(nn.Module):
             operation = ATTENTION_KINDS[kind](options, causal=False)
             attention = AttentionLayer(width, num_heads, operation)
             norms = nn.LayerNorm(width), nn.LayerNorm(width)
-            blocks.append(Block(attention, FeedForward(width, 2 * width, gated=False), norms, 0.0))
+            blocks.append(Block(attention, FeedForward(width, 2 * width), norms, 0.0))
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES)

@@ -172,24 +172,6 @@ class ProjectionKind(str, Enum):
     """Features are a function of each channel of query and key; their number is the head width."""
 
 
-class NormKind(str, Enum):
-    """Norms in front of attention and feed-forward layers and of the head."""
-
-    LAYER = "layer"
-    """Mean 0, variance 1, gain and bias (Ba et al. 2016)."""
-    RMS = "rms"
-    """Root mean square 1, gain (Zhang & Sennrich 2019)."""
-
-
-class FeedForwardKind(str, Enum):
-    """What is between the two linear layers of a feed-forward layer."""
-
-    GELU = "gelu"
-    """GELU (Hendrycks & Gimpel 2016)."""
-    SWIGLU = "swiglu"
-    """One half times the SiLU of the other (Shazeer 2020)."""
-
-
 class Precision(str, Enum):
     """Type of matrix products; weights, features and running states stay float32."""
 

@@ -13,10 +13,8 @@ from protein_lm.choices import (
     BIDIRECTIONAL_ONLY,
     KEPT_ORTHOGONAL,
     AttentionKind,
-    FeedForwardKind,
     LongPolicy,
     LoraLayers,
-    NormKind,
     Objective,
     OptimizerName,
     OutputHead,
@@ -50,11 +48,7 @@ class ModelConfig(_Section):
     num_heads: int = Field(ge=1)
     """H, attention heads per layer; must divide the width into an even head width."""
     feedforward_width: int = Field(ge=1)
-    """Inner width of the feed-forward layers: what their second linear layer takes."""
-    feedforward: FeedForwardKind = FeedForwardKind.GELU
-    """What is between the two linear layers of a feed-forward layer: gelu, or swiglu, whose first one is twice as wide."""
-    norm: NormKind = NormKind.LAYER
-    """Norms of the residual stream: layer, or rms."""
+    """Inner width of the feed-forward layers."""
     num_random_features: int = Field(default=256, ge=1)
     """M, random features per head of the Performer kinds."""
     projection: ProjectionKind = ProjectionKind.ORTHOGONAL

@@ -104,21 +104,16 @@ class AttentionLayer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between, or, gated, with half of the first one's output times the SiLU of the other."""
+    """Two linear layers with GELU between."""
 
-    def __init__(self, width: int, inner_width: int, *, gated: bool) -> None:
+    def __init__(self, width: int, inner_width: int) -> None:
         super().__init__()
-        self.gated = gated
-        self.input_projection = nn.Linear(width, 2 * inner_width if gated else inner_width)
+        self.input_projection = nn.Linear(width, inner_width)
         self.output_projection = nn.Linear(inner_width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        inner = self.input_projection(hidden)
-        if self.gated:
-            value, gate = inner.chunk(2, dim=-1)
-            return self.output_projection(value * functional.silu(gate))
-        return self.output_projection(functional.gelu(inner))
+        return self.output_projection(functional.gelu(self.input_projection(hidden)))
 
 
 class Block(nn.Module):

@@ -23,7 +23,7 @@ from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.attention.stream import without_autocast
 from protein_lm.attention.trainable import TrainableFeatures
-from protein_lm.choices import FeedForwardKind, NormKind, Objective, OutputHead, PositionKind
+from protein_lm.choices import Objective, OutputHead, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
@@ -93,7 +93,7 @@ class ProteinLM(nn.Module):
         )
         self.position_embedding = build_position_embedding(config)
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.num_layers))
-        self.final_norm = _norm(config)
+        self.final_norm = nn.LayerNorm(config.width)
         self.output_transform = OutputTransform(config.width) if config.output_head is OutputHead.DENSE else None
         self.output_bias = (
             None if config.output_head is OutputHead.NONE else nn.Parameter(torch.zeros(alphabet.VOCABULARY_SIZE))
@@ -129,8 +129,8 @@ class ProteinLM(nn.Module):
         )
         return Block(
             AttentionLayer(config.width, config.num_heads, operation, convolution, qk_norm=config.qk_norm),
-            FeedForward(config.width, config.feedforward_width, gated=config.feedforward is FeedForwardKind.SWIGLU),
-            (_norm(config), _norm(config)),
+            FeedForward(config.width, config.feedforward_width),
+            (nn.LayerNorm(config.width), nn.LayerNorm(config.width)),
             config.dropout,
         )
 
@@ -430,7 +430,3 @@ class ProteinLM(nn.Module):
         maps = (module for module in self.modules() if isinstance(module, TrainableFeatures))
         weights = [weight for feature_map in maps for weight in feature_map.orthogonal_weights()]
         return torch.stack([(w @ w.mT - torch.eye(w.shape[-1], device=w.device)).square().sum() for w in weights]).sum()
-
-
-def _norm(config: ModelConfig) -> nn.Module:
-    return nn.RMSNorm(config.width, eps=1e-6) if config.norm is NormKind.RMS else nn.LayerNorm(config.width)
