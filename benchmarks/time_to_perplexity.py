@@ -106,13 +106,15 @@ def _work(work: dict[str, Any]) -> None:
         rate = work["learning_rate"] or LEARNING_RATES[work["contestant"]]
         learner = peer(work["contestant"], recipe, corpus, validation, rate)
     path, place, done = Path(work["state"]), Place(), {"seconds": 0.0, "num_steps": 0, "num_tokens": 0}
-    if work["begin"] > 0:
-        state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True) if path.exists() else {}
+    is_over = state.get("end") == work["end"]  # it was stopped after it had saved this turn, before it said so
+    if is_over or work["begin"] > 0:
         learner.model.load_state_dict(state["model"])
         for optimizer, saved in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         place, done = Place(*state["place"]), state["done"]
-    place = _train(learner, place, done, work)
+    if not is_over:
+        place = _train(learner, place, done, work)
     perplexity = learner.perplexity()
     partial = path.with_suffix(".partial")
     torch.save(
@@ -121,6 +123,7 @@ def _work(work: dict[str, Any]) -> None:
             "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
             "place": [place.epoch, place.sequence, place.part],
             "done": done,
+            "end": work["end"],
         },
         partial,
     )
