@@ -79,10 +79,10 @@ def test_it_agrees_with_the_command_line(runs, tmp_path) -> None:
     assert torch.allclose(maps["1"].sum(-1), torch.ones(1, 1, 12))
 
 
-def test_python_of_the_readme(monkeypatch, capsys) -> None:
+def test_python_of_the_guide(monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
-    section = (ROOT / "README.md").read_text().partition("## Python, the Hub, transformers")[2].partition("\n## ")[0]
-    ours, with_transformers = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    page = (ROOT / "docs/python.md").read_text()
+    ours, with_transformers = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(ours, found := {})
     assert found["table"]["sequence_id"].tolist() == ["wild type", "W5"]
     assert found["matrices"].shape == (2, 4, 102, 102) and found["alike"].shape == (20, 20)

@@ -66,14 +66,18 @@ def test_held_out_families_are_whole() -> None:
     assert not (evaluation | clusters) & (set(table["sequence_id"]) | set(table["family"]))
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands_of_the_guide() -> list[str]:
+    text = "".join(page.read_text() for page in GUIDE)
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("protein-lm ")]
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme_are_understood(command, capsys) -> None:
+@pytest.mark.parametrize("command", commands_of_the_guide())
+def test_commands_of_the_guide_are_understood(command, capsys) -> None:
     """Every verb and option exists; what they do is tested elsewhere and by scripts/demo."""
     import shlex
 
@@ -93,3 +97,16 @@ def test_commands_of_the_readme_are_understood(command, capsys) -> None:
 
 def test_the_change_log_and_citation_know_the_version() -> None:
     assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("page", [*GUIDE, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_of_the_guide_lead_somewhere(page) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings], target

@@ -146,7 +146,7 @@ def attention_matrices(
 ) -> NDArray[np.float32]:
     """Attention of one protein, (layers, heads, L + 2, L + 2); <cls> is the first token, <eos> the last.
 
-    Rows sum to 1, except with the kinds whose weights may be negative (see the table of kinds in the README).
+    Rows sum to 1, except with the kinds whose weights may be negative (see docs/kinds_of_attention.md).
 
     For a linear kind this is the matrix φ(q)·φ(k) / normalizer that the layer applies without ever forming it.
     Memory grows with the square of the length; `attention_forms` has forms for long proteins.
