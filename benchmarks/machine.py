@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from benchmarks.worker import seconds
+from protein_lm.native.library import kernels
 
 MATRIX_SIZE = 3000
 COPIED_BYTES = 1 << 28
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def description() -> dict[str, Any]:
-    """Processor, cores, threads, versions, and a hash of the code that is measured."""
+    """Processor, cores, threads, versions, the level of the compiled kernels, and a hash of the code that is measured."""
     return {
         "processor": processor(),
         "cores": psutil.cpu_count(logical=False),
@@ -36,6 +37,7 @@ def description() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "peers": {name: version for name in PACKAGES if (version := installed_version(name))},
+        "kernels": getattr(kernels(), "level", "torch"),
         "code": code_hash(),
     }
 
@@ -72,7 +74,7 @@ def code_hash() -> str:
     """The first digits of a SHA-256 over the sources of protein_lm and of the benchmarks' contestants."""
     digest = hashlib.sha256()
     for folder in (ROOT / "protein_lm", ROOT / "benchmarks" / "contestants"):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")]):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

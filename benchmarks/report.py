@@ -67,7 +67,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 def _machine_lines(results: Mapping[str, Any]) -> list[str]:
     machine = results["machine"]
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}; "
+        f"linear attention: {machine.get('kernels', 'torch')}."
     ]
     for when, limits in results["limits"].items():
         if "float32_gflops" not in limits:

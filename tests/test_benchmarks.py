@@ -212,3 +212,21 @@ def test_who_sees_the_future(name) -> None:
     assert before.shape == inputs[0].shape
     sees = not torch.allclose(before[..., :cut, :], after[..., :cut, :], atol=1e-5)
     assert sees == (name in NOT_REALLY_CAUSAL)
+
+
+def test_flops_of_the_compiled_kernel_are_those_of_its_loops() -> None:
+    """One chunk by hand: 128 places, M = 64, E = X = 32, tiles of 8 × 32."""
+    from benchmarks.roofline import backward_flops, forward_flops
+
+    rows, projection, sequences = torch.zeros(1, 3, 128, 32), torch.zeros(64, 32), torch.tensor([[0, 0, 128, 0]])
+    call = (rows, rows, rows, projection, None, None, sequences, 0, [])
+    triangle = 32 * (128 + 96 + 64 + 32)
+    features, state = 2 * 128 * 32 * 64, 128 * 64 * 32
+    assert forward_flops(*call, True) == 2 * 3 * (features + triangle * (64 + 32))
+    assert forward_flops(*call, False) == 2 * 3 * (features + 2 * state)
+    saved = (*call[:7], rows, None, None, None, *call[7:])
+    assert backward_flops(rows, *saved, True) == 2 * 3 * (2 * features + 3 * triangle * (64 + 32))
+    assert backward_flops(rows, *saved, False) == 2 * 3 * (2 * features + 4 * state)
+    longer = (*call[:6], torch.tensor([[0, 0, 128, 0], [0, 128, 288, 0]]), *call[7:])
+    tail = 2 * 32 * 32 * 64 + 32 * 32 * (64 + 32) + 32 * 64 * 32  # 32 places behind 128
+    assert forward_flops(*longer, True) == 2 * 3 * (2 * features + 2 * triangle * (64 + 32) + state + tail)
