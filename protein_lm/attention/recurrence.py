@@ -28,9 +28,11 @@ class LinearState:
         self.value_width = value_width
         self.sums = torch.zeros(num_groups, feature_map.num_features, width, device=device)
         """(G, M, X) over all keys but the waiting ones."""
-        self._keys = torch.zeros(num_groups, DEFAULT_CHUNK, feature_map.num_features, device=device)
-        self._values = torch.zeros(num_groups, DEFAULT_CHUNK, width, device=device)
-        self._values[..., value_width] = 1
+        self.waiting_keys = torch.zeros(num_groups, DEFAULT_CHUNK, feature_map.num_features, device=device)
+        """(G, places, M), of which some are taken."""
+        self.waiting_values = torch.zeros(num_groups, DEFAULT_CHUNK, width, device=device)
+        """(G, places, X)."""
+        self.waiting_values[..., value_width] = 1
         self._num_waiting = 0
 
     def settle(self) -> None:
@@ -42,31 +44,40 @@ class LinearState:
 
     def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Output (G, 1, width of value) for one more token: its features (G, 1, M) and value (G, 1, width of value)."""
-        if self._num_waiting == DEFAULT_CHUNK:
-            self.settle()
-        place = self._num_waiting
-        self._keys[:, place : place + 1] = key
-        self._values[:, place : place + 1, : self.value_width] = value
-        self._num_waiting += 1
+        place = self.make_room()
+        self.waiting_keys[:, place : place + 1] = key
+        self.waiting_values[:, place : place + 1, : self.value_width] = value
+        self.count_waiting()
         keys, values = self._waiting()
         numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
         return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
+
+    def make_room(self) -> int:
+        """The place where the next key will wait."""
+        if self._num_waiting == DEFAULT_CHUNK:
+            self.settle()
+        return self._num_waiting
+
+    def count_waiting(self) -> None:
+        """One more key waits, in that place."""
+        self._num_waiting += 1
 
     def put(self, row: int, other: "LinearState") -> None:
         """Make a row go on from `other`, a state of one row; other rows stay as they are."""
         other.settle()
         groups = slice(row * self.num_heads, (row + 1) * self.num_heads)
         self.sums[groups] = other.sums
-        self._keys[groups, : self._num_waiting] = 0  # a key without features is seen by no query
+        self.waiting_keys[groups, : self._num_waiting] = 0  # a key without features is seen by no query
 
     def keep(self, rows: Tensor) -> None:
         """Keep the rows of these numbers (K,) alone, in this order."""
         heads = torch.arange(self.num_heads, device=rows.device)
         groups = (rows[:, None] * self.num_heads + heads).flatten().to(self.sums.device)
-        self.sums, self._keys, self._values = self.sums[groups], self._keys[groups], self._values[groups]
+        self.sums = self.sums[groups]
+        self.waiting_keys, self.waiting_values = self.waiting_keys[groups], self.waiting_values[groups]
 
     def _waiting(self) -> tuple[Tensor, Tensor]:
-        return self._keys[:, : self._num_waiting], self._values[:, : self._num_waiting]
+        return self.waiting_keys[:, : self._num_waiting], self.waiting_values[:, : self._num_waiting]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -27,6 +27,7 @@ from protein_lm.choices import Objective, OutputHead, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
+from protein_lm.model.compiled_decoding import CompiledDecoding, can_be_compiled
 from protein_lm.model.contact_head import ContactHead
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
@@ -44,6 +45,8 @@ class DecodingState:
     """(B, context) last tokens, for the k-mers."""
     num_tokens: Tensor
     """(B,) tokens that each row has read, on the CPU."""
+    compiled: CompiledDecoding | None = None
+    """How the compiled kernels know `layers`, from the first step that they took on."""
 
     def put(self, row: int, other: "DecodingState") -> None:
         """Make a row go on from `other`, a state of one row, whatever it has read; other rows stay as they are.
@@ -66,7 +69,7 @@ class DecodingState:
 
     def repeated(self, times: int) -> "DecodingState":
         """The state of `times` rows that go on, each in its own way, from the one row that this state has read (B = 1)."""
-        state = deepcopy(self)
+        state = deepcopy(replace(self, compiled=None))
         state.keep(torch.zeros(times, dtype=torch.int64))
         return state
 
@@ -326,12 +329,25 @@ class ProteinLM(nn.Module):
         positions = state.num_tokens[:, None] + torch.arange(tokens.shape[1])
         hidden = self._embed(tokens, positions, before=state.before)
         rotary = self.rotary.tables(positions[:, None]) if self.rotary is not None else None
-        for block, layer in zip(self.blocks, state.layers, strict=True):
-            hidden = block(hidden, rotary, WHOLE, layer)
+        compiled = self._compiled(state) if tokens.shape[1] == 1 else None
+        if compiled is not None:
+            hidden = compiled.step(hidden, rotary)
+        else:
+            for block, layer in zip(self.blocks, state.layers, strict=True):
+                hidden = block(hidden, rotary, WHOLE, layer)
         state.num_tokens += tokens.shape[1]
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
         return self._logits(self.final_norm(hidden))
+
+    def _compiled(self, state: DecodingState) -> CompiledDecoding | None:
+        """The kernels for a step of `state`, if there are any."""
+        if torch.is_grad_enabled() or not can_be_compiled(self.blocks):
+            return None
+        blocks = cast(list[Block], list(self.blocks))
+        if state.compiled is None or not state.compiled.fits(blocks, state.layers):
+            state.compiled = CompiledDecoding(blocks, state.layers)
+        return state.compiled
 
     def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """Logits (B, V) of what follows one more token (B,) of each sequence; the state is updated in place."""

@@ -1,4 +1,4 @@
-"""Building the compiled kernels: one library per level of processor, out of one source.
+"""Building the compiled kernels: one library per level of processor, out of the same sources.
 
 They lie in a folder of the user's, named after what they are built from, so that another version of the source or of the
 flags is not taken for this one. Nothing is built unless it is asked for.
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from protein_lm.errors import ConfigError, OutputError
 
-SOURCE = Path(__file__).with_name("linear_attention.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("linear_attention.cpp", "decoding.cpp")]
+HEADERS = [Path(__file__).with_name("vectors.h")]
 LEVELS = {
     "amx-bf16": ["-march=sapphirerapids"],
     "avx512-bf16": ["-march=x86-64-v4", "-mavx512bf16"],
@@ -32,7 +33,8 @@ _FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
 
 def folder() -> Path:
     """Where the libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache."""
-    digest = hashlib.sha256(SOURCE.read_bytes() + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
+    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS])
+    digest = hashlib.sha256(content + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
     given = os.environ.get(_FOLDER_VARIABLE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (Path(given) if given else cache / "protein_lm" / "kernels") / digest
@@ -40,7 +42,7 @@ def folder() -> Path:
 
 def library_of(level: str) -> Path:
     """The file of a level, built or not."""
-    return folder() / f"linear_attention-{level}.so"
+    return folder() / f"kernels-{level}.so"
 
 
 def levels_of_this_kind() -> list[str]:
@@ -110,12 +112,11 @@ def _compile(compiler: str, flags: list[str], library: Path) -> str | None:
     none is linked.
     """
     command = shlex.split(compiler)
-    object_file = library.with_suffix(".o")
     later = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-    for arguments in (
-        [*FLAGS, *flags, "-fopenmp", "-c", str(SOURCE), "-o", str(object_file)],
-        ["-shared", *later, str(object_file), "-o", str(library)],
-    ):
+    objects = {source: library.with_suffix(f".{source.stem}.o") for source in SOURCES}
+    steps = [[*FLAGS, *flags, "-fopenmp", "-c", str(source), "-o", str(target)] for source, target in objects.items()]
+    steps.append(["-shared", *later, *map(str, objects.values()), "-o", str(library)])
+    for arguments in steps:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.splitlines() or ["no message"]

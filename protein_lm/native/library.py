@@ -49,6 +49,33 @@ class Call(ctypes.Structure):
     ]
 
 
+def _pointers(*names: str) -> list[tuple[str, type]]:
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+class DecodingBlock(ctypes.Structure):
+    """See `Block` in decoding.cpp."""
+
+    _fields_ = [
+        *_pointers("attention_gain", "attention_bias", "feedforward_gain", "feedforward_bias"),
+        *_pointers("input", "input_bias", "output", "output_bias", "up", "up_bias", "down", "down_bias"),
+        *_pointers("taps", "query_gain", "key_gain", "projection", "half_norms"),
+        *((name, ctypes.c_float) for name in _CONSTANTS),
+        *((name, ctypes.c_int32) for name in ("map", "num_taps")),
+        *_pointers("before", "sums", "keys", "values"),
+    ]
+
+
+class DecodingStep(ctypes.Structure):
+    """See `Step` in decoding.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "width", "heads", "num_features", "inner", "state_width")),
+        *((name, ctypes.c_int32) for name in ("num_blocks", "num_waiting", "num_places", "num_threads")),
+        *_pointers("cosines", "sines", "hidden", "scratch", "blocks"),
+    ]
+
+
 class Kernels:
     """The library of one level."""
 
@@ -64,9 +91,11 @@ class Kernels:
         """Tokens of a chunk; a causal row keeps a state for each but the last one."""
         self.has_bfloat16 = bool(self._library.protein_lm_has_bfloat16())
         """Whether products may have bfloat16 operands; if not, they are float32."""
-        self._library.protein_lm_call_bytes.restype = ctypes.c_int64
-        if self._library.protein_lm_call_bytes() != ctypes.sizeof(Call):
-            raise OSError(f"{library_of(level)} is of another version")
+        for structure, size in {Call: "call", DecodingBlock: "block", DecodingStep: "step"}.items():
+            function = getattr(self._library, f"protein_lm_{size}_bytes")
+            function.restype = ctypes.c_int64
+            if function() != ctypes.sizeof(structure):
+                raise OSError(f"{library_of(level)} is of another version")
 
     def forward(self, call: Call) -> None:
         """Linear attention; see linear_attention.cpp."""
@@ -75,6 +104,10 @@ class Kernels:
     def backward(self, call: Call) -> None:
         """Its gradients."""
         self._run(self._library.protein_lm_linear_attention_backward, call)
+
+    def decode(self, step: DecodingStep) -> None:
+        """One token through the blocks of a model; see decoding.cpp."""
+        self._library.protein_lm_decode(ctypes.byref(step))
 
     def supports(self, level: str) -> bool:
         """Whether this processor has a level."""

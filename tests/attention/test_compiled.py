@@ -334,7 +334,7 @@ def test_levels_too_new_for_the_compiler_are_left_out(monkeypatch, tmp_path) -> 
     monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path))
     monkeypatch.setattr(build, "LEVELS", {"avx2": ["-march=no-such-processor"], "plain": ["-O0"]})
     built = build.build()
-    assert [path.name for path in built.libraries] == ["linear_attention-plain.so"]
+    assert [path.name for path in built.libraries] == ["kernels-plain.so"]
     assert "no-such-processor" in built.left_out["avx2"]
 
 

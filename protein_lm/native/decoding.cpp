@@ -1,0 +1,279 @@
+// One token more of B sequences through the blocks of a causal model with linear attention, in float32: what
+// `ProteinLM.step` does between the embedding and the final norm.
+//
+// A step reads every weight once and does little with it, so that it takes as long as reading them does, if nothing comes
+// between: here the threads wait for each other seven times per block, and for nothing else. Weights lie by columns,
+// (inputs x outputs), so that each thread streams through those of its own outputs.
+//
+// Names of shapes: B sequences, D width, H heads of width E, M features, X width of a row of a state.
+
+#include "vectors.h"
+
+#ifdef _OPENMP
+extern "C" int omp_get_thread_num();
+extern "C" int omp_get_num_threads();
+#else
+static int omp_get_thread_num() { return 0; }
+static int omp_get_num_threads() { return 1; }
+#endif
+
+extern "C" {
+struct Linear {  // y = x weights + bias
+    const float *weights, *bias;
+};
+struct Norm {
+    const float *gain, *bias;
+};
+struct Block {
+    Norm attention_norm, feedforward_norm;
+    Linear input, output, up, down;           // (D x 3 D), (D x D), (D x inner), (inner x D)
+    const float* taps;                        // (num_taps, D) or null
+    const float *query_gain, *key_gain;       // (E,) or null
+    const float *projection, *half_norms;     // (E x M), scaled; (M,), of softmax features
+    float epsilon, headroom, floor, scale;    // of the features
+    int32_t map, num_taps;
+    float* before;                            // (B, num_taps - 1, D)
+    float *sums, *keys, *values;              // (B H, M, X), (B H, waiting places, M), (B H, waiting places, X)
+};
+struct Step {
+    int32_t batch, width, heads, num_features, inner, state_width, num_blocks, num_waiting, num_places, num_threads;
+    const float *cosines, *sines;             // (B, E / 2) or null
+    float* hidden;                            // (B, D), in and out
+    float* scratch;                           // (B, 5 D + inner)
+    Block* blocks;
+};
+}
+
+static float dot(const float* left, const float* right, int count) {
+    Vector sum = {};
+    for (int c = 0; c < count; c += LANES) sum += load(left + c) * load(right + c);
+    return total(sum);
+}
+
+// Some columns of y (ROWS x ...) = x weights + bias, or added to what y holds.
+template <int ROWS, int VECTORS>
+static ALWAYS void some_columns(const float* x, int depth, const Linear& layer, int columns, int first, float* y, bool adds) {
+    Vector sums[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) {
+            sums[r][v] = load(layer.bias + first + v * LANES);
+            if (adds) sums[r][v] += load(y + (long)r * columns + first + v * LANES);
+        }
+    const float* weights = layer.weights + first;
+    for (int k = 0; k < depth; ++k, weights += columns)
+        for (int v = 0; v < VECTORS; ++v) {
+            const Vector row = load(weights + v * LANES);
+            for (int r = 0; r < ROWS; ++r) sums[r][v] += x[(long)r * depth + k] * row;
+        }
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) store(y + (long)r * columns + first + v * LANES, sums[r][v]);
+}
+template <int ROWS, int VECTORS>
+static void rows_of_columns(const float* x, int depth, const Linear& layer, int columns, int begin, int end, float* y, bool adds) {
+    int first = begin;
+    for (; first + VECTORS * LANES <= end; first += VECTORS * LANES)
+        some_columns<ROWS, VECTORS>(x, depth, layer, columns, first, y, adds);
+    for (; first < end; first += LANES) some_columns<ROWS, 1>(x, depth, layer, columns, first, y, adds);
+}
+// The columns begin ... end of y (rows x columns).
+static void linear(const float* x, int rows, int depth, const Linear& layer, int columns, int begin, int end, float* y, bool adds) {
+    constexpr int MANY = LANES == 16 ? 16 : 8;  // vectors of sums that the registers hold
+    for (; rows >= 8 && MANY == 16; rows -= 8, x += 8L * depth, y += 8L * columns)
+        rows_of_columns<8, 2>(x, depth, layer, columns, begin, end, y, adds);
+    for (; rows >= 4; rows -= 4, x += 4L * depth, y += 4L * columns)
+        rows_of_columns<4, MANY / 4>(x, depth, layer, columns, begin, end, y, adds);
+    for (; rows >= 2; rows -= 2, x += 2L * depth, y += 2L * columns)
+        rows_of_columns<2, MANY / 2>(x, depth, layer, columns, begin, end, y, adds);
+    for (; rows >= 1; rows -= 1, x += depth, y += columns)
+        rows_of_columns<1, MANY>(x, depth, layer, columns, begin, end, y, adds);
+}
+
+static void layer_norm(const float* x, int width, const Norm& norm, float* y) {
+    Vector sum = {}, squares = {};
+    for (int c = 0; c < width; c += LANES) sum += load(x + c);
+    const float mean = total(sum) / width;
+    for (int c = 0; c < width; c += LANES) {
+        const Vector centred = load(x + c) - mean;
+        squares += centred * centred;
+    }
+    const float factor = 1 / std::sqrt(total(squares) / width + 1e-5f);
+    for (int c = 0; c < width; c += LANES)
+        store(y + c, (load(x + c) - mean) * factor * load(norm.gain + c) + load(norm.bias + c));
+}
+
+// y = x + the taps' weighted sum of the tokens that end with x; `before` moves on.
+static void convolve(const float* x, int width, const Block& block, float* before, float* y) {
+    const int others = block.num_taps - 1;
+    for (int c = 0; c < width; c += LANES) {
+        const Vector now = load(x + c);
+        Vector sum = now + now * load(block.taps + (long)others * width + c);
+        for (int tap = 0; tap < others; ++tap)
+            sum += load(before + (long)tap * width + c) * load(block.taps + (long)tap * width + c);
+        for (int tap = 0; tap + 1 < others; ++tap)
+            store(before + (long)tap * width + c, load(before + (long)(tap + 1) * width + c));
+        if (others) store(before + (long)(others - 1) * width + c, now);
+        store(y + c, sum);
+    }
+}
+
+// x (1 + erf(x / sqrt 2)) / 2; erf after Abramowitz & Stegun 1964, 7.1.26, within 2e-7.
+static ALWAYS Vector gelu(Vector x) {
+    const Integers is_negative = x < Vector{};
+    const Vector size = select(is_negative, -x, x) * 0.70710678118654752f;
+    const Vector t = 1.0f / (1.0f + 0.3275911f * size);
+    Vector sum = t * 1.061405429f - 1.453152027f;
+    sum = sum * t + 1.421413741f;
+    sum = sum * t - 0.284496736f;
+    sum = sum * t + 0.254829592f;
+    const Vector erf = 1.0f - sum * t * exponential(-size * size);
+    return 0.5f * x * (1.0f + select(is_negative, -erf, erf));
+}
+
+struct Head {  // of one sequence
+    const Step& step;
+    const Block& block;
+    const int E, M, X;
+
+    void prepare(float* x, const float* gain, const float* cosines, const float* sines) const {
+        if (gain) {
+            const float factor = 1 / std::sqrt(dot(x, x, E) / E + 1e-6f);
+            for (int c = 0; c < E; c += LANES) store(x + c, load(x + c) * factor * load(gain + c));
+        }
+        if (!cosines) return;
+        for (int c = 0; c < E / 2; ++c) {
+            const float first = x[c], second = x[c + E / 2];
+            x[c] = first * cosines[c] - second * sines[c];
+            x[c + E / 2] = second * cosines[c] + first * sines[c];
+        }
+    }
+    void features(const float* x, bool is_key, float* to) const {
+        if (block.map == 2) {
+            for (int c = 0; c < E; c += LANES) {
+                const Vector value = load(x + c);
+                const Vector low = greater(select(value > Vector{}, Vector{}, value), all(-40.0f));
+                store(to + c, select(value > Vector{}, value + 1.0f, exponential(low)));
+            }
+            return;
+        }
+        constexpr int AT_A_TIME = 2;
+        const float half_square = block.map == 1 ? dot(x, x, E) * block.scale * block.scale / 2 : 0;
+        Vector largest = all(-INFINITY);
+        for (int m = 0; m < M; m += AT_A_TIME * LANES)
+            for (int v = 0; v < AT_A_TIME; ++v) {
+                const int place = m + v * LANES;
+                Vector sum = {};
+                for (int e = 0; e < E; ++e) sum += x[e] * load(block.projection + (long)e * M + place);
+                if (block.map == 0)
+                    sum = greater(sum + block.epsilon, all(block.epsilon));
+                else if (is_key)
+                    sum = exponential(greater(sum + (block.headroom - load(block.half_norms + place)) - half_square, all(block.floor)));
+                else
+                    largest = greater(largest, sum += load(block.half_norms + place));
+                store(to + place, sum);
+            }
+        if (block.map != 1 || is_key) return;
+        float limit = largest[0];
+        for (int lane = 1; lane < LANES; ++lane) limit = std::max(limit, (float)largest[lane]);
+        for (int m = 0; m < M; m += LANES) store(to + m, exponential(load(to + m) - limit));
+    }
+    // to (E,) += weights x rows (count x X), and the same of the column behind their values.
+    void weigh(const float* weights, int count, const float* rows, float* to, float& divisor) const {
+        int first = 0;
+        for (; first + 4 * LANES <= E; first += 4 * LANES) weigh_columns<4>(weights, count, rows + first, to + first);
+        for (; first < E; first += LANES) weigh_columns<1>(weights, count, rows + first, to + first);
+        for (int place = 0; place < count; ++place) divisor += weights[place] * rows[(long)place * X + E];
+    }
+    template <int VECTORS>
+    void weigh_columns(const float* weights, int count, const float* rows, float* to) const {
+        Vector sums[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) sums[v] = load(to + v * LANES);
+        for (int place = 0; place < count; ++place, rows += X)
+            for (int v = 0; v < VECTORS; ++v) sums[v] += weights[place] * load(rows + v * LANES);
+        for (int v = 0; v < VECTORS; ++v) store(to + v * LANES, sums[v]);
+    }
+    // Output (E,) for a query, key and value (E,), which are changed; the key and the value wait with the others.
+    void attend(int sequence, int head, float* query, float* key, const float* value, float* query_features, float* to) const {
+        const long group = (long)sequence * step.heads + head;
+        const float* cosines = step.cosines ? step.cosines + (long)sequence * E / 2 : nullptr;
+        const float* sines = step.sines ? step.sines + (long)sequence * E / 2 : nullptr;
+        float* keys = block.keys + group * step.num_places * M;
+        float* values = block.values + group * step.num_places * X;
+        prepare(query, block.query_gain, cosines, sines);
+        prepare(key, block.key_gain, cosines, sines);
+        features(query, false, query_features);
+        features(key, true, keys + (long)step.num_waiting * M);
+        std::memcpy(values + (long)step.num_waiting * X, value, sizeof(float) * E);
+        float seen[64];  // places are at most that many
+        const int num_seen = step.num_waiting + 1;
+        for (int place = 0; place < num_seen; ++place) seen[place] = dot(query_features, keys + (long)place * M, M);
+        for (int c = 0; c < E; c += LANES) store(to + c, Vector{});
+        float divisor = 0;
+        weigh(query_features, M, block.sums + group * M * X, to, divisor);
+        weigh(seen, num_seen, values, to, divisor);
+        for (int c = 0; c < E; c += LANES) store(to + c, load(to + c) / divisor);
+    }
+};
+
+// The part of `count` units that belongs to a thread.
+struct Share {
+    int begin, end;
+    Share(int count, int unit) {
+        const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const int units = (count + unit - 1) / unit;
+        begin = std::min(count, (int)((long)units * thread / threads) * unit);
+        end = std::min(count, (int)((long)units * (thread + 1) / threads) * unit);
+    }
+};
+
+extern "C" {
+// All threads go through all blocks together.
+void protein_lm_decode(const Step* given) {
+    const Step& step = *given;
+    const int B = step.batch, D = step.width, E = D / step.heads;
+#pragma omp parallel num_threads(step.num_threads)
+    {
+        alignas(64) float query_features[1024];  // M is at most that
+        float* normed = step.scratch;
+        float *mixed = normed + (long)B * D, *projected = mixed + (long)B * D, *inner = projected + (long)B * 3 * D;
+        for (int number = 0; number < step.num_blocks; ++number) {
+            const Block& block = step.blocks[number];
+            const Share rows(B, 1);
+            for (int b = rows.begin; b < rows.end; ++b) {
+                float* row = (block.taps ? mixed : normed) + (long)b * D;
+                layer_norm(step.hidden + (long)b * D, D, block.attention_norm, row);
+                if (block.taps) convolve(row, D, block, block.before + (long)b * (block.num_taps - 1) * D, normed + (long)b * D);
+            }
+#pragma omp barrier
+            const Share of_input(3 * D, STRIP);
+            linear(normed, B, D, block.input, 3 * D, of_input.begin, of_input.end, projected, false);
+#pragma omp barrier
+            const Share groups(B * step.heads, 1);
+            const Head each{step, block, E, step.num_features, step.state_width};
+            for (int group = groups.begin; group < groups.end; ++group) {
+                const int b = group / step.heads, head = group % step.heads;
+                float* query = projected + (long)b * 3 * D + head * E;
+                each.attend(b, head, query, query + D, query + 2 * D, query_features, mixed + (long)b * D + head * E);
+            }
+#pragma omp barrier
+            const Share of_output(D, STRIP);
+            linear(mixed, B, D, block.output, D, of_output.begin, of_output.end, step.hidden, true);
+#pragma omp barrier
+            for (int b = rows.begin; b < rows.end; ++b)
+                layer_norm(step.hidden + (long)b * D, D, block.feedforward_norm, normed + (long)b * D);
+#pragma omp barrier
+            const Share of_up(step.inner, STRIP);
+            linear(normed, B, D, block.up, step.inner, of_up.begin, of_up.end, inner, false);
+            for (int b = 0; b < B; ++b)
+                for (int c = of_up.begin; c < of_up.end; c += LANES) {
+                    float* place = inner + (long)b * step.inner + c;
+                    store(place, gelu(load(place)));
+                }
+#pragma omp barrier
+            linear(inner, B, step.inner, block.down, D, of_output.begin, of_output.end, step.hidden, true);
+#pragma omp barrier
+        }
+    }
+}
+int64_t protein_lm_block_bytes() { return sizeof(Block); }
+int64_t protein_lm_step_bytes() { return sizeof(Step); }
+}

@@ -1,0 +1,108 @@
+"""Decoding by the compiled kernels against the torch path, on every level of this machine."""
+
+import pytest
+import torch
+
+from protein_lm.model.compiled_decoding import can_be_compiled
+from protein_lm.native import library
+from tests.attention.test_compiled import has_compiler, kernels_folder, level  # noqa: F401
+from tests.conftest import fresh_model
+
+pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+SHAPE = {"width": 64, "num_heads": 2, "feedforward_width": 96, "num_random_features": 96, "max_length": 300}
+REFINED = {"kmer_sizes": [3, 4], "kmer_buckets": 256, "convolution_taps": 4, "qk_norm": True}
+
+
+def model_of(**settings):
+    """A causal model with weights that are no longer zero anywhere, laid out for decoding."""
+    model = fresh_model(objective="causal", **(SHAPE | settings))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.eval().arrange_for_decoding()
+    return model
+
+
+def decode(model, tokens, state, monkeypatch, path: str) -> torch.Tensor:
+    """Logits (B, L, V) of tokens read one by one on a path."""
+    monkeypatch.setenv(library.VARIABLE, path)
+    with torch.inference_mode():
+        assert can_be_compiled(model.blocks) == (path != library.OFF)
+        return torch.stack([model.step(tokens[:, place], state) for place in range(tokens.shape[1])], dim=1)
+
+
+@pytest.mark.parametrize("attention", ["performer-relu", "performer-softmax", "elu"])
+@pytest.mark.parametrize("batch", [1, 2, 7, 19])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, REFINED, {"positions": "none", "convolution_taps": 1}, {"num_heads": 4}, {"width": 128, "num_heads": 1}],
+    ids=["plain", "refined", "positionless", "narrow", "wide"],
+)
+def test_equals_the_torch_path(level, attention, batch, settings, monkeypatch) -> None:  # noqa: F811
+    settings = settings | ({"positions": "rotary"} if "positions" not in settings else {})
+    model = model_of(attention=attention, **settings)
+    if attention == "elu" and model.config.width // model.config.num_heads % 32:
+        pytest.skip("as many features as the head is wide, and there are kernels for multiples of 32")
+    tokens = torch.randint(4, 24, (batch, 150), generator=torch.Generator().manual_seed(0))
+    expected = decode(model, tokens, model.new_state(batch), monkeypatch, library.OFF)
+    output = decode(model, tokens, model.new_state(batch), monkeypatch, level)
+    assert (output - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:  # noqa: F811
+    model = model_of(**REFINED)
+    tokens = torch.randint(4, 24, (3, 160), generator=torch.Generator().manual_seed(0))
+    expected = decode(model, tokens, model.new_state(3), monkeypatch, library.OFF)
+    state = model.new_state(3)
+    with torch.inference_mode():
+        parts = [model.extend(tokens[:, :30], state)]
+    for span, path in ((slice(30, 101), level), (slice(101, 120), library.OFF), (slice(120, 160), level)):
+        parts.append(decode(model, tokens[:, span], state, monkeypatch, path))
+    assert (torch.cat(parts, dim=1) - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+def test_rows_are_replaced_kept_and_repeated(level, monkeypatch) -> None:  # noqa: F811
+    model = model_of(**REFINED)
+    tokens = torch.randint(4, 24, (4, 90), generator=torch.Generator().manual_seed(0))
+
+    def go(path: str) -> list[torch.Tensor]:
+        state, other = model.new_state(3), model.new_state(1)
+        results = [decode(model, tokens[:3, :70], state, monkeypatch, path)]
+        decode(model, tokens[3:, :20], other, monkeypatch, path)
+        state.put(1, other)
+        results.append(decode(model, tokens[:3, 70:80], state, monkeypatch, path))
+        state.keep(torch.tensor([2, 1]))
+        results.append(decode(model, tokens[1:3, 80:85], state, monkeypatch, path))
+        results.append(decode(model, tokens[:2, 85:], other.repeated(2), monkeypatch, path))
+        return results
+
+    for output, expected in zip(go(level), go(library.OFF), strict=True):
+        assert (output - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+def test_the_number_of_threads_changes_nothing(level, monkeypatch) -> None:  # noqa: F811
+    model, threads = model_of(**REFINED), torch.get_num_threads()
+    tokens = torch.randint(4, 24, (3, 70), generator=torch.Generator().manual_seed(0))
+    results = []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            results.append(decode(model, tokens, model.new_state(3), monkeypatch, level))
+    finally:
+        torch.set_num_threads(threads)
+    # The embedding and the head are torch's.
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(results[2], results[0], rtol=1e-6, atol=1e-6)
+
+
+def test_what_there_is_no_kernel_for_takes_the_torch_path(level) -> None:  # noqa: F811
+    assert can_be_compiled(model_of().blocks)
+    for settings in ({"attention": "exact"}, {"attention": "performer-optimal"}, {"num_random_features": 40}):
+        assert not can_be_compiled(model_of(**settings).blocks)
+    model = model_of()
+    model.train()
+    assert not can_be_compiled(model.blocks)
+    assert not can_be_compiled(model_of().to(torch.bfloat16).blocks)
+    unarranged = fresh_model(objective="causal", **SHAPE).eval()
+    assert not can_be_compiled(unarranged.blocks)
