@@ -31,8 +31,8 @@ KINDS = [
 EVERY_FORM = [(kind, objective) for kind in KINDS for objective in ("causal", "masked")]
 EVERY_FORM += [("linformer", "masked"), ("nystrom", "masked")]
 
-# Tests take the torch path, whatever was built on this machine; those of the compiled kernels say so.
-os.environ["PROTEIN_LM_KERNELS"] = "off"
+# Tests take the torch path whatever was built on this machine, unless a level is named; those of the kernels name theirs.
+os.environ.setdefault("PROTEIN_LM_KERNELS", "off")
 
 # Property tests may take their time on a busy machine.
 settings.register_profile("default", deadline=None)
