@@ -28,16 +28,24 @@ LEVELS = {
 """Name -> flags, the best level first. `plain` is the compiler's own idea of the least processor; vectors are of 128 bits."""
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno"]
 COMPILERS = ["c++", "g++", "clang++"]
-_FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
+FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
 
 
 def folder() -> Path:
-    """Where the libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache."""
+    """Where the libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache.
+
+    Raises:
+        ConfigError: the user has no home directory, and no folder is named.
+    """
     content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS])
     digest = hashlib.sha256(content + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
-    given = os.environ.get(_FOLDER_VARIABLE)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(given) if given else cache / "protein_lm" / "kernels") / digest
+    if given := os.environ.get(FOLDER_VARIABLE):
+        return Path(given) / digest
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise ConfigError(f"this user has no home directory to keep kernels in; set {FOLDER_VARIABLE}") from None
+    return cache / "protein_lm" / "kernels" / digest
 
 
 def library_of(level: str) -> Path:
@@ -102,7 +110,7 @@ def build(*, compiler: str | None = None) -> Built:
                 (Path(partial) / level).replace(library_of(level))
     except OSError as error:
         raise OutputError(
-            f"the kernels cannot be written to {target} ({error.strerror}); set {_FOLDER_VARIABLE}"
+            f"the kernels cannot be written to {target} ({error.strerror}); set {FOLDER_VARIABLE}"
         ) from None
     return Built([library_of(level) for level in built], left_out)
 

@@ -132,9 +132,12 @@ def kernels() -> Kernels | None:
 
 def available_levels() -> list[str]:
     """Levels that are built and that this processor has, the best first."""
-    if not library_of("plain").exists():
+    try:
+        if not library_of("plain").exists():
+            return []
+    except ConfigError:  # nowhere to look
         return []
-    plain = Kernels("plain")
+    plain = _load("plain")
     return [level for level in levels_of_this_kind() if library_of(level).exists() and plain.supports(level)]
 
 
@@ -173,7 +176,7 @@ def _kernels(wanted: str) -> Kernels | None:
         return None
     available = available_levels()
     if not wanted:
-        return Kernels(available[0]) if available else None
+        return _load(available[0]) if available else None
     if wanted not in levels_of_this_kind():
         raise ConfigError(f"${VARIABLE} is {wanted}; choose {', '.join([*levels_of_this_kind(), OFF])}")
     if wanted not in available:
@@ -181,4 +184,14 @@ def _kernels(wanted: str) -> Kernels | None:
             "not a level of this processor" if library_of(wanted).exists() else "not built: protein-lm kernels build"
         )
         raise ConfigError(f"${VARIABLE} is {wanted}, {reason}; unset it for the best there is")
-    return Kernels(wanted)
+    return _load(wanted)
+
+
+def _load(level: str) -> Kernels:
+    try:
+        return Kernels(level)
+    except (OSError, AttributeError) as error:  # a library that lacks a function raises the latter
+        raise ConfigError(
+            f"the compiled kernels in {library_of(level)} cannot be used ({error}); build them anew with protein-lm kernels "
+            f"build, or set {VARIABLE}={OFF}"
+        ) from None

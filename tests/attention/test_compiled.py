@@ -290,6 +290,28 @@ def test_only_what_is_built_and_possible_can_be_forced(kernels_folder, monkeypat
     library.forget()
 
 
+def test_damaged_libraries_and_missing_homes_are_said_in_a_line(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv(library.VARIABLE)
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    build.folder().mkdir()
+    build.library_of("plain").write_bytes(b"no library")
+    library.forget()
+    with pytest.raises(ConfigError, match=r"kernels-plain.so cannot be used .*; build them anew with protein-lm"):
+        library.kernels()
+    monkeypatch.delenv(build.FOLDER_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    library.forget()
+    assert library.kernels() is None
+    with pytest.raises(ConfigError, match="no home directory to keep kernels in; set PROTEIN_LM_KERNELS_FOLDER"):
+        build.build(compiler="/bin/true")
+    library.forget()
+
+
 def test_a_missing_or_failing_compiler_is_said_in_a_line(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="CXX is no-such-compiler, which is no program here"):
