@@ -6,7 +6,7 @@ The states are those of the torch path, changed in place, so that either may go 
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ class CompiledDecoding:
         return made
 
 
-def can_be_compiled(blocks: Sequence[nn.Module]) -> bool:
+def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
     """Whether there are kernels, and the blocks are of the kind that they know."""
     return kernels() is not None and all(isinstance(block, Block) and _is_known(block) for block in blocks)
 
