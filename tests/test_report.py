@@ -73,7 +73,7 @@ def test_a_whole_page(corpus, tmp_path, monkeypatch, capsys) -> None:
     Trainer(recipe, corpus, tmp_path / "run").fit()
     output = tmp_path / "report.html"
     sections: list[Section] = []
-    monkeypatch.setattr("protein_lm.analysis.similarity.NUM_PERMUTATIONS", 99)
+    monkeypatch.setattr("protein_lm.analysis.substitution.NUM_PERMUTATIONS", 99)
     monkeypatch.setattr("protein_lm.report.NUM_GENERATED", 8)
     choice = ReportChoice(data=corpus.path, max_sequences=8)
     write_report(tmp_path / "run", output, choice, on_section=sections.append)
