@@ -37,11 +37,13 @@ def train(
 
     from protein_lm.data.joined import open_corpus
     from protein_lm.results import write_learning_curve
+    from protein_lm.training.processes import leave_processes
     from protein_lm.training.trainer import Trainer
 
     corpus = open_corpus(store)
     trainer = Trainer(loaded, corpus, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
+    leave_processes()
     if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
         return
     figure = write_learning_curve(output)

@@ -37,6 +37,12 @@ def start_accelerator(precision: Precision) -> Accelerator:
     return accelerator
 
 
+def leave_processes() -> None:
+    """End what connects the processes of a run, which otherwise may die of its own threads when they end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def group_of_rows(model: ProteinLM, together: int, num_processes: int) -> Group | None:
     """The `together` processes that hold a batch together with this one; None if each has batches of its own.
 
