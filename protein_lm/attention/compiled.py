@@ -21,6 +21,8 @@ from protein_lm.native.library import Call, Kernels, Rows, kernels
 
 GREATEST_WIDTH = 128
 """Of queries, keys and values."""
+WIDTH_STEP = 32
+"""What widths are padded to in states."""
 FEATURES_STEP = 32
 """Features come in multiples of it."""
 
@@ -151,10 +153,10 @@ def _forward(
     """Output, normalizers (B, H, L) float32, states (num_states, H, M, X) in the products' type, their sums (·, H, M)."""
     outputs = _outputs(query, value, projection, product_bfloat16, num_states)
     output, normalizer, states, sums = outputs
-    library, call = _call(
-        query, key, value, projection, half_norms, valid_mask, sequences, number, constants,
-        causal, product_bfloat16, features_bfloat16, normalizer, states, sums,
-    )  # fmt: skip
+    arrays = {"projection": projection, "half_norms": half_norms, "valid": valid_mask, "sequences": sequences}
+    arrays |= {"normalizer": normalizer, "states": states, "sums": sums}
+    types = product_bfloat16, product_bfloat16 and features_bfloat16
+    library, call = _call((query, key, value), arrays, number, constants, causal, types)
     call.output = Rows.of(output)
     library.forward(call)
     return outputs
@@ -182,10 +184,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    library, call = _call(
-        query, key, value, projection, half_norms, valid_mask, sequences, number, constants,
-        causal, product_bfloat16, features_bfloat16, normalizer, states, sums,
-    )  # fmt: skip
+    arrays = {"projection": projection, "half_norms": half_norms, "valid": valid_mask, "sequences": sequences}
+    arrays |= {"normalizer": normalizer, "states": states, "sums": sums}
+    types = product_bfloat16, product_bfloat16 and features_bfloat16
+    library, call = _call((query, key, value), arrays, number, constants, causal, types)
     grad_output = grad_output if grad_output.stride(-1) == 1 else grad_output.contiguous()
     call.output, call.grad_output = Rows.of(output), Rows.of(grad_output)
     call.grad_query, call.grad_key, call.grad_value = (Rows.of(gradient) for gradient in gradients)
@@ -194,38 +196,31 @@ def _backward(
 
 
 def _call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    projection: Tensor,
-    half_norms: Tensor | None,
-    valid_mask: Tensor | None,
-    sequences: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor],
+    arrays: dict[str, Tensor | None],
     number: int,
     constants: list[float],
     causal: bool,
-    product_bfloat16: bool,
-    features_bfloat16: bool,
-    normalizer: Tensor,
-    states: Tensor,
-    sums: Tensor,
+    types: tuple[bool, bool],
 ) -> tuple[Kernels, Call]:
+    """The kernels, and what both passes tell them: of query, key and value; `types`: whether products, and those that form
+    features, have bfloat16 operands.
+    """
     library = kernels()
     assert library is not None
-    is_bfloat16 = query.dtype == torch.bfloat16
+    query, key, value = rows
+    projection, sequences = arrays["projection"], arrays["sequences"]
+    assert projection is not None and sequences is not None
     call = Call()
-    call.map, call.causal, call.inputs_are_bfloat16 = number, causal, is_bfloat16
-    call.products_are_bfloat16 = product_bfloat16
-    call.features_are_bfloat16 = product_bfloat16 and features_bfloat16 and is_bfloat16
+    call.map, call.causal, call.inputs_are_bfloat16 = number, causal, query.dtype == torch.bfloat16
+    call.products_are_bfloat16, features_are_bfloat16 = types
+    call.features_are_bfloat16 = features_are_bfloat16 and query.dtype == torch.bfloat16
     call.num_threads = torch.get_num_threads()
     call.batch, call.heads, call.length, call.width = query.shape
     call.value_width, call.num_features, call.num_sequences = value.shape[-1], projection.shape[0], sequences.shape[0]
     call.epsilon, call.headroom, call.floor, call.scale = constants
-    call.projection, call.sequences = projection.data_ptr(), sequences.data_ptr()
-    call.half_norms = half_norms.data_ptr() if half_norms is not None else None
-    call.valid = valid_mask.data_ptr() if valid_mask is not None else None
-    call.normalizer = normalizer.data_ptr()
-    call.states, call.sums = states.data_ptr() or None, sums.data_ptr() or None
+    for name, array in arrays.items():
+        setattr(call, name, None if array is None else array.data_ptr() or None)
     call.query, call.key, call.value = Rows.of(query), Rows.of(key), Rows.of(value)
     return library, call
 
@@ -242,7 +237,7 @@ def _outputs(
     query: Tensor, value: Tensor, projection: Tensor, product_bfloat16: bool, num_states: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, length, _ = query.shape
-    padded_width = -(-value.shape[-1] // 32) * 32
+    padded_width = -(-value.shape[-1] // WIDTH_STEP) * WIDTH_STEP
     dtype = torch.bfloat16 if product_bfloat16 else torch.float32
     return (
         torch.empty_like(value),
