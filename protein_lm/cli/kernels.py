@@ -1,11 +1,12 @@
-"""Verbs about the compiled kernels."""
+"""Verbs about the compiled kernels and the compiled reader."""
 
 import typer
 
 from protein_lm.cli.app import app
 
 kernels = typer.Typer(
-    help="Compiled kernels: linear attention on CPUs, two to three times as fast.", no_args_is_help=True
+    help="Compiled kernels: linear attention on CPUs and reading FASTA, two to three times as fast.",
+    no_args_is_help=True,
 )
 
 

@@ -1,28 +1,29 @@
-"""Parts of sources -> what goes into a store, in this process or in several."""
+"""Parts of sources -> what goes into a store, in this process, in threads or in others."""
 
 import os
 import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
 from multiprocessing import get_context
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
+from protein_lm.data import compiled_fasta
 from protein_lm.data.duplicates import fingerprints
 from protein_lm.data.filters import Filters, select
 from protein_lm.data.hashing import hash_letters
 from protein_lm.data.readers import Part
-from protein_lm.data.records import Annotations, Memberships
+from protein_lm.data.records import Columns
+from protein_lm.native.fasta import fasta_reader
 
 _PARTS_PER_WORKER = 3
 """Read ahead of what is written."""
@@ -38,27 +39,13 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Digest:
-    """The wanted records of a part, N of them, and what became of the others."""
+    """The wanted records of a part, and what became of the others."""
 
-    tokens: bytes
-    """Token ids back to back."""
-    lengths: NDArray[np.int64]
-    """(N,) residues."""
-    ids: NDArray[np.uint8]
-    """UTF-8 identifiers back to back."""
-    id_lengths: NDArray[np.int64]
-    """(N,) bytes."""
-    id_hashes: NDArray[np.uint64]
-    """(N,) `hashing.hash_letters` of the identifiers."""
-    fingerprints: NDArray[np.uint64]
-    """(N, 2) of the sequences."""
-    annotations: Annotations
-    memberships: Memberships | None
-    """In the families to hold out; None: the source does not tell, or none are asked for."""
+    records: Columns
     num_read: int
     num_dropped: Counter[str]
     was_said: frozenset[str]
-    changes: Counter[str]
+    """As in `filters.Selection`."""
 
 
 def digest(part: Part, settings: Settings) -> Digest | None:
@@ -67,57 +54,81 @@ def digest(part: Part, settings: Settings) -> Digest | None:
     Raises:
         InputError: a record is at fault.
     """
-    block = part.block(settings.policy, settings.on_error)
-    if block is None:
+    records = _columns(part, settings)
+    if records is None:
         return None
-    selection = select(block, settings.filters, settings.policy)
-    keep, sequences = selection.keep, block.sequences()
-    ids, id_lengths = block.sequence_ids.join(), block.sequence_ids.lengths
-    tokens, lengths, annotations, memberships = block.tokens, block.lengths, block.annotations, block.memberships
-    if not keep.all():
-        sequences = list(compress(sequences, keep))
-        tokens, ids = b"".join(sequences), ids[np.repeat(keep, id_lengths)]
-        lengths, id_lengths, annotations = lengths[keep], id_lengths[keep], annotations.select(keep)
-        memberships = memberships and memberships.select(keep)
+    selection = select(records, settings.filters, settings.policy)
     return Digest(
-        tokens=tokens,
-        lengths=lengths,
-        ids=ids,
-        id_lengths=id_lengths,
-        id_hashes=hash_letters(ids, id_lengths),
-        fingerprints=fingerprints(sequences),
-        annotations=annotations,
-        memberships=memberships,
-        num_read=len(block) + block.num_faulty,
+        records=records.select(selection.keep),
+        num_read=records.lengths.size + records.num_faulty,
         num_dropped=selection.num_dropped,
         was_said=selection.was_said,
-        changes=block.changes,
     )
 
 
-def digests(
-    parts: Iterable[Part], settings: Settings, pool: ProcessPoolExecutor | None, workers: int
-) -> Iterator[Digest | None]:
-    """The digest of each part, in their order, whoever makes them.
+def _columns(part: Part, settings: Settings) -> Columns | None:
+    if part.is_fasta and isinstance(part.content, bytes):
+        records = compiled_fasta.read(part.content, settings.policy)
+        if records is not None:
+            return records
+    block = part.block(settings.policy, settings.on_error)
+    if block is None:
+        return None
+    ids, id_lengths = block.sequence_ids.join(), block.sequence_ids.lengths
+    return Columns(
+        tokens=np.frombuffer(block.tokens, dtype=np.uint8),
+        lengths=block.lengths,
+        has_ambiguous=block.has_ambiguous,
+        ids=ids,
+        id_lengths=id_lengths,
+        id_hashes=hash_letters(ids, id_lengths),
+        fingerprints=fingerprints(block.sequences()),
+        annotations=block.annotations,
+        changes=block.changes,
+        memberships=block.memberships,
+        num_faulty=block.num_faulty,
+    )
 
-    Raises:
-        InputError: as `digest`, for the first part at fault.
+
+class Workers:
+    """Threads and processes that make digests.
+
+    The compiled reader does not hold the interpreter's lock, so that threads serve it; all other parsers need processes.
+
+    Args:
+        threads: for FASTA, if the compiled reader is there; 0: as all else.
+        processes: for all else; 0: the caller itself.
     """
-    if pool is None:
-        return (digest(part, settings) for part in parts)
-    return _in_order(parts, settings, pool, workers * _PARTS_PER_WORKER)
 
+    def __init__(self, threads: int, processes: int) -> None:
+        self._threads = ThreadPoolExecutor(threads) if threads and fasta_reader() else None
+        self._processes = make_pool(processes) if processes else None  # which start at the first part for them
+        self._ahead = max(threads, processes) * _PARTS_PER_WORKER
 
-def _in_order(
-    parts: Iterable[Part], settings: Settings, pool: ProcessPoolExecutor, ahead: int
-) -> Iterator[Digest | None]:
-    running: deque[Future[Digest | None]] = deque()
-    for part in parts:
-        running.append(pool.submit(digest, part, settings))
-        if len(running) > ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in (self._threads, self._processes):
+            if pool:
+                pool.shutdown(cancel_futures=True)
+
+    def digests(self, parts: Iterable[Part], settings: Settings) -> Iterator[Digest | None]:
+        """The digest of each part, in their order, whoever makes them.
+
+        Raises:
+            InputError: as `digest`, for the first part at fault.
+        """
+        running: deque[Callable[[], Digest | None]] = deque()
+        for part in parts:
+            pool = self._threads if part.is_fasta and self._threads else self._processes
+            running.append(pool.submit(digest, part, settings).result if pool else partial(digest, part, settings))
+            if len(running) > self._ahead:
+                yield running.popleft()()
+        while running:
+            yield running.popleft()()
 
 
 def make_pool(workers: int) -> ProcessPoolExecutor:

@@ -92,7 +92,7 @@ class Ledger:
     def _spread(self) -> None:
         rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
         numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
-        rows = rows[np.argsort(numbers, kind="stable")]
+        rows = rows.take(np.argsort(numbers, kind="stable"))
         ends = np.cumsum(np.bincount(numbers, minlength=2**_BITS))
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
@@ -106,7 +106,11 @@ class Ledger:
 def _with_shared_keys(rows: NDArray) -> NDArray:
     """The rows whose key another row has too: few, so that the rest need not be sorted by all columns."""
     keys = np.sort(rows["key"])
-    return rows[np.isin(rows["key"], np.unique(keys[1:][keys[1:] == keys[:-1]]))]
+    same = keys[1:] == keys[:-1]
+    if not same.any():  # as ever with identifiers
+        return rows[:0]
+    order = np.argsort(rows["key"])
+    return rows.take(order[np.append(same, False) | np.append(False, same)])
 
 
 class RecordSet:

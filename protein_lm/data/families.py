@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.data.digest import Digest
 from protein_lm.data.family_table import ACCESSION, FamilyTable
+from protein_lm.data.records import Columns
 from protein_lm.data.sources import Source
 from protein_lm.data.text import unix_lines
 from protein_lm.errors import ConfigError, InputError
@@ -87,11 +87,11 @@ class HeldOutFamilies:
         self._elsewhere: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
         self._counts = np.zeros(len(families), dtype=np.int64)
 
-    def note(self, digest: Digest, first: int, elsewhere: NDArray[np.bool_], source: Source) -> None:
+    def note(self, records: Columns, first: int, elsewhere: NDArray[np.bool_], source: Source) -> None:
         """Note the members among N records that are numbered from `first`.
 
         Args:
-            digest: the records.
+            records: what there is of them.
             first: number of the first.
             elsewhere: (N,) those for which the user has chosen another split than held_out.
             source: where they come from.
@@ -99,15 +99,15 @@ class HeldOutFamilies:
         Raises:
             InputError: neither the source nor a table tells their families.
         """
-        found = [digest.memberships] if digest.memberships else []
+        found = [records.memberships] if records.memberships else []
         if self._table:
-            found.append(self._table.memberships(digest.ids, digest.id_lengths, digest.id_hashes))
+            found.append(self._table.memberships(records.ids, records.id_lengths, records.id_hashes))
         if not found:
             raise InputError(
                 f"{source.shown} does not tell the families of its sequences, as UniProtKB's .dat and XML do; give a family "
                 "table with columns sequence_id and family_id"
             )
-        if digest.memberships and source.path.name not in self._telling:
+        if records.memberships and source.path.name not in self._telling:
             self._telling.append(source.path.name)
         self._noted += [np.stack((first + each.records, each.families), axis=1) for each in found]
         self._elsewhere.append(first + np.flatnonzero(elsewhere))

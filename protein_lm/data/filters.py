@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import ResiduePolicy
-from protein_lm.data.records import FRAGMENT, RecordBlock
+from protein_lm.data.records import FRAGMENT, Columns
 from protein_lm.errors import ConfigError, InputError
 
 LEVELS = frozenset(range(1, 6))
@@ -88,14 +88,14 @@ class Selection:
 _ASKED = {"taxon_ids": "taxon", "cluster_sizes": "cluster size", "protein_existence": "level of protein existence"}
 
 
-def select(block: RecordBlock, wanted: Filters, policy: ResiduePolicy) -> Selection:
-    """Apply filters to a block; each record that is dropped counts under the first reason that applies."""
-    said = block.annotations
-    unwanted = {"too_short": block.lengths < wanted.min_length}
+def select(records: Columns, wanted: Filters, policy: ResiduePolicy) -> Selection:
+    """Apply filters to records; each that is dropped counts under the first reason that applies."""
+    said = records.annotations
+    unwanted = {"too_short": records.lengths < wanted.min_length}
     if wanted.max_length is not None:
-        unwanted["too_long"] = block.lengths > wanted.max_length
+        unwanted["too_long"] = records.lengths > wanted.max_length
     if policy is ResiduePolicy.DROP:
-        unwanted["ambiguous_residue"] = block.has_ambiguous
+        unwanted["ambiguous_residue"] = records.has_ambiguous
     if wanted.drop_fragments:
         unwanted["fragment"] = (said.flags & FRAGMENT) > 0
     if wanted.taxon_ids:
@@ -104,8 +104,8 @@ def select(block: RecordBlock, wanted: Filters, policy: ResiduePolicy) -> Select
         unwanted["small_cluster"] = said.cluster_sizes < wanted.min_cluster_size
     if wanted.protein_existence:
         unwanted["other_evidence"] = ~np.isin(said.protein_existence, sorted(wanted.protein_existence))
-    keep = np.ones(len(block), dtype=bool)
-    dropped = Counter(malformed=block.num_faulty)
+    keep = np.ones(records.lengths.size, dtype=bool)
+    dropped = Counter(malformed=records.num_faulty)
     for reason, out in unwanted.items():
         dropped[reason] += int((keep & out).sum())
         keep &= ~out

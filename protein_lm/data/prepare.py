@@ -3,8 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from protein_lm import __version__
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
-from protein_lm.data.digest import Digest, Settings, digests, make_pool
+from protein_lm.data.digest import Digest, Settings, Workers
 from protein_lm.data.duplicates import Ledger, RecordSet
 from protein_lm.data.families import HeldOutFamilies, read_families
 from protein_lm.data.filters import REASONS, Filters, check_answered
 from protein_lm.data.hashing import hash_identifiers, hash_letters
 from protein_lm.data.journal import Journal
 from protein_lm.data.readers import parts, read_blocks
-from protein_lm.data.records import Spans
+from protein_lm.data.records import Columns, Spans
 from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source
 from protein_lm.data.split import Split, SplitRule, SplitTable
 from protein_lm.data.store import FORMAT_VERSION
@@ -73,8 +71,8 @@ def prepare(
         on_progress: called with the bytes of source files read so far.
         say: called with a line that says that a killed run is gone on with, or why not.
         block_bytes: of text worked on at a time; the result does not depend on it.
-        workers: processes that parse; the result does not depend on it. 0: this one alone. None: all processors but one if
-            there are more than two and the files are large, or else this one alone.
+        workers: processes that parse, or threads where the compiled reader does; the result does not depend on it. 0: this
+            process alone. None: all processors but one; processes only if these are more than one and the files are large.
 
     Raises:
         InputError: a source or a table is at fault, a filter cannot be applied, or no sequence is left.
@@ -88,21 +86,22 @@ def prepare(
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
     families = HeldOutFamilies(accessions, family_table) if accessions else None
+    threads = _processors() - 1 if workers is None else workers
     if workers is None:
-        workers = _processors() - 1 if _processors() > 2 and _size(sources) > _LARGE_BYTES else 0
+        workers = threads if threads > 1 and _size(sources) > _LARGE_BYTES else 0
     settings = Settings(policy, on_error, filters or Filters())
     facts = _determinants(sources, settings, rule, table, of_clusters, families, block_bytes)
     journal = Journal(output, sources, facts, block_bytes=block_bytes, say=say)
     with (
         new_directory(output, adopt=journal.adopt) as folder,
         StoreWriter(folder, journal.files) as writer,
-        _pool(workers) as pool,
+        Workers(threads, workers) as others,
     ):
         preparation = _Preparation(settings, rule, table, of_clusters, families, writer, folder, journal)
         for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
                 remaining = islice(parts(source, accessions), preparation.num_parts, None)
-                for each in digests(remaining, settings, pool, workers):
+                for each in others.digests(remaining, settings):
                     preparation.add(each, source)
                     if journal.is_due():
                         preparation.save(source)
@@ -148,18 +147,6 @@ def _processors() -> int:
 
 def _size(sources: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in sources if path.is_file())
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    if not workers:
-        yield None
-        return
-    pool = make_pool(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Preparation:
@@ -229,15 +216,16 @@ class _Preparation:
         self._num_read += digest.num_read
         self._num_dropped += digest.num_dropped
         self._was_said |= digest.was_said
-        self._changes += digest.changes
-        splits = self._rule.assign(self._keys_of_split(digest))
-        first, prints = self._writer.num_sequences, digest.fingerprints
-        by_table = self._table.assign(digest.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
+        records = digest.records
+        self._changes += records.changes
+        splits = self._rule.assign(self._keys_of_split(records))
+        first, prints = self._writer.num_sequences, records.fingerprints
+        by_table = self._table.assign(records.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
         if self._families:
-            self._families.note(digest, first, by_table & (splits != Split.HELD_OUT), source)
+            self._families.note(records, first, by_table & (splits != Split.HELD_OUT), source)
         self._sequences.add(prints[:, 0], prints[:, 1], first)
-        self._identifiers.add(digest.id_hashes, prints[:, 0], first)
-        self._writer.append(digest.tokens, digest.lengths, splits, digest.ids, digest.id_lengths, digest.annotations)
+        self._identifiers.add(records.id_hashes, prints[:, 0], first)
+        self._writer.append(records, splits)
 
     def end_source(self, source: Source) -> None:
         """Note where the records since the last source came from."""
@@ -246,11 +234,11 @@ class _Preparation:
         self._sources.append({**facts, "sequences": self._num_read - before})
         self.num_parts = 0
 
-    def _keys_of_split(self, digest: Digest) -> NDArray[np.uint64]:
+    def _keys_of_split(self, records: Columns) -> NDArray[np.uint64]:
         """What decides the split of each record: its identifier, or its cluster."""
         if self._clusters is None:
-            return digest.id_hashes
-        keys, has_cluster = self._clusters.keys(digest.id_hashes)
+            return records.id_hashes
+        keys, has_cluster = self._clusters.keys(records.id_hashes)
         self._lacks_cluster |= not has_cluster.all()  # a fault, unless it turns out to be a duplicate
         return keys
 

@@ -18,7 +18,7 @@ from protein_lm.data.formats import describe_format
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import RecordBlock, SequenceRecord
 from protein_lm.data.sources import Source
-from protein_lm.data.text import beginning, unix_lines, whole_records
+from protein_lm.data.text import beginning, occurrences, unix_lines, whole_records
 from protein_lm.errors import InputError
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
@@ -83,6 +83,10 @@ class Part:
     parse: Callable[[bytes, int, Path], RawRecords] | None = None
     """Of a text."""
 
+    @property
+    def is_fasta(self) -> bool:
+        return self.parse is fasta.parse
+
     def block(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock | None:
         """The records; None if there are none.
 
@@ -127,7 +131,7 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
     for part in whole_records(text, blocks, form.mark, form.kept):
         is_whole = form is not _XML or xml_file.is_closed(part)
         yield Part(path, part, line, parse)
-        line += part.count(b"\n")
+        line += occurrences(part, b"\n")
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
 

@@ -154,6 +154,49 @@ class Memberships:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Consecutive records of a file as a store takes them. N is their number."""
+
+    tokens: NDArray[np.uint8]
+    """Token ids back to back."""
+    lengths: NDArray[np.int64]
+    """(N,) residues."""
+    has_ambiguous: NDArray[np.bool_]
+    """(N,) whether a record had one of B, J, O, U, X, Z."""
+    ids: NDArray[np.uint8]
+    """UTF-8 identifiers back to back."""
+    id_lengths: NDArray[np.int64]
+    """(N,) bytes."""
+    id_hashes: NDArray[np.uint64]
+    """(N,) `hashing.hash_letters` of the identifiers."""
+    fingerprints: NDArray[np.uint64]
+    """(N, 2) `duplicates.fingerprints` of the sequences."""
+    annotations: Annotations
+    changes: Counter[str]
+    """As in `RecordBlock`, as all below."""
+    memberships: Memberships | None = None
+    num_faulty: int = 0
+
+    def select(self, keep: NDArray[np.bool_]) -> "Columns":
+        """The records to keep (N,)."""
+        if keep.all():
+            return self
+        return Columns(
+            tokens=self.tokens[np.repeat(keep, self.lengths)],
+            lengths=self.lengths[keep],
+            has_ambiguous=self.has_ambiguous[keep],
+            ids=self.ids[np.repeat(keep, self.id_lengths)],
+            id_lengths=self.id_lengths[keep],
+            id_hashes=self.id_hashes[keep],
+            fingerprints=self.fingerprints[keep],
+            annotations=self.annotations.select(keep),
+            changes=self.changes,
+            memberships=self.memberships and self.memberships.select(keep),
+            num_faulty=self.num_faulty,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RecordBlock:
     """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
 

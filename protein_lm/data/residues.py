@@ -20,9 +20,9 @@ from protein_lm.alphabet import (
     ResiduePolicy,
 )
 
-_FIRST_AMBIGUOUS = FIRST_RESIDUE + NUM_STANDARD
-_X = TOKENS.index("X")
-_J = FIRST_RESIDUE + NUM_RESIDUES
+FIRST_AMBIGUOUS = FIRST_RESIDUE + NUM_STANDARD
+X = TOKENS.index("X")
+J = FIRST_RESIDUE + NUM_RESIDUES
 _LOWER = 32
 """Added to the code of a lower-case letter."""
 _GAP, _STOP, _LAYOUT = 64, 65, 66
@@ -31,7 +31,7 @@ _LAYOUT_BYTES = b" \t\v\f"
 
 def _code_table() -> NDArray[np.uint8]:
     table = ENCODING.copy()
-    table[ord("J")] = _J
+    table[ord("J")] = J
     lower = np.arange(ord("a"), ord("z") + 1)
     table[lower] = table[lower - 32] + _LOWER
     table[list(GAPS.encode())] = _GAP
@@ -40,8 +40,9 @@ def _code_table() -> NDArray[np.uint8]:
     return table
 
 
-_CODES = _code_table()
-_TRANSLATION = _CODES.tobytes()
+CODES = _code_table()
+"""Byte value -> code: a token id below `FIRST_AMBIGUOUS`, then one of B, J, O, U, X, Z up to `J`, then no residue."""
+_TRANSLATION = CODES.tobytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,37 +71,37 @@ def encode_letters(letters: bytes, layout: bytes = b"\n") -> bytes:
 def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> CleanResidues:
     """Apply the residue policy to the codes of N sequences of the given lengths; `DROP` and `ERROR` only mark them."""
     tokens = np.frombuffer(codes, dtype=np.uint8)
-    unusual = np.flatnonzero(tokens >= _FIRST_AMBIGUOUS)
+    unusual = np.flatnonzero(tokens >= FIRST_AMBIGUOUS)
     has_ambiguous, is_illegal = np.zeros(lengths.size, dtype=bool), np.zeros(lengths.size, dtype=bool)
     if not unusual.size:
         return CleanResidues(codes, lengths, has_ambiguous, Counter(), is_illegal)
     tally = np.bincount(tokens[unusual], minlength=256)
     changes = Counter(lower_case=int(tally[_LOWER:_GAP].sum()), gaps=int(tally[_GAP]))
-    if tally[_J + 1 :].any():
+    if tally[J + 1 :].any():
         tokens, lengths = _remove(tokens, lengths, (tokens == _GAP) | (tokens == _LAYOUT))
         stops = _final_stops(tokens, lengths)
         changes["final_stops"] = int(stops.sum())
         tokens, lengths = _remove(tokens, lengths, stops)
         tokens = np.where((tokens >= _LOWER) & (tokens < _GAP), tokens - np.uint8(_LOWER), tokens)
-        unusual = np.flatnonzero(tokens >= _FIRST_AMBIGUOUS)
+        unusual = np.flatnonzero(tokens >= FIRST_AMBIGUOUS)
     values = tokens[unusual]
     owners = np.searchsorted(np.cumsum(lengths), unusual, side="right")
-    has_ambiguous[owners[values <= _J]] = True
-    is_illegal[owners[values > _J]] = True
-    to_x = values == _J
+    has_ambiguous[owners[values <= J]] = True
+    is_illegal[owners[values > J]] = True
+    to_x = values == J
     changes["j_to_x"] = int(to_x.sum())
     if policy is ResiduePolicy.TO_X:
-        changes["bouz_to_x"] = int(((values > _X) & (values < _J)).sum())
-        to_x = values <= _J
+        changes["bouz_to_x"] = int(((values > X) & (values < J)).sum())
+        to_x = values <= J
     if to_x.any():
         tokens = tokens.copy()
-        tokens[unusual[to_x]] = _X
+        tokens[unusual[to_x]] = X
     return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, is_illegal)
 
 
 def first_illegal(letters: bytes) -> int:
     """Position in one sequence's text (with line feeds) of its first illegal character; a stop inside it is one."""
-    codes = _CODES[np.frombuffer(letters, dtype=np.uint8)]
+    codes = CODES[np.frombuffer(letters, dtype=np.uint8)]
     codes[np.frombuffer(letters, dtype=np.uint8) == ord("\n")] = _LAYOUT
     kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))
     inner_stop = (codes == _STOP) & (np.arange(codes.size) < kept[-1])
@@ -109,8 +110,8 @@ def first_illegal(letters: bytes) -> int:
 
 def first_ambiguous(letters: bytes) -> int:
     """Position in one sequence's text of its first B, J, O, U, X or Z."""
-    codes = _CODES[np.frombuffer(letters.upper(), dtype=np.uint8)]
-    return int(np.argmax((codes >= _FIRST_AMBIGUOUS) & (codes <= _J)))
+    codes = CODES[np.frombuffer(letters.upper(), dtype=np.uint8)]
+    return int(np.argmax((codes >= FIRST_AMBIGUOUS) & (codes <= J)))
 
 
 def _remove(

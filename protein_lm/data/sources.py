@@ -7,7 +7,9 @@ import lzma
 import stat
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
@@ -19,6 +21,8 @@ from protein_lm.errors import InputError
 BLOCK_BYTES = 2**20
 """Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
 STANDARD_INPUT = Path("-")
+_HASHED_LATER = 2
+"""Pieces that were read and wait to be hashed."""
 _DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
 
 
@@ -104,12 +108,11 @@ class Source:
     @property
     def sha256(self) -> str:
         """Hexadecimal digest of the bytes read so far."""
-        return self._file.digest.hexdigest()
+        return self._file.read_so_far()[1]
 
     def read_so_far(self) -> tuple[int, str]:
         """`bytes_read` and `sha256` of one moment; a thread may be reading on."""
-        with self._file.lock:
-            return self.bytes_read, self.sha256
+        return self._file.read_so_far()
 
     def blocks(self) -> Iterator[bytes]:
         """The file's contents, decompressed, `block_bytes` at a time.
@@ -156,12 +159,14 @@ _LONGEST_MAGIC = 6
 
 
 class _HashedFile(io.RawIOBase):
-    """A raw file that remembers how much of it was read, and the digest of that."""
+    """A raw file that remembers how much of it was read, and the digest of that, which a thread makes."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
-        self.lock = threading.Lock()
-        self.digest = hashlib.sha256()
+        self._lock = threading.Lock()
+        self._digest = hashlib.sha256()
+        self._hashing = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
         self.num_bytes = 0
 
     def readable(self) -> bool:
@@ -169,12 +174,24 @@ class _HashedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = self._file.readinto(buffer) or 0
-        with self.lock:
-            self.digest.update(buffer[:size])
+        with self._lock:
+            self._wait(most=_HASHED_LATER)
+            self._pending.append(self._hashing.submit(self._digest.update, bytes(buffer[:size])))
             self.num_bytes += size
         return size
 
+    def read_so_far(self) -> tuple[int, str]:
+        """How many bytes were read until some moment, and their digest; a thread may be reading on."""
+        with self._lock:
+            self._wait(most=0)
+            return self.num_bytes, self._digest.hexdigest()
+
+    def _wait(self, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.popleft().result()
+
     def close(self) -> None:
+        self._hashing.shutdown()
         self._file.close()
         super().close()
 

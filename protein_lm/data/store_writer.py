@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from protein_lm.data.duplicates import RecordSet
 from protein_lm.data.journal import Growth, Mark
-from protein_lm.data.records import Annotations
+from protein_lm.data.records import Columns
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
+from protein_lm.native.fasta import fasta_reader
 from protein_lm.output import checksum
 
 _COPIED_RECORDS = 2**16
@@ -50,35 +51,18 @@ class StoreWriter:
             with suppress(OSError):  # a full disk refuses what is still to be written, but `error` says so already
                 file.close()
 
-    def append(
-        self,
-        tokens: bytes,
-        lengths: NDArray[np.int64],
-        splits: NDArray[np.uint8],
-        ids: NDArray[np.uint8],
-        id_lengths: NDArray[np.int64],
-        annotations: Annotations,
-    ) -> None:
-        """Add N sequences.
-
-        Args:
-            tokens: token ids of all, back to back.
-            lengths: (N,) residues of each.
-            splits: (N,) values of `Split`.
-            ids: UTF-8 identifiers of all, back to back.
-            id_lengths: (N,) bytes of each.
-            annotations: of all.
-        """
-        self._files["tokens.npy"].append(tokens)
-        self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
+    def append(self, records: Columns, splits: NDArray[np.uint8]) -> None:
+        """Add N sequences; `splits` (N,) has values of `Split`."""
+        self._files["tokens.npy"].append(records.tokens)
+        self._files["offsets.npy"].append(self._num_residues + np.cumsum(records.lengths))
         self._files["splits.npy"].append(splits)
-        self._files["ids.npy"].append(ids)
-        self._files["id_offsets.npy"].append(self._num_id_bytes + np.cumsum(id_lengths))
+        self._files["ids.npy"].append(records.ids)
+        self._files["id_offsets.npy"].append(self._num_id_bytes + np.cumsum(records.id_lengths))
         for name, attribute in ANNOTATIONS.items():
-            self._files[name].append(getattr(annotations, attribute))
-        self._num_residues += len(tokens)
-        self._num_id_bytes += ids.size
-        self.num_sequences += lengths.size
+            self._files[name].append(getattr(records.annotations, attribute))
+        self._num_residues += records.tokens.size
+        self._num_id_bytes += records.ids.size
+        self.num_sequences += records.lengths.size
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences, by their numbers (K,) in ascending order, another split."""
@@ -158,11 +142,19 @@ class StoreWriter:
             for start, stop in self._parts(first):
                 places, keep = ends.read(start, stop + 1), ~unwanted.has(np.arange(start, stop))
                 for a, b in _in_bytes(places):
-                    yield file.read(int(places[a]), int(places[b]))[np.repeat(keep[a:b], np.diff(places[a : b + 1]))]
+                    yield _kept(file.read(int(places[a]), int(places[b])), places[a : b + 1], keep[a:b])
 
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
         return end
+
+
+def _kept(values: NDArray[np.uint8], places: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The pieces of `values` to keep (N,), which begin and end at `places` (N + 1), less the first of these."""
+    if (reader := fasta_reader()) is not None:
+        return reader.keep(values, places, keep)
+    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
+    return np.concatenate([values[:0], *(values[a:b] for a, b in (places[runs] - places[0]).tolist())])
 
 
 def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

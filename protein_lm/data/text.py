@@ -3,6 +3,10 @@
 import io
 from collections.abc import Iterator
 
+import numpy as np
+
+from protein_lm.native.fasta import fasta_reader
+
 _LINE_FEED = b"\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SNIFFED_BYTES = 4096
@@ -39,6 +43,13 @@ def beginning(blocks: Iterator[bytes]) -> tuple[bytes, int]:
         if len(text) >= _SNIFFED_BYTES:
             break
     return text.lstrip(), line  # stripped again: a text may be too short for the mark
+
+
+def occurrences(text: bytes, byte: bytes) -> int:
+    """As `text.count(byte)`, which is several times slower where the byte is frequent, and keeps other threads waiting."""
+    if (reader := fasta_reader()) is not None:
+        return reader.count(text, byte)
+    return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == byte[0]))
 
 
 def whole_records(first: bytes, blocks: Iterator[bytes], mark: bytes, kept: int) -> Iterator[bytes]:

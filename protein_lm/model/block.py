@@ -64,11 +64,17 @@ class AttentionLayer(nn.Module):
         self.output_projection = nn.Linear(width, width)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, rows: Rows, state: LayerState | None = None
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        rows: Rows,
+        state: LayerState | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Output (B, L, D) of hidden states (B, L, D) with rotary tables (L, E / 2), if any.
 
-        With a state, the tokens follow those that the state has seen, and it goes on to hold these too.
+        With a state, the tokens follow those that the state has seen, and it goes on to hold these too. With places, which
+        number the B L tokens row by row, the output is that of these alone, (K, D).
         """
         batch, length, width = hidden.shape
         if self.convolution is not None:
@@ -93,7 +99,7 @@ class AttentionLayer(nn.Module):
             output = self.operation(query, key, value, rows)
         else:
             output = self.operation.extend(query, key, value, state.attention)
-        return self.output_projection(output.transpose(1, 2).reshape(batch, length, width))
+        return self.output_projection(_at(places, output.transpose(1, 2).reshape(batch, length, width)))
 
     def new_state(self, batch_size: int) -> LayerState:
         """The state before the first token."""
@@ -128,8 +134,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None, rows: Rows, state: LayerState | None = None
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        rows: Rows,
+        state: LayerState | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D); see `AttentionLayer.forward`."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotary, rows, state))
+        """(B, L, D) -> (B, L, D), or (K, D) at some places; see `AttentionLayer.forward`."""
+        attended = self.attention(self.attention_norm(hidden), rotary, rows, state, places)
+        hidden = _at(places, hidden) + self.dropout(attended)
         return hidden + self.dropout(self.feedforward(self.feedforward_norm(hidden)))
+
+
+def _at(places: Tensor | None, hidden: Tensor) -> Tensor:
+    """Rows (K, D) of hidden states (B, L, D), or all as they are."""
+    return hidden if places is None else hidden.flatten(0, 1).index_select(0, places)

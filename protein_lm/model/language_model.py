@@ -172,14 +172,16 @@ class ProteinLM(nn.Module):
         *,
         valid_mask: Tensor | None = None,
         packing: Packing | None = None,
+        selected: Tensor | None = None,
         group: Group | None = None,
     ) -> Tensor:
-        """Final hidden states (B, L, D) of token ids (B, L).
+        """Final hidden states (B, L, D) of token ids (B, L), or (number of True, D) of those in `selected`, row by row.
 
         Args:
             tokens: (B, L) token ids.
             valid_mask: (B, L) boolean, True for real tokens, of padded rows.
             packing: the sequences of a packed row (B = 1).
+            selected: (B, L) boolean; what the last block has behind its attention is computed for these tokens alone.
             group: processes that hold the rows together. Each is given the same whole rows, and computes the hidden states
                 of its own stretch `parallel.own_span(L, group)` only.
 
@@ -187,7 +189,7 @@ class ProteinLM(nn.Module):
             ValueError: a sequence is longer than the model's window, a mask or packing does not fit, or rows or model cannot
                 be split.
         """
-        states = self._states(tokens, valid_mask=valid_mask, packing=packing, group=group)
+        states = self._states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
         return self.final_norm(deque(states, maxlen=1).pop())
 
     def layer_states(
@@ -220,6 +222,7 @@ class ProteinLM(nn.Module):
         *,
         valid_mask: Tensor | None,
         packing: Packing | None,
+        selected: Tensor | None = None,
         group: Group | None = None,
     ) -> Iterator[Tensor]:
         """What goes into the first block, and what comes out of each, (B, L, D); see `hidden_states`."""
@@ -232,16 +235,19 @@ class ProteinLM(nn.Module):
             rows = rows.split((tokens.shape[0], tokens.shape[1]), group)
             span = own_span(tokens.shape[1], group)
             scale = None if scale is None else scale[:, span]
+            selected = None if selected is None else selected[:, span]
             tokens, before = self._own_tokens(tokens, span)
         positions = rows.positions(tokens.shape[1])
         hidden = self._embed(tokens, positions, scale=scale, packing=rows.packing, before=before)
         rotary = self.rotary.tables(positions) if self.rotary is not None else None
         yield hidden
-        for block in self.blocks:
+        places = None if selected is None else selected.flatten().nonzero().squeeze(1)
+        for number, block in enumerate(self.blocks, 1):
+            arguments = hidden, rotary, rows, None, places if number == len(self.blocks) else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, rotary, rows, use_reentrant=False)
+                hidden = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                hidden = block(hidden, rotary, rows)
+                hidden = block(*arguments)
             yield hidden
 
     def forward(
@@ -262,10 +268,9 @@ class ProteinLM(nn.Module):
             ValueError: as `hidden_states`.
             ConfigError: the model has no head.
         """
-        hidden = self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, group=group)
-        if selected is not None and group is not None:
-            selected = selected[:, own_span(tokens.shape[1], group)]
-        return self._logits(hidden if selected is None else hidden[selected])
+        return self._logits(
+            self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
+        )
 
     def check_can_be_split(self) -> None:
         """Refuse a model whose rows several processes cannot hold together.

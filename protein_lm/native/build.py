@@ -1,4 +1,4 @@
-"""Building the compiled kernels: one library per level of processor, out of the same sources.
+"""Building the compiled kernels: one library per level of processor, out of the same sources; and the reader of FASTA.
 
 They lie in a folder of the user's, named after what they are built from, so that another version of the source or of the
 flags is not taken for this one. Nothing is built unless it is asked for.
@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from protein_lm.errors import ConfigError, OutputError
 
 SOURCES = [Path(__file__).with_name(name) for name in ("linear_attention.cpp", "decoding.cpp")]
 HEADERS = [Path(__file__).with_name("vectors.h")]
+READER_SOURCE = Path(__file__).with_name("fasta.cpp")
 LEVELS = {
     "amx-bf16": ["-march=sapphirerapids"],
     "avx512-bf16": ["-march=x86-64-v4", "-mavx512bf16"],
@@ -29,6 +31,10 @@ LEVELS = {
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno"]
 COMPILERS = ["c++", "g++", "clang++"]
 FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
+VARIABLE = "PROTEIN_LM_KERNELS"
+"""Names the level to use; or `OFF`, which turns off the reader too."""
+OFF = "off"
+READER = "reader"
 
 
 def folder() -> Path:
@@ -37,7 +43,7 @@ def folder() -> Path:
     Raises:
         ConfigError: the user has no home directory, and no folder is named.
     """
-    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS])
+    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS, READER_SOURCE])
     digest = hashlib.sha256(content + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
     if given := os.environ.get(FOLDER_VARIABLE):
         return Path(given) / digest
@@ -51,6 +57,11 @@ def folder() -> Path:
 def library_of(level: str) -> Path:
     """The file of a level, built or not."""
     return folder() / f"kernels-{level}.so"
+
+
+def reader_library() -> Path:
+    """The file of the reader, built or not."""
+    return folder() / f"{READER}.so"
 
 
 def levels_of_this_kind() -> list[str]:
@@ -80,9 +91,9 @@ class Built(NamedTuple):
     """What `build` made."""
 
     libraries: list[Path]
-    """The best level first."""
+    """The best level first, the reader last."""
     left_out: dict[str, str]
-    """Levels that are too new for the compiler, and what it says."""
+    """Levels that are too new for the compiler, and what it says; of the reader too."""
 
 
 def build(*, compiler: str | None = None) -> Built:
@@ -99,30 +110,40 @@ def build(*, compiler: str | None = None) -> Built:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as partial:
             for level in levels_of_this_kind():
-                if fault := _compile(compiler, LEVELS[level], Path(partial) / level):
+                if fault := _compile(compiler, SOURCES, ["-fopenmp", *LEVELS[level]], Path(partial) / level):
                     left_out[level] = fault
             if "plain" in left_out:
                 raise ConfigError(
                     f"{compiler} could not build the kernels: {left_out['plain']}; try another one by setting CXX"
                 )
-            built = [level for level in levels_of_this_kind() if level not in left_out]
-            for level in built:  # only when all of them are there
-                (Path(partial) / level).replace(library_of(level))
+            if fault := _compile(compiler, [READER_SOURCE], [f"-I{_includes()}"], Path(partial) / READER):
+                left_out[READER] = fault
+            targets = {level: library_of(level) for level in levels_of_this_kind()} | {READER: reader_library()}
+            built = {name: path for name, path in targets.items() if name not in left_out}
+            for name, path in built.items():  # only when all of them are there
+                (Path(partial) / name).replace(path)
     except OSError as error:
         raise OutputError(
             f"the kernels cannot be written to {target} ({error.strerror}); set {FOLDER_VARIABLE}"
         ) from None
-    return Built([library_of(level) for level in built], left_out)
+    return Built(list(built.values()), left_out)
 
 
-def _compile(compiler: str, flags: list[str], library: Path) -> str | None:
+def _includes() -> str:
+    """Arrow's headers, which have the one of xxHash among them."""
+    import pyarrow
+
+    return pyarrow.get_include()
+
+
+def _compile(compiler: str, sources: Sequence[Path], flags: list[str], library: Path) -> str | None:
     """One library, or what the compiler says. Threads are torch's own: its OpenMP is in the process when a library is loaded,
     none is linked.
     """
     command = shlex.split(compiler)
     later = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-    objects = {source: library.with_suffix(f".{source.stem}.o") for source in SOURCES}
-    steps = [[*FLAGS, *flags, "-fopenmp", "-c", str(source), "-o", str(target)] for source, target in objects.items()]
+    objects = {source: library.with_suffix(f".{source.stem}.o") for source in sources}
+    steps = [[*FLAGS, *flags, "-c", str(source), "-o", str(target)] for source, target in objects.items()]
     steps.append(["-shared", *later, *map(str, objects.values()), "-o", str(library)])
     for arguments in steps:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)

@@ -13,10 +13,8 @@ import torch  # its OpenMP must be in the process before a library is loaded
 
 from protein_lm import __version__
 from protein_lm.errors import ConfigError
-from protein_lm.native.build import levels_of_this_kind, library_of
-
-VARIABLE = "PROTEIN_LM_KERNELS"
-OFF = "off"
+from protein_lm.native import fasta
+from protein_lm.native.build import OFF, VARIABLE, levels_of_this_kind, library_of
 
 
 class Rows(ctypes.Structure):
@@ -155,12 +153,13 @@ def describe() -> str:
 
 
 def describe_installation() -> str:
-    """Lines for the user: versions, processors, and the path of linear attention."""
+    """Lines for the user: versions, processors, and the paths of linear attention and of reading."""
     return "\n".join(
         [
             f"protein-lm {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
             f"{torch.get_num_threads()} threads; vector instructions of torch: {torch.backends.cpu.get_cpu_capability()}",
             describe(),
+            f"reading FASTA: {'compiled reader' if fasta.fasta_reader() else 'numpy'}",
         ]
     )
 
@@ -168,6 +167,7 @@ def describe_installation() -> str:
 def forget() -> None:
     """Look anew for what is built."""
     _kernels.cache_clear()
+    fasta.forget()
 
 
 @lru_cache

@@ -20,6 +20,7 @@ from protein_lm.native import build, library
 KINDS = ["performer-relu", "performer-softmax", "elu"]
 HEADS = 3
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1, 300]
+FASTA_TESTS = Path(__file__).parents[1] / "data" / "test_compiled_fasta.py"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -356,22 +357,26 @@ def test_levels_too_new_for_the_compiler_are_left_out(monkeypatch, tmp_path) -> 
     monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path))
     monkeypatch.setattr(build, "LEVELS", {"avx2": ["-march=no-such-processor"], "plain": ["-O0"]})
     built = build.build()
-    assert [path.name for path in built.libraries] == ["kernels-plain.so"]
+    assert [path.name for path in built.libraries] == ["kernels-plain.so", "reader.so"]
     assert "no-such-processor" in built.left_out["avx2"]
 
 
 SANITIZED = """
 import sys
 from protein_lm.native import build
-build.LEVELS = {{level: [*flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O1"]
-                for level, flags in build.LEVELS.items()}}
+build.FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O1"]
 import pytest
 sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "", "-k", "{tests}", "--no-header", "{file}"]))
 """
 
 
 @pytest.mark.slow
-def test_sanitizers_find_nothing(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("file", "tests"),
+    [(Path(__file__), "torch_path or width or keys_gives_zeros"), (FASTA_TESTS, "equals")],
+    ids=["attention", "reading"],
+)
+def test_sanitizers_find_nothing(tmp_path, file, tests) -> None:
     """The tests of equality again, with the kernels built for the address and undefined-behaviour sanitizers."""
     compiler = build.find_compiler()
     runtimes = [
@@ -382,8 +387,7 @@ def test_sanitizers_find_nothing(tmp_path) -> None:
     ]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
         pytest.skip("this compiler brings no sanitizers")
-    tests = "torch_path or width or keys_gives_zeros"
-    script = SANITIZED.format(tests=tests, file=Path(__file__).as_posix())
+    script = SANITIZED.format(tests=tests, file=file.as_posix())
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={

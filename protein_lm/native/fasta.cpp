@@ -1,0 +1,287 @@
+// Records of FASTA -> token ids, identifiers, fingerprints and what UniProt's headers say, in one pass over the text.
+//
+// It takes ordinary texts: where a record is at fault or needs thought (lower case, gaps, stops, blanks among residues,
+// bytes beyond ASCII), the whole text is left to data/fasta.py, which this is tested against.
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#define XXH_INLINE_ALL
+#include "arrow/vendored/xxhash.h"  // comes with pyarrow
+
+namespace {
+
+using Byte = uint8_t;
+
+struct Call {
+    const Byte *text, *codes;  // whole records in lines that end in line feeds; a code for each byte
+    int64_t size, capacity;    // of the text in bytes, and of the arrays in records
+    int32_t first_ambiguous, x, j;  // codes: those from the first ambiguous one on are looked at again; J is the last legal
+    int32_t all_to_x;               // whether all ambiguous ones become X, or J alone
+    Byte* tokens;                   // (size), as all that follows in the order of the text
+    int64_t* lengths;               // (capacity), as all below
+    Byte* has_ambiguous;
+    Byte* ids;  // (size)
+    int64_t* id_lengths;
+    uint64_t *id_hashes, *fingerprints;  // the latter (capacity, 2)
+    int32_t *taxon_ids, *cluster_sizes;
+    Byte *protein_existence, *flags;
+    int64_t num_tokens, num_id_bytes, num_j, num_bouz;  // results
+};
+
+struct Span {
+    const Byte *start, *end;
+
+    bool begins(const char* word) const {
+        const int64_t length = std::strlen(word);
+        return end - start >= length && !std::memcmp(start, word, length);
+    }
+    bool ends(const char* word) const {
+        const int64_t length = std::strlen(word);
+        return end - start >= length && !std::memcmp(end - length, word, length);
+    }
+};
+
+enum Flags : Byte { FRAGMENT = 1, REVIEWED = 2, UNREVIEWED = 4 };  // as in records.py
+
+bool is_blank(Byte byte) { return byte <= ' '; }
+
+const Byte* find(const Byte* from, const Byte* end, Byte byte) {
+    return static_cast<const Byte*>(std::memchr(from, byte, end - from));
+}
+
+uint64_t mix(uint64_t value) {  // as in hashing.py
+    value += 0x9E3779B97F4A7C15u;
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
+    return value ^ (value >> 31);
+}
+
+uint64_t hash(Span letters) {
+    uint64_t result = mix(letters.end - letters.start);
+    for (const Byte* place = letters.start; place < letters.end; place += 8) {
+        uint64_t word = 0;
+        for (int byte = 0; byte < 8 && place + byte < letters.end; ++byte) word |= uint64_t{place[byte]} << 8 * byte;
+        result = mix(result ^ word);
+    }
+    return result;
+}
+
+// Two letters at a time: the rows of letters that occur fit a processor's first cache.
+struct Codes {
+    uint16_t of_pairs[65536];
+    Byte of_letters[256];
+
+    explicit Codes(const Byte* codes) {
+        std::memcpy(of_letters, codes, 256);
+        for (int first = 0; first < 256; ++first) {
+            for (int second = 0; second < 256; ++second) {
+                const Byte pair[2] = {Byte(first), Byte(second)}, result[2] = {codes[first], codes[second]};
+                uint16_t place;
+                std::memcpy(&place, pair, 2);
+                std::memcpy(of_pairs + place, result, 2);
+            }
+        }
+    }
+
+    // The largest code of what is written.
+    Byte write(const Byte* letters, int64_t size, Byte* to) const {
+        int64_t place = 0;
+        for (; place + 8 <= size; place += 8) {
+            uint16_t pairs[4];
+            std::memcpy(pairs, letters + place, 8);
+            for (uint16_t& pair : pairs) pair = of_pairs[pair];
+            std::memcpy(to + place, pairs, 8);
+        }
+        for (; place < size; ++place) to[place] = of_letters[letters[place]];
+        Byte largest = 0;
+        for (place = 0; place < size; ++place) largest = to[place] > largest ? to[place] : largest;
+        return largest;
+    }
+};
+
+struct Header {
+    Span line, id;
+    int32_t taxon_id = 0, cluster_size = 0;
+    Byte protein_existence = 0, flags = 0;
+
+    // False: it has no identifier, or is not ASCII.
+    bool read() {
+        Byte bits = 0;
+        for (const Byte* place = line.start; place < line.end; ++place) bits |= *place;
+        Span word{line.start, line.end};
+        while (word.start < line.end && is_blank(*word.start)) ++word.start;
+        if (bits >= 0x80 || word.start == line.end) return false;
+        for (word.end = word.start; word.end < line.end && !is_blank(*word.end);) ++word.end;
+        id = word;
+        bool is_knowledgebase = false;
+        if (word.begins("sp|") || word.begins("tr|")) {
+            const Span rest{word.start + 3, word.end};
+            const Byte* bar = find(rest.start, rest.end, '|');
+            const Span accession{rest.start, bar ? bar : rest.end};
+            if ((is_knowledgebase = accession.start < accession.end)) id = accession;
+        }
+        const Byte* name_end = line.end;
+        if (is_knowledgebase) {
+            flags = *word.start == 's' ? REVIEWED : UNREVIEWED;
+            read_knowledgebase(name_end);
+        } else if (is_cluster(word)) {
+            read_cluster(name_end);
+        }
+        Span name{line.start, name_end};
+        while (name.end > name.start && is_blank(name.end[-1])) --name.end;
+        if (name.ends("(Fragment)") || name.ends("(Fragments)")) flags |= FRAGMENT;
+        return true;
+    }
+
+private:
+    static bool is_cluster(Span word) {
+        for (const char* name : {"UniRef50_", "UniRef90_", "UniRef100_"})
+            if (word.begins(name) && word.end - word.start > int64_t(std::strlen(name))) return true;
+        return false;
+    }
+
+    // Where ` KEY` before an equals sign begins, at its blank; null: it does not stand there.
+    const Byte* key(const Byte* equals, const char* name) const {
+        const int64_t length = std::strlen(name);
+        const Byte* start = equals - length - 1;
+        return start >= line.start && is_blank(*start) && !std::memcmp(start + 1, name, length) ? start : nullptr;
+    }
+
+    // A number below 2^31 of up to ten digits, up to a blank or the end.
+    bool number(const Byte* equals, int64_t& value) const {
+        const Byte* place = equals + 1;
+        value = 0;
+        for (; place < line.end && place - equals <= 10 && *place >= '0' && *place <= '9'; ++place)
+            value = 10 * value + (*place - '0');
+        const bool is_whole = place == line.end || is_blank(*place);
+        return place > equals + 1 && is_whole && value < int64_t{1} << 31;
+    }
+
+    void read_knowledgebase(const Byte*& name_end) {
+        int64_t value;
+        bool has_organism = false;
+        for (const Byte* place = line.start; (place = find(place, line.end, '=')); ++place) {
+            if (key(place, "OX")) {
+                if (number(place, value)) taxon_id = value;
+            } else if (key(place, "PE")) {
+                if (number(place, value)) protein_existence = value;
+            } else if (const Byte* start = key(place, "OS"); start && !has_organism) {
+                name_end = start, has_organism = true;
+            }
+        }
+    }
+
+    void read_cluster(const Byte*& name_end) {
+        int64_t value;
+        for (const Byte* place = line.start; (place = find(place, line.end, '=')); ++place) {
+            if (key(place, "TaxID")) {
+                if (number(place, value)) taxon_id = value;
+            } else if (const Byte* start = key(place, "n"); start && number(place, value)) {
+                cluster_size = value, name_end = start;
+            }
+        }
+    }
+};
+
+// The residues of one record, from the line behind its heading on; false: there are none, or not only residues. `width` is
+// that of the line before, which most lines share.
+bool read_residues(const Codes& codes, const Call& call, int64_t& width, const Byte*& place, Byte*& to, Byte& largest) {
+    const Byte *end = call.text + call.size, *begin = to;
+    largest = 0;
+    while (place < end && *place != '>') {
+        if (width < end - place && place[width] == '\n') {
+            const Byte code = codes.write(place, width, to);
+            if (code <= call.j) {  // no line feed among them
+                largest = code > largest ? code : largest;
+                to += width, place += width + 1;
+                continue;
+            }
+        }
+        const int64_t length = find(place, end, '\n') - place;
+        const Byte code = codes.write(place, length, to);
+        if (code > call.j) return false;
+        largest = code > largest ? code : largest;
+        to += length, place += length + 1;
+        if (place < end && *place != '>') width = length;
+    }
+    return to > begin;
+}
+
+void settle_ambiguous(Call& call, Byte* from, Byte* to) {
+    for (; from < to; ++from) {
+        if (*from < call.first_ambiguous) continue;
+        call.num_j += *from == call.j;
+        call.num_bouz += *from > call.x && *from < call.j;
+        if (call.all_to_x || *from == call.j) *from = call.x;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t protein_lm_fasta_call_bytes() { return sizeof(Call); }
+
+int64_t protein_lm_count(const Byte* text, int64_t size, int32_t byte) {
+    int64_t total = 0;
+    while (size > 0) {  // in pieces whose counts fit a byte for each of 64 lanes
+        const int64_t piece = size < 64 * 255 ? size : 64 * 255;
+        Byte counts[64] = {};
+        int64_t place = 0;
+        for (; place + 64 <= piece; place += 64)
+            for (int lane = 0; lane < 64; ++lane) counts[lane] += text[place + lane] == Byte(byte);
+        for (Byte count : counts) total += count;
+        for (; place < piece; ++place) total += text[place] == Byte(byte);
+        text += piece, size -= piece;
+    }
+    return total;
+}
+
+// Pieces of bytes to keep, moved together: `places` (number + 1) are where they begin and end. Returns the bytes kept.
+int64_t protein_lm_keep(const Byte* from, const int64_t* places, const Byte* keep, int64_t number, Byte* to) {
+    Byte* const begin = to;
+    for (int64_t piece = 0, last; piece < number; piece = last + 1) {
+        for (last = piece; last < number && keep[last];) ++last;
+        std::memcpy(to, from + places[piece] - places[0], places[last] - places[piece]);
+        to += places[last] - places[piece];
+    }
+    return to - begin;
+}
+
+// The number of records; -1: the text is not ordinary.
+int64_t protein_lm_read_fasta(Call* call) {
+    static const Codes codes(call->codes);  // they are the same in every call
+    const Byte *place = call->text, *end = call->text + call->size;
+    Byte *tokens = call->tokens, *ids = call->ids;
+    int64_t record = 0, width = 60;
+    call->num_j = call->num_bouz = 0;
+    if (place == end || end[-1] != '\n') return -1;
+    for (; place < end; ++record) {
+        if (*place != '>' || record == call->capacity) return -1;
+        const Byte* line_end = find(place, end, '\n');
+        Header header{{place + 1, line_end}, {}};
+        if (!header.read()) return -1;
+        Byte *begin = tokens, largest;
+        place = line_end + 1;
+        if (!read_residues(codes, *call, width, place, tokens, largest)) return -1;
+        if ((call->has_ambiguous[record] = largest >= call->first_ambiguous)) settle_ambiguous(*call, begin, tokens);
+        const XXH128_hash_t fingerprint = XXH3_128bits(begin, tokens - begin);
+        call->fingerprints[2 * record] = fingerprint.high64;
+        call->fingerprints[2 * record + 1] = fingerprint.low64;
+        call->lengths[record] = tokens - begin;
+        call->id_lengths[record] = header.id.end - header.id.start;
+        call->id_hashes[record] = hash(header.id);
+        std::memcpy(ids, header.id.start, call->id_lengths[record]);
+        ids += call->id_lengths[record];
+        call->taxon_ids[record] = header.taxon_id;
+        call->cluster_sizes[record] = header.cluster_size;
+        call->protein_existence[record] = header.protein_existence;
+        call->flags[record] = header.flags;
+    }
+    call->num_tokens = tokens - call->tokens;
+    call->num_id_bytes = ids - call->ids;
+    return record;
+}
+}

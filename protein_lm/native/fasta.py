@@ -1,0 +1,99 @@
+"""The compiled reader of FASTA, if it is built: see fasta.cpp. `$PROTEIN_LM_KERNELS` = `off` turns it off too."""
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.errors import ConfigError
+from protein_lm.native.build import OFF, VARIABLE, reader_library
+
+_TEXTS = "text", "codes"
+_SIZES = "size", "capacity"
+_SWITCHES = "first_ambiguous", "x", "j", "all_to_x"
+_ARRAYS = (
+    *("tokens", "lengths", "has_ambiguous", "ids", "id_lengths", "id_hashes", "fingerprints"),
+    *("taxon_ids", "cluster_sizes", "protein_existence", "flags"),
+)
+_RESULTS = "num_tokens", "num_id_bytes", "num_j", "num_bouz"
+
+
+class FastaCall(ctypes.Structure):
+    """See `Call` in fasta.cpp: fields, order and types are the same."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _TEXTS),
+        *((name, ctypes.c_int64) for name in _SIZES),
+        *((name, ctypes.c_int32) for name in _SWITCHES),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_int64) for name in _RESULTS),
+    ]
+
+
+class FastaReader:
+    """The library. Calls from several threads run at once: they do not hold the interpreter's lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it.
+
+        Raises:
+            OSError: it is damaged.
+            AttributeError: it lacks a function.
+        """
+        library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        library.protein_lm_fasta_call_bytes.restype = ctypes.c_int64
+        if library.protein_lm_fasta_call_bytes() != ctypes.sizeof(FastaCall):
+            raise OSError("it is of another version")
+        self._read, self._count = library.protein_lm_read_fasta, library.protein_lm_count
+        self._keep = library.protein_lm_keep
+        self._read.restype = self._count.restype = self._keep.restype = ctypes.c_int64
+        self._count.argtypes = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
+
+    def read(self, call: FastaCall) -> int:
+        """The number of records; below 0: the text is not ordinary, and what was written means nothing."""
+        return self._read(ctypes.byref(call))
+
+    def count(self, text: bytes, byte: bytes) -> int:
+        """As `text.count(byte)`."""
+        return self._count(text, len(text), byte[0])
+
+    def keep(self, values: NDArray[np.uint8], places: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """The pieces of `values` to keep (N,), back to back; they begin and end at `places` (N + 1), less the first one."""
+        result = np.empty_like(values)
+        arrays = [np.ascontiguousarray(array) for array in (values, places, keep)]
+        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, result)]
+        return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
+
+
+def fasta_reader() -> FastaReader | None:
+    """What this process reads FASTA with; None: numpy.
+
+    Raises:
+        ConfigError: it is built, but cannot be used.
+    """
+    return None if os.environ.get(VARIABLE) == OFF else _load()
+
+
+def forget() -> None:
+    """Look anew for what is built."""
+    _load.cache_clear()
+
+
+@lru_cache
+def _load() -> FastaReader | None:
+    try:
+        path = reader_library()
+    except ConfigError:  # nowhere to look
+        return None
+    if not path.exists():
+        return None
+    try:
+        return FastaReader(path)
+    except (OSError, AttributeError) as error:
+        raise ConfigError(
+            f"the compiled reader {path} cannot be used ({error}); build it anew with protein-lm kernels build, or set "
+            f"{VARIABLE}={OFF}"
+        ) from None

@@ -1,0 +1,239 @@
+"""The compiled reader of FASTA against numpy's: whatever it takes, it takes as that one does, to the last number."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protein_lm.alphabet import ResiduePolicy
+from protein_lm.choices import OnError
+from protein_lm.data import compiled_fasta, fasta
+from protein_lm.data.digest import Digest, Settings, digest
+from protein_lm.data.filters import Filters
+from protein_lm.data.prepare import prepare
+from protein_lm.data.readers import Part
+from protein_lm.data.sources import Source
+from protein_lm.data.store_writer import _kept
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.native import build
+from protein_lm.native import fasta as library
+from tests.data.test_header_fields import cluster_headers, knowledgebase_headers
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
+HEADERS = ROOT / "tests" / "fixtures" / "headers.fasta"
+has_compiler = any(map(shutil.which, build.COMPILERS))
+pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+policies = st.sampled_from(ResiduePolicy)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """The reader built, and in use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
+        patch.setattr(build, "LEVELS", {"plain": ["-O0"]})  # the others are not needed here
+        assert not build.build().left_out
+        patch.delenv(build.VARIABLE)
+        library.forget()
+        yield library.fasta_reader()
+    library.forget()
+
+
+def read_by(path: str, text: bytes, asked: Settings) -> Digest | str | None:
+    """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, path)
+        try:
+            return digest(Part(Path("in.fasta"), text, 1, fasta.parse), asked)
+        except InputError as error:
+            return str(error)
+
+
+def assert_same(text: bytes, asked: Settings) -> None:
+    ours, theirs = read_by("", text, asked), read_by(build.OFF, text, asked)
+    assert type(ours) is type(theirs)
+    if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
+        assert ours == theirs
+        return
+    assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
+    for field in fields(ours.records):
+        one, other = getattr(ours.records, field.name), getattr(theirs.records, field.name)
+        if field.name == "annotations":
+            for name in ("taxon_ids", "cluster_sizes", "protein_existence", "flags"):
+                assert_equal_arrays(getattr(one, name), getattr(other, name), name)
+        elif isinstance(one, np.ndarray):
+            assert_equal_arrays(one, other, field.name)
+        else:
+            assert one == other, field.name
+
+
+def assert_equal_arrays(one: np.ndarray, other: np.ndarray, name: str) -> None:
+    assert one.dtype == other.dtype and one.shape == other.shape, name
+    assert (one == other).all(), name
+
+
+def settings_of(policy: ResiduePolicy, on_error: OnError = OnError.STOP, **filters) -> Settings:
+    return Settings(policy, on_error, Filters(**filters))
+
+
+headers = (
+    knowledgebase_headers()
+    | cluster_headers()
+    | st.text(st.characters(max_codepoint=126, exclude_characters="\n\r"), min_size=1).filter(
+        lambda line: max(line) > " "
+    )
+    | st.sampled_from(
+        [
+            "sp|P1|A n OX=12345678901 PE=1",
+            "tr|P1|A n OX=2147483647 OX=2147483648",
+            "tr|P1 PE=256 PE=3x",
+            "sp|P1|A name (Fragment) OS=a OS=b (Fragments)",
+            "UniRef50_A name n=2 (Fragment) n=x n=3",
+            " \tUniRef50_A\x0bn=1",
+            "sp|A|B OS=",
+            "sp|A|B=OX=9 OX=",
+            "(Fragment)",
+            "a(Fragments) \t ",
+        ]
+    )
+)
+bodies = st.text(st.sampled_from("ACDEFGHIKLMNPQRSTVWY"), min_size=1, max_size=400)
+ambiguous = st.text(st.sampled_from("ACDEFGHIKLMNPQRSTVWYXBUZOJ"), min_size=1, max_size=40)
+
+
+@st.composite
+def texts(draw, residues=bodies | ambiguous) -> bytes:
+    records = draw(
+        st.lists(st.tuples(headers, residues, st.sampled_from([1, 7, 60, 80, 1000])), min_size=1, max_size=8)
+    )
+    lines = []
+    for header, body, width in records:
+        lines += [f">{header}", *(body[place : place + width] for place in range(0, len(body), width))]
+        lines += [""] * draw(st.integers(0, 2))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@settings(max_examples=400)
+@given(text=texts(), policy=policies, on_error=st.sampled_from(OnError), least=st.sampled_from([1, 20]))
+def test_equals_numpy_on_ordinary_texts(reader, text, policy, on_error, least) -> None:
+    assert_same(text, settings_of(policy, on_error, min_length=least))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, "")
+        records = compiled_fasta.read(text, policy)
+    refused = policy is ResiduePolicy.ERROR and any(letter in text for letter in b"XBUZOJ")
+    assert records is not None or refused  # or else this test would compare numpy with itself
+
+
+@settings(max_examples=400)
+@given(
+    text=texts(bodies | st.text(st.sampled_from("ACDacd*-.JX \t>1é"), max_size=70)),
+    damages=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=2),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+)
+@example(b">\nM\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b">a\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(b">a\nMK\n>b\n\n\n>c\nM*\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(">a é\nM\n".encode(), [], ResiduePolicy.KEEP, OnError.STOP)
+def test_equals_numpy_on_any_text(reader, text, damages, policy, on_error) -> None:
+    for where, piece in damages:
+        place = 1 + int(where * (len(text) - 2))
+        text = text[:place] + piece + text[place + len(piece) :]
+    assert_same(text.replace(b"\r", b"") + b"\n", settings_of(policy, on_error))
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 8, 9, 16, 17, 127, 128, 129, 239, 240, 241, 1023, 1024, 1025, 35_213])
+def test_equals_numpy_at_any_length(reader, length) -> None:
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
+    body = letters[np.random.default_rng(length).integers(0, 20, length)].tobytes()
+    for width in (60, 79, length):
+        lines = b"\n".join(body[place : place + width] for place in range(0, length, width))
+        assert_same(b">a\n" + lines + b"\n>b\n" + lines[:-1] + b"L\n", settings_of(ResiduePolicy.KEEP))
+
+
+@pytest.mark.parametrize("path", [SAMPLE, HEADERS], ids=["sample", "headers"])
+@pytest.mark.parametrize("policy", ResiduePolicy)
+def test_equals_numpy_on_real_files(reader, path, policy) -> None:
+    with Source(path) as source:
+        text = b"".join(source.blocks())
+    assert_same(text, settings_of(policy))
+    assert_same(text, settings_of(policy, min_length=100, max_length=300, drop_fragments=True))
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_stores_are_the_same(reader, workers, tmp_path, monkeypatch) -> None:
+    odd = tmp_path / "odd.fasta"
+    odd.write_bytes(b">a\r\nMKL\r\n>b\r\nmkv*\r\n>c\r\nM1\r\n>d\r\nMKL\r\n")
+    manifests = {}
+    for path in ("", build.OFF):
+        monkeypatch.setenv(build.VARIABLE, path)
+        options = {"on_error": OnError.SKIP, "block_bytes": 2**14, "workers": workers}
+        manifests[path] = prepare([SAMPLE, odd], tmp_path / f"store{path}", **options)
+    assert manifests[""] == manifests[build.OFF]  # with checksums of all files
+    assert manifests[""]["num_dropped"]["malformed"] == 1
+
+
+def test_a_fault_in_a_thread_is_said_and_nothing_left(reader, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    text = b"".join(b">s%d\nMK%b\n" % (record, b"L" * (record % 50)) for record in range(5000))
+    (tmp_path / "in.fasta").write_bytes(text + b">bad\nMK\nM1\n>good\nM\n")
+    with pytest.raises(InputError, match=r"in.fasta, line 10003, sequence bad: '1' is not a residue letter"):
+        prepare([tmp_path / "in.fasta"], tmp_path / "store", block_bytes=1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
+
+
+def test_a_damaged_reader_is_said_in_a_line(reader, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    library.forget()
+    assert library.fasta_reader() is None
+    build.folder().mkdir()
+    build.reader_library().write_bytes(b"no library")
+    library.forget()
+    with pytest.raises(ConfigError, match=r"reader.so cannot be used .*; build it anew with protein-lm kernels build"):
+        library.fasta_reader()
+    monkeypatch.setenv(build.VARIABLE, build.OFF)
+    assert library.fasta_reader() is None
+    library.forget()
+
+
+@pytest.mark.slow
+def test_all_of_reading_and_preparing_again(reader) -> None:
+    """The tests of what reads FASTA, which take numpy's way by default, with the reader in use."""
+    names = ["test_fasta", "test_header_fields", "test_journal", "test_prepare", "test_readers", "test_readers_fuzz"]
+    files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        env={**os.environ, build.VARIABLE: ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@given(text=st.binary(max_size=300), times=st.integers(1, 120))
+def test_bytes_are_counted(reader, text, times) -> None:
+    for byte in (b"\n", b">", b"\xff", b"a"):
+        assert reader.count(text * times, byte) == (text * times).count(byte)
+
+
+@given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20), before=st.integers(0, 99))
+def test_pieces_are_kept_as_by_numpy(reader, pieces, before) -> None:
+    values = np.frombuffer(b"".join(piece for piece, _ in pieces), dtype=np.uint8)
+    places = before + np.cumsum([0, *(len(piece) for piece, _ in pieces)])
+    keep = np.array([is_kept for _, is_kept in pieces], dtype=bool)
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            kept = _kept(values, places, keep)
+        assert kept.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
