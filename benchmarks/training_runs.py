@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "scripts" / "accelerate" / "cpu.yaml"
 ROW = 20
 """Steps between rows of metrics."""
-LONG = 8192
+LONG, SHORT = 8192, 256
 WAIT = 0.02
 
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         total, before = runs.memory()
         print(
-            f"1 x {LONG}: {total / 1e9:.2f} GB resident in all, {(total - before) / 1e9:.2f} GB above an idle trainer"
+            f"1 x {LONG}: {total / 1e9:.2f} GB resident in all, {(total - before) / 1e9:.2f} GB more than 1 x {SHORT}"
         )
     return 0
 
@@ -100,9 +100,9 @@ class Runs:
         return statistics.median(found[1]), statistics.median(found[2])
 
     def memory(self) -> tuple[int, int]:
-        """Largest resident size of a run on rows of 8192 tokens, and of one on rows of 3."""
+        """Largest resident size of a run on rows of `LONG` tokens, and of one on rows of `SHORT`."""
         sizes = []
-        for length in (LONG, 3):
+        for length in (LONG, SHORT):
             run = self.folder / f"memory-{length}"
             data = ["--set", f"data.tokens_per_batch={length}", "--set", f"model.max_length={length}"]
             self._train(run, {"num_steps": 3}, *data, "--set", "data.windows=concatenate")

@@ -11,6 +11,7 @@ from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.positions import rotate
+from protein_lm.model.recompute import as_products_take_it, made_again
 
 
 @dataclass
@@ -119,7 +120,10 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        return self.output_projection(functional.gelu(self.input_projection(hidden)))
+        inner = self.input_projection(hidden)
+        activated = functional.gelu(inner)
+        with made_again(activated, lambda: functional.gelu(inner)):
+            return self.output_projection(activated)
 
 
 class Block(nn.Module):
@@ -142,9 +146,17 @@ class Block(nn.Module):
         places: Tensor | None = None,
     ) -> Tensor:
         """(B, L, D) -> (B, L, D), or (K, D) at some places; see `AttentionLayer.forward`."""
-        attended = self.attention(self.attention_norm(hidden), rotary, rows, state, places)
+        before, normed = hidden, self._attention_input(hidden)
+        with made_again(normed, lambda: self._attention_input(before)):
+            attended = self.attention(normed, rotary, rows, state, places)
         hidden = _at(places, hidden) + self.dropout(attended)
-        return hidden + self.dropout(self.feedforward(self.feedforward_norm(hidden)))
+        normed = as_products_take_it(self.feedforward_norm(hidden))
+        with made_again(normed, lambda: as_products_take_it(self.feedforward_norm(hidden))):
+            return hidden + self.dropout(self.feedforward(normed))
+
+    def _attention_input(self, hidden: Tensor) -> Tensor:
+        normed = self.attention_norm(hidden)
+        return normed if self.attention.convolution is not None else as_products_take_it(normed)
 
 
 def _at(places: Tensor | None, hidden: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.output_transform import OutputTransform
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
+from protein_lm.model.recompute import nothing_made_again
 from protein_lm.model.token_dropout import embedding_scale
 
 
@@ -245,7 +246,7 @@ class ProteinLM(nn.Module):
         for number, block in enumerate(self.blocks, 1):
             arguments = hidden, rotary, rows, None, places if number == len(self.blocks) else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(block, *arguments, use_reentrant=False)
+                hidden = checkpoint(_in_checkpoint, block, *arguments, use_reentrant=False)
             else:
                 hidden = block(*arguments)
             yield hidden
@@ -451,3 +452,8 @@ class ProteinLM(nn.Module):
         maps = (module for module in self.modules() if isinstance(module, TrainableFeatures))
         weights = [weight for feature_map in maps for weight in feature_map.orthogonal_weights()]
         return torch.stack([(w @ w.mT - torch.eye(w.shape[-1], device=w.device)).square().sum() for w in weights]).sum()
+
+
+def _in_checkpoint(block: nn.Module, *arguments: Any) -> Tensor:
+    with nothing_made_again():
+        return block(*arguments)
