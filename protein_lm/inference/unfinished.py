@@ -4,10 +4,11 @@ What is done so far lies in the folder `OUTPUT.unfinished` beside the output: fi
 saved state. On the way nothing but whole files is forced to disk: what is found damaged is refused.
 """
 
+import ctypes
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +79,7 @@ class Unfinished:
         self.state = state
         while self._retired:
             (self.folder / self._retired.pop()).unlink()
+        _return_freed_memory()
 
     def close(self) -> None:
         """Close the files."""
@@ -172,3 +174,9 @@ def unfinished(output: Path, facts: dict[str, Any], *, resume: bool) -> Iterator
                 raise
             work.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _return_freed_memory() -> None:
+    """Tensors of ever other sizes leave holes in the heap of glibc, gigabytes after millions of residues."""
+    with suppress(OSError, TypeError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
