@@ -108,7 +108,8 @@ def prepare_data(
         int | None,
         typer.Option(
             min=0,
-            help="Processes that parse; by default, of large files, all processors but one if there are three.",
+            help="Processes that parse, threads with the compiled reader; by default all processors but one, at most four "
+            "threads, and processes for large files if there are three processors.",
         ),
     ] = None,
     protein_existence: Annotated[

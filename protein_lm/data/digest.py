@@ -103,7 +103,7 @@ class Workers:
     def __init__(self, threads: int, processes: int) -> None:
         self._threads = ThreadPoolExecutor(threads) if threads and fasta_reader() else None
         self._processes = make_pool(processes) if processes else None  # which start at the first part for them
-        self._ahead = max(threads, processes) * _PARTS_PER_WORKER
+        self._num_threads, self._num_processes = threads, processes
 
     def __enter__(self) -> "Workers":
         return self
@@ -123,9 +123,11 @@ class Workers:
         """
         running: deque[Callable[[], Digest | None]] = deque()
         for part in parts:
-            pool = self._threads if part.is_fasta and self._threads else self._processes
+            pool, number = self._processes, self._num_processes
+            if part.is_fasta and self._threads:
+                pool, number = self._threads, self._num_threads
             running.append(pool.submit(digest, part, settings).result if pool else partial(digest, part, settings))
-            if len(running) > self._ahead:
+            while len(running) > number * _PARTS_PER_WORKER:
                 yield running.popleft()()
         while running:
             yield running.popleft()()

@@ -86,22 +86,23 @@ def prepare(
     table = SplitTable(split_table) if split_table else None
     of_clusters = ClusterTable(clusters) if clusters else None
     families = HeldOutFamilies(accessions, family_table) if accessions else None
-    threads = _processors() - 1 if workers is None else workers
-    if workers is None:
-        workers = threads if threads > 1 and _size(sources) > _LARGE_BYTES else 0
+    others = _processors() - 1
+    threads, processes = min(others, _MOST_THREADS), others if others > 1 and _size(sources) > _LARGE_BYTES else 0
+    if workers is not None:
+        threads = processes = workers
     settings = Settings(policy, on_error, filters or Filters())
     facts = _determinants(sources, settings, rule, table, of_clusters, families, block_bytes)
     journal = Journal(output, sources, facts, block_bytes=block_bytes, say=say)
     with (
         new_directory(output, adopt=journal.adopt) as folder,
         StoreWriter(folder, journal.files) as writer,
-        Workers(threads, workers) as others,
+        Workers(threads, processes) as readers,
     ):
         preparation = _Preparation(settings, rule, table, of_clusters, families, writer, folder, journal)
         for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
                 remaining = islice(parts(source, accessions), preparation.num_parts, None)
-                for each in others.digests(remaining, settings):
+                for each in readers.digests(remaining, settings):
                     preparation.add(each, source)
                     if journal.is_due():
                         preparation.save(source)
@@ -137,6 +138,8 @@ def _determinants(
     }
 
 
+_MOST_THREADS = 4
+"""That read: more only wait for the one that writes."""
 _LARGE_BYTES = 2**26
 """Of all sources: below, starting processes takes longer than they save."""
 

@@ -85,6 +85,7 @@ class Part:
 
     @property
     def is_fasta(self) -> bool:
+        """Whether `content` is text of FASTA."""
         return self.parse is fasta.parse
 
     def block(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock | None:
