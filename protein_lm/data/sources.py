@@ -176,7 +176,8 @@ class _HashedFile(io.RawIOBase):
         size = self._file.readinto(buffer) or 0
         with self._lock:
             self._wait(most=_HASHED_LATER)
-            self._pending.append(self._hashing.submit(self._digest.update, bytes(buffer[:size])))
+            if size:  # not at the end of the file
+                self._pending.append(self._hashing.submit(self._digest.update, bytes(buffer[:size])))
             self.num_bytes += size
         return size
 

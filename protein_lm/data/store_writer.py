@@ -52,7 +52,7 @@ class StoreWriter:
                 file.close()
 
     def append(self, records: Columns, splits: NDArray[np.uint8]) -> None:
-        """Add N sequences; `splits` (N,) has values of `Split`."""
+        """Add N sequences; `splits` (N,) has values of `Split`, all else is in `records`."""
         self._files["tokens.npy"].append(records.tokens)
         self._files["offsets.npy"].append(self._num_residues + np.cumsum(records.lengths))
         self._files["splits.npy"].append(splits)

@@ -11,7 +11,7 @@ from protein_lm.attention.operations import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.positions import rotate
-from protein_lm.model.recompute import as_products_take_it, made_again
+from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 
 @dataclass
@@ -122,7 +122,7 @@ class FeedForward(nn.Module):
         """(B, L, D) -> (B, L, D)."""
         inner = self.input_projection(hidden)
         activated = functional.gelu(inner)
-        with made_again(activated, lambda: functional.gelu(inner)):
+        with recomputed(activated, lambda: functional.gelu(inner)):
             return self.output_projection(activated)
 
 
@@ -147,16 +147,16 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, L, D) -> (B, L, D), or (K, D) at some places; see `AttentionLayer.forward`."""
         before, normed = hidden, self._attention_input(hidden)
-        with made_again(normed, lambda: self._attention_input(before)):
+        with recomputed(normed, lambda: self._attention_input(before)):
             attended = self.attention(normed, rotary, rows, state, places)
         hidden = _at(places, hidden) + self.dropout(attended)
-        normed = as_products_take_it(self.feedforward_norm(hidden))
-        with made_again(normed, lambda: as_products_take_it(self.feedforward_norm(hidden))):
+        normed = to_autocast_dtype(self.feedforward_norm(hidden))
+        with recomputed(normed, lambda: to_autocast_dtype(self.feedforward_norm(hidden))):
             return hidden + self.dropout(self.feedforward(normed))
 
     def _attention_input(self, hidden: Tensor) -> Tensor:
         normed = self.attention_norm(hidden)
-        return normed if self.attention.convolution is not None else as_products_take_it(normed)
+        return normed if self.attention.convolution is not None else to_autocast_dtype(normed)
 
 
 def _at(places: Tensor | None, hidden: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.output_transform import OutputTransform
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
-from protein_lm.model.recompute import nothing_made_again
+from protein_lm.model.recompute import nothing_recomputed
 from protein_lm.model.token_dropout import embedding_scale
 
 
@@ -455,5 +455,5 @@ class ProteinLM(nn.Module):
 
 
 def _in_checkpoint(block: nn.Module, *arguments: Any) -> Tensor:
-    with nothing_made_again():
+    with nothing_recomputed():
         return block(*arguments)

@@ -19,7 +19,7 @@ class _Absent(NamedTuple):
 
 
 @contextmanager
-def made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+def recomputed(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     """What autograd would keep of `tensor` inside, it gets from `make` when it goes back; it must give the same values.
 
     Autograd has to keep what `make` needs anyway, or else nothing is gained. `make` finds autocast as it is now.
@@ -45,8 +45,8 @@ def made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def nothing_made_again() -> Iterator[None]:
-    """For what is in a checkpoint, which makes all of it again: `made_again` would keep inputs from it."""
+def nothing_recomputed() -> Iterator[None]:
+    """For what is in a checkpoint, which makes all of it again: `recomputed` would keep inputs from it."""
     token = _is_off.set(True)
     try:
         yield
@@ -54,7 +54,7 @@ def nothing_made_again() -> Iterator[None]:
         _is_off.reset(token)
 
 
-def as_products_take_it(tensor: Tensor) -> Tensor:
+def to_autocast_dtype(tensor: Tensor) -> Tensor:
     """The tensor in the type that autocast, if it is on, has matrix products compute in."""
     device = tensor.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):

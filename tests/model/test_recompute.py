@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from protein_lm.model import recompute
-from protein_lm.model.recompute import _Absent, made_again, nothing_made_again
+from protein_lm.model.recompute import _Absent, nothing_recomputed, recomputed
 from tests.conftest import fresh_model
 
 
@@ -13,7 +13,7 @@ def gradients(model, tokens, precision: torch.dtype | None, *, kept: bool) -> li
     model.zero_grad()
     with torch.autocast("cpu", dtype=precision or torch.bfloat16, enabled=precision is not None):
         if kept:
-            with nothing_made_again():
+            with nothing_recomputed():
                 logits = model(tokens)
         else:
             logits = model(tokens)
@@ -59,7 +59,7 @@ def test_gradients_of_gradients() -> None:
 
     def of(inner: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         activated = functional.gelu(inner)
-        with made_again(activated, lambda: functional.gelu(inner)):
+        with recomputed(activated, lambda: functional.gelu(inner)):
             return functional.linear(activated, weight)
 
     assert torch.autograd.gradcheck(of, (inner, weight))
