@@ -61,6 +61,7 @@ def write_model(
     facts: dict[str, Any],
     base: Base | None = None,
     head: PredictionHead | None = None,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write the files of a model directory into an existing folder.
 
@@ -70,6 +71,7 @@ def write_model(
         facts: about training, for config and card.
         base: the model directory whose weights `model` has, but for its adapters.
         head: what predicts labels from the model's hidden states.
+        tensors: what `model_tensors` says of these three, if the model itself holds no more than shards of it.
     """
     config = {
         "model_type": MODEL_TYPE,
@@ -82,13 +84,23 @@ def write_model(
         "training": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if base is None:
-        save_tensors(model.state_dict(), folder / WEIGHTS)
-    elif base.adapters is not None:
-        save_tensors(adapter_weights(model), folder / ADAPTERS)
-    if head is not None:
-        save_tensors(head.state_dict(), folder / HEAD)
+    for name, content in (model_tensors(model, base=base, head=head) if tensors is None else tensors).items():
+        save_tensors(content, folder / name)
     (folder / CARD).write_text(model_card(model, facts), encoding="utf-8")
+
+
+def model_tensors(
+    model: ProteinLM, *, base: Base | None = None, head: PredictionHead | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a model directory, by file and name; arguments as those of `write_model`."""
+    files: dict[str, dict[str, Tensor]] = {}
+    if base is None:
+        files[WEIGHTS] = model.state_dict()
+    elif base.adapters is not None:
+        files[ADAPTERS] = dict(adapter_weights(model))
+    if head is not None:
+        files[HEAD] = head.state_dict()
+    return files
 
 
 def find_model(name: str) -> Path:
@@ -338,7 +350,7 @@ def check_files(path: Path) -> None:
             raise ModelError(f"{path / name}: damaged, its checksum is {found} instead of {expected}")
 
 
-def write_training_state(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write_training_state(folder: Path, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write what a run needs to go on: JSON facts (step, settings) and tensors (moments, random states)."""
     (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     save_tensors(tensors, folder / STATE_TENSORS)

@@ -82,6 +82,9 @@ class ProteinLM(nn.Module):
     `forward` never draws features and never changes state (dropout aside).
     """
 
+    _no_split_modules = ("Block",)
+    """Accelerate's name for what FSDP gathers and lets go as one."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -72,6 +72,8 @@ class PredictionHead(nn.Module):
 class Predictor(nn.Module):
     """A language model and a head on its final hidden states."""
 
+    _no_split_modules = ProteinLM._no_split_modules
+
     def __init__(self, backbone: ProteinLM, head: PredictionHead) -> None:
         super().__init__()
         self.backbone = backbone

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from protein_lm.choices import OptimizerName
 from protein_lm.config import TrainingConfig
+from protein_lm.training.muon import Muon
+from protein_lm.training.sharded import own_shard
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -23,7 +25,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
     plain = {"params": others, "weight_decay": 0.0}
     if config.optimizer is OptimizerName.MUON and matrices:
         return [
-            torch.optim.Muon(
+            Muon(
                 matrices,
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
@@ -61,12 +63,13 @@ def optimizer_tensors(optimizers: Sequence[Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Give optimizers the moments that `optimizer_tensors` named."""
+def restore_optimizers(optimizers: Sequence[Any], tensors: dict[str, Tensor]) -> None:
+    """Give optimizers the moments that `optimizer_tensors` named, or where they hold shards of weights, those of these."""
     for number, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             owner, index, name = key.split(".", 2)
             if int(owner) == number:
-                state.setdefault(int(index), {})[name] = tensor
+                state.setdefault(int(index), {})[name] = own_shard(tensor, parameters[int(index)])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

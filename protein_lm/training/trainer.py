@@ -8,8 +8,8 @@ from sums over all of them, so that they always decide the same.
 import math
 import shutil
 import time
-from collections.abc import Collection, Iterator
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import torch
 import yaml
-from accelerate.utils import gather_object
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -29,10 +29,12 @@ from protein_lm.base_model import Base
 from protein_lm.checkpoint import (
     BEST,
     LAST,
+    STATE_TENSORS,
     check_files,
     find_model,
     load_adapters,
     load_weights,
+    model_tensors,
     read_config,
     read_facts,
     read_training_state,
@@ -59,9 +61,12 @@ from protein_lm.training.optimizer import build_optimizers, learning_rate_factor
 from protein_lm.training.processes import group_of_rows, start_accelerator
 from protein_lm.training.progress import Progress, Speed, peak_memory_bytes, perplexity
 from protein_lm.training.run_log import RECIPE, RunLog
+from protein_lm.training.sharded import is_sharded, whole, whole_on_cpu, whole_weights
 from protein_lm.training.stop import StopRequest
 from protein_lm.training.trackers import check_trackers, start_trackers
 
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""What the files of a checkpoint hold, by file and name."""
 _DONE_TO_LONG = {
     TrainingLongPolicy.CROP: "cropped at a random place",
     TrainingLongPolicy.WINDOW: "cut into windows",
@@ -114,7 +119,7 @@ class Trainer:
         config = recipe.training
         check_trackers(config.trackers)
         self.recipe, self.store, self.run = recipe, store, run
-        self.accelerator = start_accelerator(config.precision)
+        self.accelerator = start_accelerator(config)
         self.batches = self._batches()
         self.validation = self._validation_sequences()
         self.progress = Progress()
@@ -131,11 +136,12 @@ class Trainer:
         self.head = self._build_head(checkpoint)
         self.group = self._group_of_rows(model)
         trained = model if self.head is None else Predictor(model, self.head)
-        optimizers = build_optimizers(trained, config)
+        self.model, *self.optimizers = self.accelerator.prepare(trained, *build_optimizers(trained, config))
         if resume:
-            restore_optimizers(optimizers, moments)
-        self.model, *self.optimizers = self.accelerator.prepare(trained, *optimizers)
+            restore_optimizers(self.optimizers, moments)
         self.plain_model = model
+        self.is_sharded = is_sharded(self.model)
+        """Whether each process holds a shard of the weights alone."""
 
     def _batches(self) -> Any:
         recipe = self.recipe
@@ -205,9 +211,10 @@ class Trainer:
     def _open_log(self) -> RunLog:
         """Make or tidy the run's folder, and start the trackers."""
         trackers, step = [], self.progress.step
+        first = self._tensors(LAST) if not step else {}
         if main := self.accelerator.is_main_process:
             is_new = not self.run.exists()
-            self._prepare_folder()
+            self._prepare_folder(first)
             try:
                 trackers = start_trackers(self.recipe, self.run, step=step)
             except ConfigError:
@@ -217,14 +224,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return RunLog(self.run, step=step, num_steps=self.recipe.training.num_steps, active=main, trackers=trackers)
 
-    def _prepare_folder(self) -> None:
+    def _prepare_folder(self, first: Tensors) -> None:
         """A new run begins with a checkpoint of its first step; the folder of one that goes on is tidied up."""
         recipe = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
         if not self.run.exists():
             with new_directory(self.run) as folder:
                 (folder / RECIPE).write_text(recipe, encoding="utf-8")
                 (folder / LAST).mkdir()
-                self._write_checkpoint(folder / LAST)
+                self._write_checkpoint(folder / LAST, first)
             return
         self.checkpoints.tidy(self._damaged, keep=self.recipe.training.keep_checkpoints)
         if (self.run / RECIPE).read_text(encoding="utf-8") != recipe:
@@ -269,14 +276,17 @@ class Trainer:
         all_predicted = int(self._sum_over_processes(counts[:1]))
         sums = torch.zeros(5, dtype=torch.float64)
         for number, batch in enumerate((batch.to(device) for batch in batches), 1):
-            # Processes exchange gradients once, with the last batch.
-            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model):
+            # Processes that hold whole models exchange gradients once, with the last batch.
+            waits = number < len(batches) and not self.is_sharded
+            with self.accelerator.no_sync(self.model) if waits else nullcontext():
                 loss, correct = self._backward(batch, all_predicted, len(batches))
             sums[:2] += torch.stack([loss, correct]).double().cpu()
         sums[2:4] = counts
         sums[4] = self.stop.signal is not None
         loss, correct, predicted, num_tokens, num_asked = self._sum_over_processes(sums).tolist()
-        norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
+        norm = float(
+            whole(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
+        )
         self.progress.count(loss=loss, correct=correct, predicted=predicted, tokens=int(num_tokens), norm=norm)
         if self.progress.num_skipped_in_a_row >= config.max_skipped_steps:
             self._refuse_to_go_on(batches)
@@ -305,7 +315,8 @@ class Trainer:
         """Sum of the losses of what a batch predicts, and how much of it is right."""
         selected = batch.targets != IGNORED
         targets = self._own(batch.targets)[self._own(selected)]
-        logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
+        with self.accelerator.autocast():  # which Accelerate puts around models itself, but not around sharded ones
+            logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
         loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
         return loss, (logits.detach().argmax(-1) == targets).sum()
 
@@ -317,7 +328,7 @@ class Trainer:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
         places = set()
         for batch in (batch.to(self.accelerator.device) for batch in batches):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), self._whole_weights():
                 places.add(self._place_of_fault(batch))
         place = min(set(gather_object(sorted(places))) - {ALL_FINITE}, default="the gradient")
         taken = (
@@ -337,6 +348,13 @@ class Trainer:
         if place == ALL_FINITE:
             place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
         return place
+
+    def _whole_weights(self) -> AbstractContextManager[None]:
+        """Within, this process has all weights, and may use the model on its own."""
+        if not self.is_sharded:
+            return nullcontext()
+        plugin = cast(FullyShardedDataParallelPlugin, self.accelerator.state.fsdp_plugin)
+        return whole_weights(self.model, reshard_after_forward=cast(bool, plugin.reshard_after_forward))
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""
@@ -375,7 +393,7 @@ class Trainer:
         """Mean loss in nats over the validation residues, shared out over the processes."""
         self.model.eval()
         mine = self.validation[self.accelerator.process_index :: self.accelerator.num_processes]
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._whole_weights():
             results = evaluation_log_probabilities(
                 self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
             )
@@ -461,15 +479,17 @@ class Trainer:
         Raises:
             OutputError: it did not, and `must` is True.
         """
-        failed = torch.zeros(1)
+        failed, tensors = torch.zeros(1), self._tensors(name)
         if self.accelerator.is_main_process:
             try:
                 if name == LAST:
                     keep = self.recipe.training.keep_checkpoints
-                    self.checkpoints.write(self.progress.step, self._write_checkpoint, keep=keep)
+                    self.checkpoints.write(
+                        self.progress.step, lambda folder: self._write_checkpoint(folder, tensors), keep=keep
+                    )
                 else:
                     with new_directory(self.run / name, replace=True) as folder:
-                        self._write_model(folder)
+                        self._write_model(folder, tensors)
                         write_checksums(folder)
             except OutputError as error:
                 if must:
@@ -481,8 +501,19 @@ class Trainer:
             self._last_saved = self.progress.step
         return saved
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        self._write_model(folder)
+    def _tensors(self, name: str) -> Tensors:
+        """What `best` or `last` is to hold, by file and name; where weights are sharded all processes must ask for it."""
+        files = model_tensors(self.plain_model, base=self.base, head=self.head)
+        if name == LAST:
+            files[STATE_TENSORS] = optimizer_tensors(self.optimizers)
+        if not self.is_sharded:
+            return files
+        keep = self.accelerator.is_main_process
+        return {file: whole_on_cpu(tensors, keep=keep) for file, tensors in files.items()}
+
+    def _write_checkpoint(self, folder: Path, tensors: Tensors) -> None:
+        weights = {file: content for file, content in tensors.items() if file != STATE_TENSORS}
+        self._write_model(folder, weights)
         state = {
             "progress": asdict(self.progress),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -490,10 +521,10 @@ class Trainer:
             "corpus": self.store.identity,
             "protein_lm_version": __version__,
         }
-        write_training_state(folder, state, optimizer_tensors(self.optimizers))
+        write_training_state(folder, state, tensors[STATE_TENSORS])
         write_checksums(folder)
 
-    def _write_model(self, folder: Path) -> None:
+    def _write_model(self, folder: Path, tensors: Tensors) -> None:
         best = self.progress.best_loss
         facts = {
             "step": self.progress.step,
@@ -501,7 +532,7 @@ class Trainer:
             f"best_validation_{self._loss_name}": None if math.isinf(best) else best,
             "corpus": {source["name"]: source["sha256"] for source in self.store.sources},
         }
-        write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head)
+        write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head, tensors=tensors)
 
     def _check_run_directory(self, resume: bool) -> None:
         if resume and not self.checkpoints.newest_first():
