@@ -31,7 +31,7 @@ UNIREF50, TREMBL = (27e9, "UniRef50, 27 GB"), (110e9, "TrEMBL, 110 GB")
 """FASTA of recent releases, decompressed, about; for the extrapolation."""
 _LINE = 60
 _RECORDS = 20_000
-MOST_FOR_PEERS = 200
+MOST_FOR_PEERS = 1000
 """Megabytes beyond which Bio.SeqIO is not timed."""
 
 
@@ -109,6 +109,7 @@ def measure(task: str, path: Path) -> dict[str, Any]:
     """Run a task from start to end of its process; the peak is that of the resident sets of all its processes together."""
     store = path.with_suffix(".store")
     shutil.rmtree(store, ignore_errors=True)
+    os.sync()  # what was written before would be going to the disk meanwhile
     start, peak = time.perf_counter(), 0
     words = command(task, path)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:

@@ -50,9 +50,9 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o666 & ~_umask())
-            _flush(partial)
+            flush(partial)
             partial.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -83,7 +83,7 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
                 _exchange(partial, path)
             else:
                 partial.rename(path)
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             if lock is not None:
                 os.close(lock)
@@ -157,7 +157,7 @@ def held(folder: Path) -> Iterator[None]:
 def flush_tree(folder: Path) -> None:
     """Make sure that a folder and all that is in it are on the disk."""
     for file in [*folder.rglob("*"), folder]:
-        _flush(file)
+        flush(file)
 
 
 def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Path, int] | None:
@@ -219,7 +219,7 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {_REMEDIES[error.errno]}") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make sure that a file's content, or a folder's list of names, is on the disk."""
     with suppress(OSError) if path.is_dir() else nullcontext():  # not every system opens folders or flushes them
         descriptor = os.open(path, os.O_RDONLY)

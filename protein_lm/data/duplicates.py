@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from protein_lm.data.journal import Growth, Mark
+from protein_lm.native.fasta import fasta_reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**19
@@ -91,9 +92,7 @@ class Ledger:
 
     def _spread(self) -> None:
         rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
-        numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
-        rows = rows.take(np.argsort(numbers, kind="stable"))
-        ends = np.cumsum(np.bincount(numbers, minlength=2**_BITS))
+        rows, ends = spread(rows)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
                 name = f"{self._name}.{number}.tmp"
@@ -101,6 +100,14 @@ class Ledger:
                     file.write(rows[start:end].data)
                 self._files.setdefault(name, Growth()).add(rows[start:end].data)
         self._held, self._num_held, self._is_spread = [], 0, True
+
+
+def spread(rows: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+    """Rows (N,) sorted by file, in their order, and where those of each file (64,) end."""
+    if (reader := fasta_reader()) is not None:
+        return reader.spread(rows, _BITS)
+    numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
+    return rows.take(np.argsort(numbers, kind="stable")), np.cumsum(np.bincount(numbers, minlength=2**_BITS))
 
 
 def _with_shared_keys(rows: NDArray) -> NDArray:

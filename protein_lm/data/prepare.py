@@ -72,7 +72,7 @@ def prepare(
         say: called with a line that says that a killed run is gone on with, or why not.
         block_bytes: of text worked on at a time; the result does not depend on it.
         workers: processes that parse, or threads where the compiled reader does; the result does not depend on it. 0: this
-            process alone. None: all processors but one; processes only if these are more than one and the files are large.
+            process alone. None: threads for all processors but two, or where files are large, processes for all but one.
 
     Raises:
         InputError: a source or a table is at fault, a filter cannot be applied, or no sequence is left.
@@ -87,7 +87,8 @@ def prepare(
     of_clusters = ClusterTable(clusters) if clusters else None
     families = HeldOutFamilies(accessions, family_table) if accessions else None
     others = _processors() - 1
-    threads, processes = min(others, _MOST_THREADS), others if others > 1 and _size(sources) > _LARGE_BYTES else 0
+    threads = max(0, min(others - 1, _MOST_THREADS))  # one processor is for the thread that hashes or decompresses
+    processes = others if others > 1 and _size(sources) > _LARGE_BYTES else 0
     if workers is not None:
         threads = processes = workers
     settings = Settings(policy, on_error, filters or Filters())

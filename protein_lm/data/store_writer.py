@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from protein_lm.data.records import Columns
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 from protein_lm.native.fasta import fasta_reader
-from protein_lm.output import checksum
+from protein_lm.output import checksum, flush
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -114,10 +115,11 @@ class StoreWriter:
         """Complete all files and write the manifest: `facts`, the format version, sizes and checksums of the files."""
         for file in self._files.values():
             file.complete()
-        files = {
-            name: {"bytes": (self._folder / name).stat().st_size, "xxh3_128": checksum(self._folder / name)}
-            for name in ARRAYS
-        }
+        paths = {name: self._folder / name for name in ARRAYS}
+        with ThreadPoolExecutor(1) as disk:  # which works while checksums are made
+            flushed = disk.map(flush, paths.values())
+            files = {name: {"bytes": path.stat().st_size, "xxh3_128": checksum(path)} for name, path in paths.items()}
+            list(flushed)
         manifest = {"format_version": FORMAT_VERSION, **facts, "files": files}
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return manifest

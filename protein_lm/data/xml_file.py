@@ -59,7 +59,7 @@ class _Fields:
 def check_encoding(beginning: bytes, path: Path) -> None:
     """Raise InputError for a file that says it is not UTF-8."""
     if (found := _ENCODING.match(beginning)) and found[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
-        raise InputError(f"{path}: XML in {found[1].decode('ascii', 'replace')}; save the file as UTF-8")
+        raise InputError(f"{path}: XML in {found[1].decode('ascii', 'replace')!r}; save the file as UTF-8")
 
 
 def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()) -> RawRecords:

@@ -43,6 +43,11 @@ struct Span {
     }
 };
 
+struct Row {  // as in duplicates.py
+    uint64_t key, check;
+    int64_t record;
+};
+
 enum Flags : Byte { FRAGMENT = 1, REVIEWED = 2, UNREVIEWED = 4 };  // as in records.py
 
 bool is_blank(Byte byte) { return byte <= ' '; }
@@ -248,6 +253,20 @@ int64_t protein_lm_keep(const Byte* from, const int64_t* places, const Byte* kee
         to += places[last] - places[piece];
     }
     return to - begin;
+}
+
+// Rows of a ledger, sorted by the first bits of their keys: `ends` (2^bits) are where those of each number of bits end.
+void protein_lm_spread(const Row* rows, int64_t number, int32_t bits, Row* to, int64_t* ends) {
+    const int64_t size = int64_t{1} << bits;
+    std::memset(ends, 0, size * sizeof(int64_t));
+    for (int64_t row = 0; row < number; ++row) ++ends[rows[row].key >> (64 - bits)];
+    int64_t begin = 0;
+    for (int64_t place = 0; place < size; ++place) {
+        const int64_t count = ends[place];
+        ends[place] = begin;
+        begin += count;
+    }
+    for (int64_t row = 0; row < number; ++row) to[ends[rows[row].key >> (64 - bits)]++] = rows[row];
 }
 
 // The number of records; -1: the text is not ordinary.

@@ -48,7 +48,8 @@ class FastaReader:
         if library.protein_lm_fasta_call_bytes() != ctypes.sizeof(FastaCall):
             raise OSError("it is of another version")
         self._read, self._count = library.protein_lm_read_fasta, library.protein_lm_count
-        self._keep = library.protein_lm_keep
+        self._keep, self._spread = library.protein_lm_keep, library.protein_lm_spread
+        self._spread.restype = None
         self._read.restype = self._count.restype = self._keep.restype = ctypes.c_int64
         self._count.argtypes = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
 
@@ -66,6 +67,14 @@ class FastaReader:
         arrays = [np.ascontiguousarray(array) for array in (values, places, keep)]
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, result)]
         return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
+
+    def spread(self, rows: NDArray, bits: int) -> tuple[NDArray, NDArray[np.int64]]:
+        """Rows of a ledger (N,) sorted by the first bits of their keys, and where those of each kind (2^bits,) end."""
+        rows, ends = np.ascontiguousarray(rows), np.empty(2**bits, dtype=np.int64)
+        result = np.empty_like(rows)
+        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (rows, result, ends)]
+        self._spread(addresses[0], ctypes.c_int64(rows.size), ctypes.c_int32(bits), *addresses[1:])
+        return result, ends
 
 
 def fasta_reader() -> FastaReader | None:

@@ -16,6 +16,7 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data import compiled_fasta, fasta
 from protein_lm.data.digest import Digest, Settings, digest
+from protein_lm.data.duplicates import ROW, spread
 from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
 from protein_lm.data.readers import Part
@@ -225,6 +226,17 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
 def test_bytes_are_counted(reader, text, times) -> None:
     for byte in (b"\n", b">", b"\xff", b"a"):
         assert reader.count(text * times, byte) == (text * times).count(byte)
+
+
+@given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=200))
+def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
+    rows = np.zeros(len(keys), dtype=ROW)
+    rows["key"], rows["check"], rows["record"] = keys, keys[::-1], np.arange(len(keys))
+    found, ends = spread(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, build.OFF)
+        by_numpy = spread(rows)
+    assert found.tobytes() == by_numpy[0].tobytes() and ends.tolist() == by_numpy[1].tolist()
 
 
 @given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20), before=st.integers(0, 99))

@@ -159,7 +159,7 @@ def test_numbers_that_are_none(write):
 
 
 def test_xml_of_another_encoding_or_kind(write):
-    with pytest.raises(InputError, match=r"XML in ISO-8859-1; save the file as UTF-8"):
+    with pytest.raises(InputError, match=r"XML in 'ISO-8859-1'; save the file as UTF-8"):
         records(write(XML.read_bytes().replace(b"UTF-8", b"ISO-8859-1", 1)))
     with pytest.raises(InputError, match="looks like XML of another kind than UniProt's"):
         records(write('<?xml version="1.0"?><gml/>'))

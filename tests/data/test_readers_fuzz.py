@@ -5,7 +5,7 @@ import lzma
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protein_lm.choices import OnError
@@ -61,6 +61,7 @@ def check_read(path: Path, *, block_bytes: int, on_error: OnError) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
+@example(damages=[(0.015625, 0, b"\n")], cut=0.0, block_bytes=1, on_error=OnError.STOP)  # in the name of an encoding
 @settings(max_examples=150, deadline=None)
 @given(
     damages=damages, cut=st.floats(0, 1), block_bytes=st.sampled_from([1, 37, 2**20]), on_error=st.sampled_from(OnError)
