@@ -130,7 +130,7 @@ def variants(
     *,
     strategy: str | None = None,
     first_residue: int = 1,
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int = 2048,
 ) -> pd.DataFrame:
     """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
 

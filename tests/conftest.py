@@ -14,6 +14,7 @@ from protein_lm.config import ModelConfig, Recipe
 from protein_lm.data.prepare import prepare
 from protein_lm.data.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.native import build, library
 from tests.processes import Processes
 
 KINDS = [
@@ -117,6 +118,42 @@ def fresh_model(**changes: Any) -> ProteinLM:
     model = ProteinLM(ModelConfig.model_validate(small_recipe().model.model_dump() | changes))
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def built_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the compiled libraries of all levels, for `$PROTEIN_LM_KERNELS_FOLDER`."""
+    folder = tmp_path_factory.mktemp("kernels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(folder))
+        build.build()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kernels_folder(built_kernels):
+    """A folder with the libraries of all levels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(built_kernels))
+        patch.setenv(library.VARIABLE, library.OFF)
+        library.forget()
+        yield Path(build.folder())
+    library.forget()
+
+
+@pytest.fixture(params=build.levels_of_this_kind())
+def level(request, kernels_folder, monkeypatch):
+    """Each level that this processor has, in use."""
+    if request.param not in library.available_levels():
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv(library.VARIABLE, request.param)
+    return request.param
+
+
+@pytest.fixture
+def best_level(kernels_folder, monkeypatch):
+    """The best level of this processor, in use."""
+    monkeypatch.setenv(library.VARIABLE, library.available_levels()[0])
 
 
 @pytest.fixture(scope="session")

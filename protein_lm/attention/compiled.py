@@ -103,6 +103,11 @@ def compiled_linear_attention(
     )[0]
 
 
+def rows_of_sequences(batch: int, length: int, packing: Packing | None) -> Tensor:
+    """(N, 4) of the sequences in rows: number of the row, first token, behind the last one, and a number without meaning."""
+    return _plan(batch, length, 0, packing).sequences
+
+
 class _Plan(NamedTuple):
     sequences: Tensor
     """(N, 4) row of the batch, first token, behind the last one, number of its first state."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from protein_lm.attention import compiled_exact
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
@@ -18,7 +19,7 @@ def exact_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Softmax attention through torch's fused operation.
+    """Softmax attention through torch's fused operation, or the compiled kernels where they can.
 
     The sequences of a packed row are attended to one after the other: the time is that of their own squares.
 
@@ -37,6 +38,11 @@ def exact_attention(
         ValueError: as `checks.check_inputs`.
     """
     check_inputs(query, key, value, valid_mask, packing)
+    query, key, value = map(_to_autocast_type, (query, key, value))
+    if compiled_exact.takes(query, key, value):
+        return compiled_exact.compiled_exact_attention(
+            query, key, value, causal=causal, valid_mask=valid_mask, packing=packing
+        )
     if packing is not None:
         lengths = packing.lengths.tolist()
         parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
@@ -50,6 +56,13 @@ def exact_attention(
         # A padded query before the first real token would see nothing at all, which gives NaN: let it see itself.
         visible = visible | torch.eye(length, dtype=torch.bool, device=query.device)
     return scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+def _to_autocast_type(tensor: Tensor) -> Tensor:
+    """As autocast would make it for torch's fused operation."""
+    if not torch.is_autocast_enabled(tensor.device.type) or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
 class KeyValueCache:

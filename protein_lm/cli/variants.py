@@ -55,7 +55,7 @@ def variants(
     ] = 1,
     precision: Annotated[Precision, typer.Option(help="Of matrix products.")] = Precision.FLOAT32,
     figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the heatmap.")] = FigureFormat.PNG,
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = 2048,
     device: Device = "auto",
 ) -> None:
     """How much the model prefers variants of a protein to its wild type, in nats, and how well DMS_score agrees.

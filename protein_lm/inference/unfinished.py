@@ -4,11 +4,10 @@ What is done so far lies in the folder `OUTPUT.unfinished` beside the output: fi
 saved state. On the way nothing but whole files is forced to disk: what is found damaged is refused.
 """
 
-import ctypes
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +15,7 @@ import xxhash
 
 from protein_lm.data.journal import Growth
 from protein_lm.errors import OutputError, ProteinLMError
+from protein_lm.inference.memory import return_freed_memory
 from protein_lm.output import check_absent, clear_errors, flush_tree, held
 
 STATE = "progress.json"
@@ -79,7 +79,7 @@ class Unfinished:
         self.state = state
         while self._retired:
             (self.folder / self._retired.pop()).unlink()
-        _return_freed_memory()
+        return_freed_memory()
 
     def close(self) -> None:
         """Close the files."""
@@ -174,9 +174,3 @@ def unfinished(output: Path, facts: dict[str, Any], *, resume: bool) -> Iterator
                 raise
             work.close()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _return_freed_memory() -> None:
-    """Tensors of ever other sizes leave holes in the heap of glibc, gigabytes after millions of residues."""
-    with suppress(OSError, TypeError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

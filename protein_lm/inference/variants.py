@@ -21,6 +21,7 @@ from protein_lm.inference.likelihood import (
     each_hidden_in_turn,
     site_log_probabilities,
 )
+from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.model.language_model import DecodingState, ProteinLM
 
 MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.WT_MARGINALS)
@@ -34,7 +35,7 @@ class Scoring:
     """How variants are scored."""
 
     strategy: VariantStrategy
-    tokens_per_batch: int = 8192
+    tokens_per_batch: int = 2048
     """Tokens computed at once."""
     precision: Precision = Precision.FLOAT32
     """Of matrix products."""
@@ -72,6 +73,7 @@ def variant_scores(
     """
     if scoring.strategy in MARGINALS and any(variant.rewritten for variant in variants):
         raise ValueError(f"{scoring.strategy.value} know no insertions and deletions")
+    reuse_freed_memory()
     different = [variant for variant in dict.fromkeys(variants) if not variant.is_wild_type]
     with _working_in(scoring.precision, model.device.type), torch.inference_mode():
         scorer = _SCORERS[scoring.strategy]

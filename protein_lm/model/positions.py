@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from protein_lm.choices import PositionKind
 from protein_lm.config import ModelConfig
+from protein_lm.model import compiled_rotary
 
 
 class RotaryPositions(nn.Module):
@@ -44,6 +45,8 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Cosines and sines are (L, E / 2) or broadcast to (..., L, E / 2).
     """
     if not torch.is_grad_enabled():
+        if compiled_rotary.takes(heads, cosines):
+            return compiled_rotary.rotate(heads, cosines, sines)
         return _turn(heads, cosines, sines)
     return _Rotation.apply(heads, cosines, sines)
 

@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 from protein_lm.errors import ConfigError, OutputError
 
-SOURCES = [Path(__file__).with_name(name) for name in ("linear_attention.cpp", "decoding.cpp")]
-HEADERS = [Path(__file__).with_name("vectors.h")]
+SOURCES = [
+    Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "rotary", "decoding")
+]
+HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 READER_SOURCE = Path(__file__).with_name("fasta.cpp")
 LEVELS = {
     "amx-bf16": ["-march=sapphirerapids"],

@@ -47,6 +47,30 @@ class Call(ctypes.Structure):
     ]
 
 
+class ExactCall(ctypes.Structure):
+    """See `ExactCall` in exact_attention.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("causal", "inputs_are_bfloat16", "products_are_bfloat16", "num_threads")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "width", "value_width", "num_sequences")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("sequences", "valid")),
+        *((name, Rows) for name in ("query", "key", "value", "output")),
+    ]
+
+
+class RotaryCall(ctypes.Structure):
+    """See `RotaryCall` in rotary.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("are_bfloat16", "num_threads")),
+        *((name, ctypes.c_int64) for name in ("parts", "batch", "heads", "length", "width")),
+        ("heads_in", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("part_in", "batch_in", "head_in", "token_in")),
+        *((name, ctypes.c_void_p) for name in ("heads_out", "cosines", "sines")),
+    ]
+
+
 def _pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
@@ -74,6 +98,16 @@ class DecodingStep(ctypes.Structure):
     ]
 
 
+_STRUCTURES = {
+    Call: "call",
+    ExactCall: "exact_call",
+    RotaryCall: "rotary_call",
+    DecodingBlock: "block",
+    DecodingStep: "step",
+}
+"""And what the libraries call them, to say how large they are."""
+
+
 class Kernels:
     """The library of one level."""
 
@@ -89,7 +123,13 @@ class Kernels:
         """Tokens of a chunk; a causal row keeps a state for each but the last one."""
         self.has_bfloat16 = bool(self._library.protein_lm_has_bfloat16())
         """Whether products may have bfloat16 operands; if not, they are float32."""
-        for structure, size in {Call: "call", DecodingBlock: "block", DecodingStep: "step"}.items():
+        for structure, size in {
+            Call: "call",
+            ExactCall: "exact_call",
+            RotaryCall: "rotary_call",
+            DecodingBlock: "block",
+            DecodingStep: "step",
+        }.items():
             function = getattr(self._library, f"protein_lm_{size}_bytes")
             function.restype = ctypes.c_int64
             if function() != ctypes.sizeof(structure):
@@ -103,6 +143,14 @@ class Kernels:
         """Its gradients."""
         self._run(self._library.protein_lm_linear_attention_backward, call)
 
+    def exact(self, call: ExactCall) -> None:
+        """Softmax attention, forward; see exact_attention.cpp."""
+        self._run(self._library.protein_lm_exact_attention, call)
+
+    def rotate(self, call: RotaryCall) -> None:
+        """Rotary positions; see rotary.cpp."""
+        self._library.protein_lm_rotate(ctypes.byref(call))
+
     def decode(self, step: DecodingStep) -> None:
         """One token through the blocks of a model; see decoding.cpp."""
         self._library.protein_lm_decode(ctypes.byref(step))
@@ -114,9 +162,9 @@ class Kernels:
         return bool(getattr(self._library, f"protein_lm_supports_{level.replace('-', '_')}")())
 
     @staticmethod
-    def _run(function: Callable[..., int], call: Call) -> None:
+    def _run(function: Callable[..., int], call: Call | ExactCall) -> None:
         if function(ctypes.byref(call)):
-            raise MemoryError("no memory for the workspace of linear attention")
+            raise MemoryError("no memory for the workspace of attention")
 
 
 def kernels() -> Kernels | None:

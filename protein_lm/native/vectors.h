@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 #if defined(__x86_64__)

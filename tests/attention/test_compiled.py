@@ -27,33 +27,6 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 forms = pytest.mark.parametrize(("kind", "causal"), [(kind, causal) for kind in KINDS for causal in (True, False)])
 
 
-@pytest.fixture(scope="module")
-def kernels_folder(tmp_path_factory):
-    """A folder with the libraries of all levels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path_factory.mktemp("kernels")))
-        patch.setenv(library.VARIABLE, library.OFF)
-        library.forget()
-        build.build()
-        yield Path(build.folder())
-    library.forget()
-
-
-@pytest.fixture(params=build.levels_of_this_kind())
-def level(request, kernels_folder, monkeypatch):
-    """Each level that this processor has, in use."""
-    if request.param not in library.available_levels():
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(library.VARIABLE, request.param)
-    return request.param
-
-
-@pytest.fixture
-def best_level(kernels_folder, monkeypatch):
-    """The best level of this processor, in use."""
-    monkeypatch.setenv(library.VARIABLE, library.available_levels()[0])
-
-
 def operation_of(kind: str, causal: bool, width: int = 64, num_features: int = 96) -> LinearOperation:
     options = AttentionOptions(num_heads=HEADS, head_width=width, num_features=num_features)
     return ATTENTION_KINDS[kind](options, causal=causal)

@@ -5,7 +5,7 @@ import torch
 
 from protein_lm.model.compiled_decoding import can_be_compiled
 from protein_lm.native import library
-from tests.attention.test_compiled import has_compiler, kernels_folder, level  # noqa: F401
+from tests.attention.test_compiled import has_compiler
 from tests.conftest import fresh_model
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
@@ -39,7 +39,7 @@ def decode(model, tokens, state, monkeypatch, path: str) -> torch.Tensor:
     [{}, REFINED, {"positions": "none", "convolution_taps": 1}, {"num_heads": 4}, {"width": 128, "num_heads": 1}],
     ids=["plain", "refined", "positionless", "narrow", "wide"],
 )
-def test_equals_the_torch_path(level, attention, batch, settings, monkeypatch) -> None:  # noqa: F811
+def test_equals_the_torch_path(level, attention, batch, settings, monkeypatch) -> None:
     settings = settings | ({"positions": "rotary"} if "positions" not in settings else {})
     model = model_of(attention=attention, **settings)
     if attention == "elu" and model.config.width // model.config.num_heads % 32:
@@ -53,7 +53,7 @@ def test_equals_the_torch_path(level, attention, batch, settings, monkeypatch) -
     assert (output - exact).abs().max() <= allowed
 
 
-def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:  # noqa: F811
+def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:
     model = model_of(**REFINED)
     tokens = torch.randint(4, 24, (3, 160), generator=torch.Generator().manual_seed(0))
     expected = decode(model, tokens, model.new_state(3), monkeypatch, library.OFF)
@@ -65,7 +65,7 @@ def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:  # noqa
     assert (torch.cat(parts, dim=1) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
-def test_rows_are_replaced_kept_and_repeated(level, monkeypatch) -> None:  # noqa: F811
+def test_rows_are_replaced_kept_and_repeated(level, monkeypatch) -> None:
     model = model_of(**REFINED)
     tokens = torch.randint(4, 24, (4, 90), generator=torch.Generator().manual_seed(0))
 
@@ -85,7 +85,7 @@ def test_rows_are_replaced_kept_and_repeated(level, monkeypatch) -> None:  # noq
         assert (output - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
-def test_the_number_of_threads_changes_nothing(level, monkeypatch) -> None:  # noqa: F811
+def test_the_number_of_threads_changes_nothing(level, monkeypatch) -> None:
     model, threads = model_of(**REFINED), torch.get_num_threads()
     tokens = torch.randint(4, 24, (3, 70), generator=torch.Generator().manual_seed(0))
     results = []
@@ -100,7 +100,7 @@ def test_the_number_of_threads_changes_nothing(level, monkeypatch) -> None:  # n
     torch.testing.assert_close(results[2], results[0], rtol=1e-6, atol=1e-6)
 
 
-def test_what_there_is_no_kernel_for_takes_the_torch_path(level) -> None:  # noqa: F811
+def test_what_there_is_no_kernel_for_takes_the_torch_path(level) -> None:
     assert can_be_compiled(model_of().blocks)
     for settings in ({"attention": "exact"}, {"attention": "performer-optimal"}, {"num_random_features": 40}):
         assert not can_be_compiled(model_of(**settings).blocks)
