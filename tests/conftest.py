@@ -156,6 +156,23 @@ def best_level(kernels_folder, monkeypatch):
     monkeypatch.setenv(library.VARIABLE, library.available_levels()[0])
 
 
+@pytest.fixture
+def emulated_tiles(kernels_folder, tmp_path_factory, monkeypatch):
+    """The level for matrix units with their instructions emulated: shapes of tiles, layouts, depths. Not the instructions."""
+    if "avx512-bf16" not in library.available_levels():
+        pytest.skip("they are emulated with AVX-512")
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path_factory.getbasetemp() / "emulated"))
+    flags = {level: [*given, "-O1"] for level, given in build.LEVELS.items() if level == "plain"}
+    emulated = [*build.LEVELS["avx512-bf16"], "-DPROTEIN_LM_EMULATED_TILES"]
+    monkeypatch.setattr(build, "LEVELS", {"avx512-bf16": emulated, **flags})
+    if not build.library_of("plain").exists():
+        build.build()
+    monkeypatch.setenv(library.VARIABLE, "avx512-bf16")
+    library.forget()
+    yield
+    library.forget()
+
+
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Four processes that work together."""

@@ -188,20 +188,18 @@ def available_levels() -> list[str]:
 
 
 def describe() -> str:
-    """A line for the user: which path linear attention takes, and why not a better one."""
+    """A line for the user: which path attention takes, and why not a better one."""
     active = kernels()
     if active is not None:
         others = [level for level in available_levels() if level != active.level]
-        return f"linear attention: compiled kernel {active.level}" + (
-            f" (also there: {', '.join(others)})" if others else ""
-        )
+        return f"attention: compiled kernels {active.level}" + (f" (also there: {', '.join(others)})" if others else "")
     if os.environ.get(VARIABLE) == OFF:
-        return f"linear attention: torch (${VARIABLE} is {OFF})"
-    return "linear attention: torch; protein-lm kernels build makes it faster where there is a C++ compiler"
+        return f"attention: torch (${VARIABLE} is {OFF})"
+    return "attention: torch; protein-lm kernels build makes it faster where there is a C++ compiler"
 
 
 def describe_installation() -> str:
-    """Lines for the user: versions, processors, and the paths of linear attention and of reading."""
+    """Lines for the user: versions, processors, and the paths of attention and of reading."""
     return "\n".join(
         [
             f"protein-lm {__version__}, torch {torch.__version__}, Python {platform.python_version()}",

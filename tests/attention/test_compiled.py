@@ -305,25 +305,12 @@ def test_a_missing_or_failing_compiler_is_said_in_a_line(monkeypatch, tmp_path) 
 
 
 @forms
-def test_what_surrounds_the_matrix_units(kernels_folder, kind, causal, tmp_path_factory, monkeypatch) -> None:
-    """The level for them with their instructions emulated: shapes of tiles, layouts, depths. Not the instructions."""
-    if "avx512-bf16" not in library.available_levels():
-        pytest.skip("they are emulated with AVX-512")
-    folder = tmp_path_factory.getbasetemp() / "emulated"
-    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(folder))
-    flags = {level: [*given, "-O1"] for level, given in build.LEVELS.items() if level == "plain"}
-    emulated = [*build.LEVELS["avx512-bf16"], "-DPROTEIN_LM_EMULATED_TILES"]
-    monkeypatch.setattr(build, "LEVELS", {"avx512-bf16": emulated, **flags})
-    if not build.library_of("plain").exists():
-        build.build()
-    monkeypatch.setenv(library.VARIABLE, "avx512-bf16")
-    library.forget()
+def test_what_surrounds_the_matrix_units(emulated_tiles, kind, causal) -> None:
     packing = Packing.of_lengths(LENGTHS)
     tensors = draw(packing.length, batch=1)
     weight = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
     for dtype in (torch.bfloat16, torch.float32):
         assert_as_exact_as_torch(operation_of(kind, causal), tensors, Rows(packing=packing), weight, dtype)
-    library.forget()
 
 
 def test_levels_too_new_for_the_compiler_are_left_out(monkeypatch, tmp_path) -> None:
@@ -346,8 +333,12 @@ sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "", "-k", "{tests}", "--no
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "tests"),
-    [(Path(__file__), "torch_path or width or keys_gives_zeros"), (FASTA_TESTS, "equals")],
-    ids=["attention", "reading"],
+    [
+        (Path(__file__), "torch_path or width or keys_gives_zeros"),
+        (Path(__file__).with_name("test_compiled_exact.py"), "equals_torch or width or rotary"),
+        (FASTA_TESTS, "equals"),
+    ],
+    ids=["linear", "exact", "reading"],
 )
 def test_sanitizers_find_nothing(tmp_path, file, tests) -> None:
     """The tests of equality again, with the kernels built for the address and undefined-behaviour sanitizers."""

@@ -58,6 +58,13 @@ def test_any_width_of_heads(best_level, causal, dtype, width, of_values) -> None
 
 @both_ways
 @types
+@pytest.mark.parametrize("width", [24, 64])
+def test_what_surrounds_the_matrix_units(emulated_tiles, causal, dtype, width) -> None:
+    assert_as_exact_as_torch(draw(600, width, dtype=dtype), causal=causal)
+
+
+@both_ways
+@types
 def test_packed_equals_rows_alone(level, causal, dtype) -> None:
     packing = Packing.of_lengths(LENGTHS)
     tensors = draw(packing.length, 24, batch=1, dtype=dtype)
