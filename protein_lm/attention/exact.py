@@ -8,6 +8,7 @@ from protein_lm.attention import compiled_exact
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
+from protein_lm.attention.stream import autocast_dtype
 
 
 def exact_attention(
@@ -60,9 +61,7 @@ def exact_attention(
 
 def _to_autocast_type(tensor: Tensor) -> Tensor:
     """As autocast would make it for torch's fused operation."""
-    if not torch.is_autocast_enabled(tensor.device.type) or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    return tensor if tensor.dtype == torch.float64 else tensor.to(autocast_dtype(tensor))
 
 
 class KeyValueCache:

@@ -22,14 +22,21 @@ ALIGNMENT = {torch.bfloat16: 16}
 DEFAULT_ALIGNMENT = 8
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """What autocast has matrix products of a tensor compute in; where it is off, the tensor's own type."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
 def product_dtype(query: Tensor) -> torch.dtype:
     """Type of the operands of the large products: bfloat16 where the input or autocast says so."""
     if query.dtype == torch.float64:
         return torch.float64
-    dtype, device = query.dtype, query.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32  # float16 has too short a range for features
+    return (
+        torch.bfloat16 if autocast_dtype(query) == torch.bfloat16 else torch.float32
+    )  # float16 has too short a range for features
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

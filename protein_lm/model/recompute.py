@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from protein_lm.attention.stream import autocast_dtype
+
 _is_off = ContextVar("is_off", default=False)
 
 
@@ -56,10 +58,7 @@ def nothing_recomputed() -> Iterator[None]:
 
 def to_autocast_dtype(tensor: Tensor) -> Tensor:
     """The tensor in the type that autocast, if it is on, has matrix products compute in."""
-    device = tensor.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
+    return tensor.to(autocast_dtype(tensor))
 
 
 def _autocast_of(device: str) -> AbstractContextManager[Any]:
