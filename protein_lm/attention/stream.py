@@ -34,9 +34,8 @@ def product_dtype(query: Tensor) -> torch.dtype:
     """Type of the operands of the large products: bfloat16 where the input or autocast says so."""
     if query.dtype == torch.float64:
         return torch.float64
-    return (
-        torch.bfloat16 if autocast_dtype(query) == torch.bfloat16 else torch.float32
-    )  # float16 has too short a range for features
+    # float16 has too short a range for features
+    return torch.bfloat16 if autocast_dtype(query) == torch.bfloat16 else torch.float32
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

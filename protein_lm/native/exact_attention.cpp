@@ -25,7 +25,7 @@ extern "C" struct ExactCall {
     Rows query, key, value, output;
 };
 
-// 2 to the power of x, as good as the operands of the product that follows; 0 below 2^-126.
+// 2 to the power of x, as good as the operands of the product that follows; 0 below 2^-126, NaN of NaN.
 template <class Product>
 static ALWAYS Vector power_of_two(Vector x) {
     const Vector shifted = x + 12582912.0f, rest = x - (shifted - 12582912.0f);
@@ -40,7 +40,7 @@ static ALWAYS Vector power_of_two(Vector x) {
         power = power * rest + 1.0f;
     }
     const Vector result = (Vector)((Integers)power + ((Integers)shifted << 23));
-    return select(x > all(-126.0f), result, Vector{});
+    return select(x <= all(-126.0f), Vector{}, result);
 }
 
 // A width as products take it.
@@ -118,7 +118,7 @@ struct ExactTask {
             }
         }
         for (int r = 0; r < num_queries; ++r) {
-            const float factor = total_weight[r] > 0 ? 1 / total_weight[r] : 0;
+            const float factor = total_weight[r] == 0 ? 0 : 1 / total_weight[r];  // NaN stays
             Input* to = row(call.output, batch, head, first + r);
             for (int column = 0; column < X; column += STRIP) {
                 Vector values[WIDE];

@@ -2,7 +2,7 @@
 
 #include "vectors.h"
 
-constexpr int MOST_PAIRS = 64;
+constexpr int MOST_PAIRS = 64;  // of a head: half of GREATEST_WIDTH in attention/compiled.py
 
 extern "C" struct RotaryCall {
     int32_t are_bfloat16, num_threads;
@@ -50,7 +50,7 @@ static void turn_all(const RotaryCall& call) {
         std::memcpy(cosines, call.cosines + place * half, sizeof(float) * half);
         std::memcpy(sines, call.sines + place * half, sizeof(float) * half);
         for (int lane = 0; lane < LANES; ++lane) cosines[half + lane] = sines[half + lane] = 0;
-        // A vector ends within a head and the one behind it.
+        // A vector may reach beyond its head, into as many heads behind it.
         const int64_t careful = half % LANES == 0 ? 0 : (LANES + call.width - 1) / call.width;
         for (int64_t head = 0; head < call.heads; ++head) {
             const Number* source = from + head * call.head_in;

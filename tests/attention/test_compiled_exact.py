@@ -112,6 +112,18 @@ def test_what_is_padded_is_not_seen_even_if_it_is_not_finite(level, causal) -> N
     assert torch.equal(found[:, :, :50], expected[:, :, :50])
 
 
+@types
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["query", "key", "value"])
+def test_what_is_not_a_number_stays_so_where_it_is_seen(level, dtype, place) -> None:
+    """Otherwise nobody would notice a model that diverged."""
+    tensors = draw(60, 24, dtype=dtype)
+    tensors[place][0, 0, 40] = torch.nan
+    output = exact_attention(*tensors, causal=False)
+    is_lost = output.isnan().any(-1)
+    assert is_lost[0, 0].sum() == (1 if place == 0 else 60) and is_lost[0, 0, 40]
+    assert not is_lost[1:].any() and not is_lost[:, 1:].any()
+
+
 @both_ways
 @types
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
