@@ -8,15 +8,19 @@ from torch import Tensor
 
 from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps import FeatureMap
-from protein_lm.attention.linear import DEFAULT_CHUNK, causal_plan, walk_causal
+from protein_lm.attention.linear import causal_plan, walk_causal
 from protein_lm.attention.stream import DEFAULT_ALIGNMENT, Stream, without_autocast
+
+NUM_PLACES = 16
+"""For waiting keys. Each step reads those that wait, and every NUM_PLACES steps write the sums anew: at M = 256 features and
+heads of 64, this number moves the least memory."""
 
 
 class LinearState:
     """Σ φ(k)ᵀ[v, 1, 0…] of all keys seen so far, for G = B·H groups, in float32.
 
-    The last keys wait until they are a chunk: thousands of small terms added one by one would lose digits to rounding, and
-    adding to the sums at each step would take twice the time.
+    The last keys wait until all places are taken: thousands of small terms added one by one would lose digits to rounding,
+    and adding to the sums at each step would take twice the time.
     """
 
     def __init__(
@@ -28,46 +32,39 @@ class LinearState:
         self.value_width = value_width
         self.sums = torch.zeros(num_groups, feature_map.num_features, width, device=device)
         """(G, M, X) over all keys but the waiting ones."""
-        self.waiting_keys = torch.zeros(num_groups, DEFAULT_CHUNK, feature_map.num_features, device=device)
+        self.waiting_keys = torch.zeros(num_groups, NUM_PLACES, feature_map.num_features, device=device)
         """(G, places, M), of which some are taken."""
-        self.waiting_values = torch.zeros(num_groups, DEFAULT_CHUNK, width, device=device)
+        self.waiting_values = torch.zeros(num_groups, NUM_PLACES, width, device=device)
         """(G, places, X)."""
         self.waiting_values[..., value_width] = 1
-        self._num_waiting = 0
+        self.num_waiting = 0
+        """Places that are taken."""
 
     def settle(self) -> None:
         """Add the waiting keys to the sums."""
-        if self._num_waiting:
+        if self.num_waiting:
             keys, values = self._waiting()
             self.sums.baddbmm_(keys.mT, values)
-            self._num_waiting = 0
+            self.num_waiting = 0
 
     def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Output (G, 1, width of value) for one more token: its features (G, 1, M) and value (G, 1, width of value)."""
-        place = self.make_room()
+        if self.num_waiting == NUM_PLACES:
+            self.settle()
+        place = self.num_waiting
         self.waiting_keys[:, place : place + 1] = key
         self.waiting_values[:, place : place + 1, : self.value_width] = value
-        self.count_waiting()
+        self.num_waiting = place + 1
         keys, values = self._waiting()
         numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
         return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
-
-    def make_room(self) -> int:
-        """The place where the next key will wait."""
-        if self._num_waiting == DEFAULT_CHUNK:
-            self.settle()
-        return self._num_waiting
-
-    def count_waiting(self) -> None:
-        """One more key waits, in that place."""
-        self._num_waiting += 1
 
     def put(self, row: int, other: "LinearState") -> None:
         """Make a row go on from `other`, a state of one row; other rows stay as they are."""
         other.settle()
         groups = slice(row * self.num_heads, (row + 1) * self.num_heads)
         self.sums[groups] = other.sums
-        self.waiting_keys[groups, : self._num_waiting] = 0  # a key without features is seen by no query
+        self.waiting_keys[groups, : self.num_waiting] = 0  # a key without features is seen by no query
 
     def keep(self, rows: Tensor) -> None:
         """Keep the rows of these numbers (K,) alone, in this order."""
@@ -77,7 +74,7 @@ class LinearState:
         self.waiting_keys, self.waiting_values = self.waiting_keys[groups], self.waiting_values[groups]
 
     def _waiting(self) -> tuple[Tensor, Tensor]:
-        return self.waiting_keys[:, : self._num_waiting], self.waiting_values[:, : self._num_waiting]
+        return self.waiting_keys[:, : self.num_waiting], self.waiting_values[:, : self.num_waiting]
 
 
 @torch.no_grad()

@@ -61,14 +61,14 @@ class CompiledDecoding:
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
         step = self._step
-        step.num_waiting = self._states[0].attention.make_room()
-        for state in self._states[1:]:
-            state.attention.make_room()
+        num_waiting = self._states[0].attention.num_waiting
+        step.settles = num_waiting == step.num_places
+        step.num_waiting = 0 if step.settles else num_waiting
         step.hidden, step.num_threads = hidden.data_ptr(), torch.get_num_threads()
         step.cosines, step.sines = [table.data_ptr() for table in tables] or (None, None)
         library.decode(step)
         for state in self._states:
-            state.attention.count_waiting()
+            state.attention.num_waiting = step.num_waiting + 1
         return hidden
 
     def _block(self, block: Block, state: LayerState) -> DecodingBlock:

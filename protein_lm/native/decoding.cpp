@@ -9,6 +9,11 @@
 
 #include "vectors.h"
 
+template <int N>
+struct Number {
+    static constexpr int value = N;
+};
+
 #ifdef _OPENMP
 extern "C" int omp_get_thread_num();
 extern "C" int omp_get_num_threads();
@@ -36,7 +41,7 @@ struct Block {
     float *sums, *keys, *values;              // (B H, M, X), (B H, waiting places, M), (B H, waiting places, X)
 };
 struct Step {
-    int32_t batch, width, heads, num_features, inner, state_width, num_blocks, num_waiting, num_places, num_threads;
+    int32_t batch, width, heads, num_features, inner, state_width, num_blocks, num_waiting, num_places, settles, num_threads;
     const float *cosines, *sines;             // (B, E / 2) or null
     float* hidden;                            // (B, D), in and out
     float* scratch;                           // (B, 5 D + inner)
@@ -45,10 +50,16 @@ struct Step {
 }
 
 static float dot(const float* left, const float* right, int count) {
-    Vector sum = {};
-    for (int c = 0; c < count; c += LANES) sum += load(left + c) * load(right + c);
-    return total(sum);
+    constexpr int PARTS = 4;
+    Vector sums[PARTS] = {};
+    int c = 0;
+    for (; c + PARTS * LANES <= count; c += PARTS * LANES)
+        for (int part = 0; part < PARTS; ++part) sums[part] += load(left + c + part * LANES) * load(right + c + part * LANES);
+    for (; c < count; c += LANES) sums[0] += load(left + c) * load(right + c);
+    return total((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
+
+constexpr int AHEAD = 32;  // rows of weights: strips lie across memory, where no processor foresees what comes next
 
 // Some columns of y (ROWS x ...) = x weights + bias, or added to what y holds.
 template <int ROWS, int VECTORS>
@@ -56,36 +67,46 @@ static ALWAYS void some_columns(const float* x, int depth, const Linear& layer, 
     Vector sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) {
-            sums[r][v] = load(layer.bias + first + v * LANES);
+            sums[r][v] = layer.bias ? load(layer.bias + first + v * LANES) : Vector{};
             if (adds) sums[r][v] += load(y + (long)r * columns + first + v * LANES);
         }
     const float* weights = layer.weights + first;
     for (int k = 0; k < depth; ++k, weights += columns)
         for (int v = 0; v < VECTORS; ++v) {
+            __builtin_prefetch(weights + (long)AHEAD * columns + v * LANES);
             const Vector row = load(weights + v * LANES);
             for (int r = 0; r < ROWS; ++r) sums[r][v] += x[(long)r * depth + k] * row;
         }
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) store(y + (long)r * columns + first + v * LANES, sums[r][v]);
 }
-template <int ROWS, int VECTORS>
-static void rows_of_columns(const float* x, int depth, const Linear& layer, int columns, int begin, int end, float* y, bool adds) {
-    int first = begin;
-    for (; first + VECTORS * LANES <= end; first += VECTORS * LANES)
-        some_columns<ROWS, VECTORS>(x, depth, layer, columns, first, y, adds);
-    for (; first < end; first += LANES) some_columns<ROWS, 1>(x, depth, layer, columns, first, y, adds);
+constexpr int MANY = LANES == 16 ? 16 : 8;  // vectors of sums that the registers hold
+template <int VECTORS>
+static void all_rows(const float* x, int rows, int depth, const Linear& layer, int columns, int first, float* y, bool adds) {
+    const auto some = [&](auto tall) {
+        constexpr int ROWS = decltype(tall)::value;
+        if constexpr (ROWS * VECTORS <= MANY)
+            for (; rows >= ROWS; rows -= ROWS, x += (long)ROWS * depth, y += (long)ROWS * columns)
+                some_columns<ROWS, VECTORS>(x, depth, layer, columns, first, y, adds);
+    };
+    if constexpr (MANY == 16) some(Number<8>());
+    some(Number<4>());
+    some(Number<2>());
+    some(Number<1>());
 }
-// The columns begin ... end of y (rows x columns).
+// The columns begin ... end of y (rows x columns): strip by strip, so that all rows find the weights in the cache.
 static void linear(const float* x, int rows, int depth, const Linear& layer, int columns, int begin, int end, float* y, bool adds) {
-    constexpr int MANY = LANES == 16 ? 16 : 8;  // vectors of sums that the registers hold
-    for (; rows >= 8 && MANY == 16; rows -= 8, x += 8L * depth, y += 8L * columns)
-        rows_of_columns<8, 2>(x, depth, layer, columns, begin, end, y, adds);
-    for (; rows >= 4; rows -= 4, x += 4L * depth, y += 4L * columns)
-        rows_of_columns<4, MANY / 4>(x, depth, layer, columns, begin, end, y, adds);
-    for (; rows >= 2; rows -= 2, x += 2L * depth, y += 2L * columns)
-        rows_of_columns<2, MANY / 2>(x, depth, layer, columns, begin, end, y, adds);
-    for (; rows >= 1; rows -= 1, x += depth, y += columns)
-        rows_of_columns<1, MANY>(x, depth, layer, columns, begin, end, y, adds);
+    int first = begin;
+    const auto strips = [&](auto wide) {
+        constexpr int VECTORS = decltype(wide)::value;
+        for (; first + VECTORS * LANES <= end; first += VECTORS * LANES)
+            all_rows<VECTORS>(x, rows, depth, layer, columns, first, y, adds);
+    };
+    if (rows == 1) strips(Number<MANY>());
+    if (rows <= 3) strips(Number<MANY / 2>());
+    if (rows <= 7) strips(Number<MANY / 4>());
+    strips(Number<2>());
+    strips(Number<1>());
 }
 
 static void layer_norm(const float* x, int width, const Norm& norm, float* y) {
@@ -129,7 +150,9 @@ static ALWAYS Vector gelu(Vector x) {
     return 0.5f * x * (1.0f + select(is_negative, -erf, erf));
 }
 
-struct Head {  // of one sequence
+constexpr int HEADS_AT_ONCE = 8, MOST_FEATURES = 1024;
+
+struct Heads {  // of one sequence
     const Step& step;
     const Block& block;
     const int E, M, X;
@@ -146,42 +169,77 @@ struct Head {  // of one sequence
             x[c + E / 2] = second * cosines[c] + first * sines[c];
         }
     }
-    void features(const float* x, bool is_key, float* to) const {
+    // Features (count x M) of queries or keys x (count x E), which are prepared.
+    void features(const float* x, int count, bool is_key, float* to) const {
         if (block.map == 2) {
-            for (int c = 0; c < E; c += LANES) {
+            for (int c = 0; c < count * E; c += LANES) {
                 const Vector value = load(x + c);
                 const Vector low = greater(select(value > Vector{}, Vector{}, value), all(-40.0f));
                 store(to + c, select(value > Vector{}, value + 1.0f, exponential(low)));
             }
             return;
         }
-        constexpr int AT_A_TIME = 2;
-        const float half_square = block.map == 1 ? dot(x, x, E) * block.scale * block.scale / 2 : 0;
+        linear(x, count, E, Linear{block.projection, nullptr}, M, 0, M, to, false);
+        for (int head = 0; head < count; ++head, x += E, to += M) {
+            if (block.map == 0)
+                for (int m = 0; m < M; m += LANES) store(to + m, greater(load(to + m) + block.epsilon, all(block.epsilon)));
+            else if (is_key)
+                key_exponentials(dot(x, x, E) * block.scale * block.scale / 2, to);
+            else
+                query_exponentials(to);
+        }
+    }
+    void key_exponentials(float half_square, float* to) const {
+        for (int m = 0; m < M; m += LANES) {
+            const Vector place = load(to + m) + (block.headroom - load(block.half_norms + m)) - half_square;
+            store(to + m, exponential(greater(place, all(block.floor))));
+        }
+    }
+    void query_exponentials(float* to) const {
         Vector largest = all(-INFINITY);
-        for (int m = 0; m < M; m += AT_A_TIME * LANES)
-            for (int v = 0; v < AT_A_TIME; ++v) {
-                const int place = m + v * LANES;
-                Vector sum = {};
-                for (int e = 0; e < E; ++e) sum += x[e] * load(block.projection + (long)e * M + place);
-                if (block.map == 0)
-                    sum = greater(sum + block.epsilon, all(block.epsilon));
-                else if (is_key)
-                    sum = exponential(greater(sum + (block.headroom - load(block.half_norms + place)) - half_square, all(block.floor)));
-                else
-                    largest = greater(largest, sum += load(block.half_norms + place));
-                store(to + place, sum);
-            }
-        if (block.map != 1 || is_key) return;
+        for (int m = 0; m < M; m += LANES) {
+            const Vector sum = load(to + m) + load(block.half_norms + m);
+            largest = greater(largest, sum);
+            store(to + m, sum);
+        }
         float limit = largest[0];
         for (int lane = 1; lane < LANES; ++lane) limit = std::max(limit, (float)largest[lane]);
         for (int m = 0; m < M; m += LANES) store(to + m, exponential(load(to + m) - limit));
+    }
+    // Adds the waiting keys and values to the sums.
+    void settle(const float* keys, const float* values, float* sums) const {
+        constexpr int ROWS = 4;  // M comes in multiples of it
+        for (int m = 0; m < M; m += ROWS) {
+            float* rows = sums + (long)m * X;
+            int first = 0;
+            for (; first + 4 * LANES <= E; first += 4 * LANES) settle_columns<ROWS, 4>(keys + m, values + first, rows + first);
+            for (; first < E; first += LANES) settle_columns<ROWS, 1>(keys + m, values + first, rows + first);
+            for (int r = 0; r < ROWS; ++r)
+                for (int place = 0; place < step.num_places; ++place)
+                    rows[r * X + E] += keys[(long)place * M + m + r] * values[(long)place * X + E];
+        }
+    }
+    template <int ROWS, int VECTORS>
+    ALWAYS void settle_columns(const float* keys, const float* values, float* rows) const {
+        Vector sums[ROWS][VECTORS];
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(rows + r * X + v * LANES);
+        for (int place = 0; place < step.num_places; ++place, keys += M, values += X)
+            for (int v = 0; v < VECTORS; ++v) {
+                const Vector value = load(values + v * LANES);
+                for (int r = 0; r < ROWS; ++r) sums[r][v] += keys[r] * value;
+            }
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECTORS; ++v) store(rows + r * X + v * LANES, sums[r][v]);
     }
     // to (E,) += weights x rows (count x X), and the same of the column behind their values.
     void weigh(const float* weights, int count, const float* rows, float* to, float& divisor) const {
         int first = 0;
         for (; first + 4 * LANES <= E; first += 4 * LANES) weigh_columns<4>(weights, count, rows + first, to + first);
         for (; first < E; first += LANES) weigh_columns<1>(weights, count, rows + first, to + first);
-        for (int place = 0; place < count; ++place) divisor += weights[place] * rows[(long)place * X + E];
+        float parts[4] = {};
+        for (int place = 0; place < count; ++place) parts[place % 4] += weights[place] * rows[(long)place * X + E];
+        divisor += (parts[0] + parts[1]) + (parts[2] + parts[3]);
     }
     template <int VECTORS>
     void weigh_columns(const float* weights, int count, const float* rows, float* to) const {
@@ -191,24 +249,36 @@ struct Head {  // of one sequence
             for (int v = 0; v < VECTORS; ++v) sums[v] += weights[place] * load(rows + v * LANES);
         for (int v = 0; v < VECTORS; ++v) store(to + v * LANES, sums[v]);
     }
-    // Output (E,) for a query, key and value (E,), which are changed; the key and the value wait with the others.
-    void attend(int sequence, int head, float* query, float* key, const float* value, float* query_features, float* to) const {
-        const long group = (long)sequence * step.heads + head;
+    // Output (count x E) of some heads of a sequence, for their queries, keys and values (count x E), of which the first two
+    // are changed; the keys and the values wait with the others.
+    void attend(int sequence, int first, int count, float* query, float* key, const float* value, float* to) const {
+        alignas(64) float query_features[HEADS_AT_ONCE * MOST_FEATURES], key_features[HEADS_AT_ONCE * MOST_FEATURES];
         const float* cosines = step.cosines ? step.cosines + (long)sequence * E / 2 : nullptr;
         const float* sines = step.sines ? step.sines + (long)sequence * E / 2 : nullptr;
-        float* keys = block.keys + group * step.num_places * M;
-        float* values = block.values + group * step.num_places * X;
-        prepare(query, block.query_gain, cosines, sines);
-        prepare(key, block.key_gain, cosines, sines);
-        features(query, false, query_features);
-        features(key, true, keys + (long)step.num_waiting * M);
-        std::memcpy(values + (long)step.num_waiting * X, value, sizeof(float) * E);
+        for (int head = 0; head < count; ++head) {
+            prepare(query + head * E, block.query_gain, cosines, sines);
+            prepare(key + head * E, block.key_gain, cosines, sines);
+        }
+        features(query, count, false, query_features);
+        features(key, count, true, key_features);
+        for (int head = 0; head < count; ++head) {
+            const long group = (long)sequence * step.heads + first + head;
+            float* keys = block.keys + group * step.num_places * M;
+            float* values = block.values + group * step.num_places * X;
+            float* sums = block.sums + group * M * X;
+            if (step.settles) settle(keys, values, sums);
+            std::memcpy(keys + (long)step.num_waiting * M, key_features + head * M, sizeof(float) * M);
+            std::memcpy(values + (long)step.num_waiting * X, value + head * E, sizeof(float) * E);
+            weigh_all(query_features + head * M, keys, values, sums, to + head * E);
+        }
+    }
+    void weigh_all(const float* query, const float* keys, const float* values, const float* sums, float* to) const {
         float seen[64];  // places are at most that many
         const int num_seen = step.num_waiting + 1;
-        for (int place = 0; place < num_seen; ++place) seen[place] = dot(query_features, keys + (long)place * M, M);
+        for (int place = 0; place < num_seen; ++place) seen[place] = dot(query, keys + (long)place * M, M);
         for (int c = 0; c < E; c += LANES) store(to + c, Vector{});
         float divisor = 0;
-        weigh(query_features, M, block.sums + group * M * X, to, divisor);
+        weigh(query, M, sums, to, divisor);
         weigh(seen, num_seen, values, to, divisor);
         for (int c = 0; c < E; c += LANES) store(to + c, load(to + c) / divisor);
     }
@@ -232,7 +302,6 @@ void protein_lm_decode(const Step* given) {
     const int B = step.batch, D = step.width, E = D / step.heads;
 #pragma omp parallel num_threads(step.num_threads)
     {
-        alignas(64) float query_features[1024];  // M is at most that
         float* normed = step.scratch;
         float *mixed = normed + (long)B * D, *projected = mixed + (long)B * D, *inner = projected + (long)B * 3 * D;
         for (int number = 0; number < step.num_blocks; ++number) {
@@ -248,11 +317,12 @@ void protein_lm_decode(const Step* given) {
             linear(normed, B, D, block.input, 3 * D, of_input.begin, of_input.end, projected, false);
 #pragma omp barrier
             const Share groups(B * step.heads, 1);
-            const Head each{step, block, E, step.num_features, step.state_width};
-            for (int group = groups.begin; group < groups.end; ++group) {
-                const int b = group / step.heads, head = group % step.heads;
-                float* query = projected + (long)b * 3 * D + head * E;
-                each.attend(b, head, query, query + D, query + 2 * D, query_features, mixed + (long)b * D + head * E);
+            const Heads heads{step, block, E, step.num_features, step.state_width};
+            for (int group = groups.begin, count; group < groups.end; group += count) {
+                const int b = group / step.heads, first = group % step.heads;
+                count = std::min({HEADS_AT_ONCE, step.heads - first, groups.end - group});
+                float* query = projected + (long)b * 3 * D + first * E;
+                heads.attend(b, first, count, query, query + D, query + 2 * D, mixed + (long)b * D + first * E);
             }
 #pragma omp barrier
             const Share of_output(D, STRIP);

@@ -93,7 +93,7 @@ class DecodingStep(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("batch", "width", "heads", "num_features", "inner", "state_width")),
-        *((name, ctypes.c_int32) for name in ("num_blocks", "num_waiting", "num_places", "num_threads")),
+        *((name, ctypes.c_int32) for name in ("num_blocks", "num_waiting", "num_places", "settles", "num_threads")),
         *_pointers("cosines", "sines", "hidden", "scratch", "blocks"),
     ]
 
@@ -123,13 +123,7 @@ class Kernels:
         """Tokens of a chunk; a causal row keeps a state for each but the last one."""
         self.has_bfloat16 = bool(self._library.protein_lm_has_bfloat16())
         """Whether products may have bfloat16 operands; if not, they are float32."""
-        for structure, size in {
-            Call: "call",
-            ExactCall: "exact_call",
-            RotaryCall: "rotary_call",
-            DecodingBlock: "block",
-            DecodingStep: "step",
-        }.items():
+        for structure, size in _STRUCTURES.items():
             function = getattr(self._library, f"protein_lm_{size}_bytes")
             function.restype = ctypes.c_int64
             if function() != ctypes.sizeof(structure):

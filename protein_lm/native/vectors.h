@@ -82,9 +82,11 @@ static ALWAYS float number(Half value) {
     return result;
 }
 static ALWAYS float total(Vector values) {
-    float sum = 0;
-    for (int lane = 0; lane < LANES; ++lane) sum += values[lane];
-    return sum;
+    float sums[LANES];
+    store(sums, values);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+    return sums[0];
 }
 static ALWAYS Vector exponential(Vector x) {  // within 2e-7; below -87 it is 0
     const Integers vanishes = x < all(-87.0f);
