@@ -32,7 +32,8 @@ class CompiledDecoding:
         first, sums = blocks[0], states[0].attention.sums
         self._states = states
         self._kept: list[Any] = []
-        self._addresses = _addresses(blocks, states)
+        self._library = kernels()
+        self._watched = _watched(blocks, states)
         self._blocks = (DecodingBlock * len(blocks))(*map(self._block, blocks, states))
         width, inner = first.attention.output_projection.in_features, first.feedforward.output_projection.in_features
         batch = sums.shape[0] // first.attention.num_heads
@@ -51,13 +52,12 @@ class CompiledDecoding:
         self._step.blocks = ctypes.addressof(self._blocks)
 
     def fits(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> bool:
-        """Whether weights and states are still where they were."""
-        return self._addresses == _addresses(blocks, states)
+        """Whether all is still as it was: the kernels, modules, and where weights and states lie."""
+        return kernels() is self._library and self._watched == _watched(blocks, states) and not blocks[0].training
 
     def step(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, 1, D) out of the last block for (B, 1, D) into the first; rotary tables are (B, 1, 1, E / 2)."""
-        library = kernels()
-        assert library is not None
+        assert self._library is not None
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
         step = self._step
@@ -66,7 +66,7 @@ class CompiledDecoding:
         step.num_waiting = 0 if step.settles else num_waiting
         step.hidden, step.num_threads = hidden.data_ptr(), torch.get_num_threads()
         step.cosines, step.sines = [table.data_ptr() for table in tables] or (None, None)
-        library.decode(step)
+        self._library.decode(step)
         for state in self._states:
             state.attention.num_waiting = step.num_waiting + 1
         return hidden
@@ -114,12 +114,6 @@ def _is_known(block: Block) -> bool:
     attention, feedforward = block.attention, block.feedforward
     operation = attention.operation
     width, inner = attention.output_projection.in_features, feedforward.output_projection.in_features
-    linears = (
-        attention.input_projection,
-        attention.output_projection,
-        feedforward.input_projection,
-        feedforward.output_projection,
-    )
     return (
         type(operation) is LinearOperation
         and type(operation.feature_map) in FORMS
@@ -129,8 +123,18 @@ def _is_known(block: Block) -> bool:
         and inner % WIDTH_STEP == 0
         and (width // attention.num_heads) % (WIDTH_STEP // 2) == 0
         and not block.training
-        and all(type(linear) is nn.Linear and _is_arranged(linear.weight) for linear in linears)
+        and all(type(linear) is nn.Linear and _is_arranged(linear.weight) for linear in _linears(block))
         and all(type(norm) is nn.LayerNorm for norm in (block.attention_norm, block.feedforward_norm))
+    )
+
+
+def _linears(block: Block) -> tuple[nn.Linear, ...]:
+    attention, feedforward = block.attention, block.feedforward
+    return (
+        attention.input_projection,
+        attention.output_projection,
+        feedforward.input_projection,
+        feedforward.output_projection,
     )
 
 
@@ -138,13 +142,15 @@ def _is_arranged(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.mT.is_contiguous()
 
 
-def _addresses(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[int, ...]:
-    """Of what may be replaced from one step to the next."""
+def _watched(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[Any, ...]:
+    """What may be replaced from one step to the next: modules, and where arrays lie."""
     return tuple(
-        address
+        item
         for block, state in zip(blocks, states, strict=True)
-        for address in (
-            block.attention.input_projection.weight.data_ptr(),
+        for linears in (_linears(block),)
+        for item in (
+            *linears,
+            linears[0].weight.data_ptr(),
             state.before.data_ptr(),
             state.attention.sums.data_ptr(),
             state.attention.waiting_keys.data_ptr(),

@@ -351,11 +351,11 @@ class ProteinLM(nn.Module):
 
     def _compiled(self, state: DecodingState) -> CompiledDecoding | None:
         """The kernels for a step of `state`, if there are any."""
-        if torch.is_grad_enabled() or not can_be_compiled(self.blocks):
+        if torch.is_grad_enabled():
             return None
         blocks = cast(list[Block], list(self.blocks))
         if state.compiled is None or not state.compiled.fits(blocks, state.layers):
-            state.compiled = CompiledDecoding(blocks, state.layers)
+            state.compiled = CompiledDecoding(blocks, state.layers) if can_be_compiled(blocks) else None
         return state.compiled
 
     def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
