@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from protein_lm.attention.compiled import FEATURES_STEP, FORMS
 from protein_lm.attention.operations import LinearOperation
 from protein_lm.model.block import Block, LayerState
-from protein_lm.native.library import DecodingBlock, DecodingStep, kernels
+from protein_lm.native.library import DecodingBlock, DecodingLinear, DecodingStep, kernels
 
 WIDTH_STEP = 32
 """Widths come in multiples of it: of the model and of its feed-forward layers; half of it is enough for heads."""
 MOST_FEATURES = 1024
+GAP = 16
+"""float32 numbers between columns of weights: a cache line."""
 
 
 class CompiledDecoding:
@@ -80,29 +82,34 @@ class CompiledDecoding:
             "attention_bias": block.attention_norm.bias,
             "feedforward_gain": block.feedforward_norm.weight,
             "feedforward_bias": block.feedforward_norm.bias,
-            "input": attention.input_projection.weight,
-            "input_bias": attention.input_projection.bias,
-            "output": attention.output_projection.weight,
-            "output_bias": attention.output_projection.bias,
-            "up": feedforward.input_projection.weight,
-            "up_bias": feedforward.input_projection.bias,
-            "down": feedforward.output_projection.weight,
-            "down_bias": feedforward.output_projection.bias,
             "taps": taps,
             "query_gain": attention.query_norm.gain if attention.query_norm is not None else None,
             "key_gain": attention.key_norm.gain if attention.key_norm is not None else None,
-            "projection": form.projection.T.contiguous(),
             "half_norms": form.half_norms,
             "before": state.before,
             "sums": state.attention.sums,
             "keys": state.attention.waiting_keys,
             "values": state.attention.waiting_values,
         }
-        self._kept.append(arrays)  # some were made here
+        projection = arranged(form.projection)
+        self._kept += [arrays, projection]  # some were made here
         made = DecodingBlock(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
+        for name, linear in zip(("input", "output", "up", "down"), _linears(block), strict=True):
+            setattr(made, name, DecodingLinear.of(linear.weight, linear.bias))
+        made.projection = DecodingLinear.of(projection, None)
         made.map, made.num_taps = form.number, 0 if taps is None else taps.shape[0]
         made.epsilon, made.headroom, made.floor, made.scale = form.constants
         return made
+
+
+def arranged(weight: Tensor) -> Tensor:
+    """Weights (outputs, inputs) laid out by columns, with a gap behind each.
+
+    Numbers of outputs are often powers of two; without the gap, the same outputs' weights of all inputs would share a few
+    places of the caches.
+    """
+    outputs, inputs = weight.shape
+    return torch.nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
 def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
@@ -139,7 +146,7 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
 
 
 def _is_arranged(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.mT.is_contiguous()
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.stride(0) == 1
 
 
 def _watched(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from protein_lm.choices import Objective, OutputHead, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
-from protein_lm.model.compiled_decoding import CompiledDecoding, can_be_compiled
+from protein_lm.model.compiled_decoding import CompiledDecoding, arranged, can_be_compiled
 from protein_lm.model.contact_head import ContactHead
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
@@ -369,7 +369,7 @@ class ProteinLM(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.weight.data = module.weight.data.T.contiguous().T
+                module.weight.data = arranged(module.weight.data)
 
     def _check_length(self, length: int) -> None:
         if self._window is not None and length > self._window:

@@ -3,7 +3,7 @@
 //
 // A step reads every weight once and does little with it, so that it takes as long as reading them does, if nothing comes
 // between: here the threads wait for each other seven times per block, and for nothing else. Weights lie by columns,
-// (inputs x outputs), so that each thread streams through those of its own outputs.
+// (inputs x outputs), so that each thread streams through those of its own outputs; `arranged` says why there are gaps.
 //
 // Names of shapes: B sequences, D width, H heads of width E, M features, X width of a row of a state.
 
@@ -25,6 +25,7 @@ static int omp_get_num_threads() { return 1; }
 extern "C" {
 struct Linear {  // y = x weights + bias
     const float *weights, *bias;
+    int64_t stride;  // from one row of weights to the next
 };
 struct Norm {
     const float *gain, *bias;
@@ -34,7 +35,8 @@ struct Block {
     Linear input, output, up, down;           // (D x 3 D), (D x D), (D x inner), (inner x D)
     const float* taps;                        // (num_taps, D) or null
     const float *query_gain, *key_gain;       // (E,) or null
-    const float *projection, *half_norms;     // (E x M), scaled; (M,), of softmax features
+    Linear projection;                        // (E x M), scaled, without bias
+    const float* half_norms;                  // (M,), of softmax features
     float epsilon, headroom, floor, scale;    // of the features
     int32_t map, num_taps;
     float* before;                            // (B, num_taps - 1, D)
@@ -71,9 +73,9 @@ static ALWAYS void some_columns(const float* x, int depth, const Linear& layer, 
             if (adds) sums[r][v] += load(y + (long)r * columns + first + v * LANES);
         }
     const float* weights = layer.weights + first;
-    for (int k = 0; k < depth; ++k, weights += columns)
+    for (int k = 0; k < depth; ++k, weights += layer.stride)
         for (int v = 0; v < VECTORS; ++v) {
-            __builtin_prefetch(weights + (long)AHEAD * columns + v * LANES);
+            __builtin_prefetch(weights + AHEAD * layer.stride + v * LANES);
             const Vector row = load(weights + v * LANES);
             for (int r = 0; r < ROWS; ++r) sums[r][v] += x[(long)r * depth + k] * row;
         }
@@ -179,7 +181,7 @@ struct Heads {  // of one sequence
             }
             return;
         }
-        linear(x, count, E, Linear{block.projection, nullptr}, M, 0, M, to, false);
+        linear(x, count, E, block.projection, M, 0, M, to, false);
         for (int head = 0; head < count; ++head, x += E, to += M) {
             if (block.map == 0)
                 for (int m = 0; m < M; m += LANES) store(to + m, greater(load(to + m) + block.epsilon, all(block.epsilon)));

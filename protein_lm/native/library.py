@@ -75,13 +75,26 @@ def _pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
 
+class DecodingLinear(ctypes.Structure):
+    """See `Linear` in decoding.cpp."""
+
+    _fields_ = [*_pointers("weights", "bias"), ("stride", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> "DecodingLinear":
+        """Of weights (outputs, inputs) that lie by columns, see `arranged`; both outlive the call."""
+        return cls(weight.data_ptr(), None if bias is None else bias.data_ptr(), weight.stride(1))
+
+
 class DecodingBlock(ctypes.Structure):
     """See `Block` in decoding.cpp."""
 
     _fields_ = [
         *_pointers("attention_gain", "attention_bias", "feedforward_gain", "feedforward_bias"),
-        *_pointers("input", "input_bias", "output", "output_bias", "up", "up_bias", "down", "down_bias"),
-        *_pointers("taps", "query_gain", "key_gain", "projection", "half_norms"),
+        *((name, DecodingLinear) for name in ("input", "output", "up", "down")),
+        *_pointers("taps", "query_gain", "key_gain"),
+        ("projection", DecodingLinear),
+        *_pointers("half_norms"),
         *((name, ctypes.c_float) for name in _CONSTANTS),
         *((name, ctypes.c_int32) for name in ("map", "num_taps")),
         *_pointers("before", "sums", "keys", "values"),
