@@ -84,6 +84,7 @@ class Choice:
     """What of a case is measured; None stands for the case's own."""
 
     lengths: Sequence[int] | None = None
+    batches: Collection[int] | None = None
     contestants: Collection[str] | None = None
     directions: Collection[str] | None = None
     dtypes: Collection[str] | None = None
@@ -98,6 +99,7 @@ def specs(name: str, choice: Choice) -> list[Spec]:
         for direction in _chosen(case.directions, choice.directions)
         for dtype in _chosen(case.dtypes, choice.dtypes)
         for batch, length in shapes(case, choice.lengths)
+        if choice.batches is None or batch in choice.batches
         for rival, contestant in case.contestants.items()
         if choice.contestants is None or rival in choice.contestants
         if length <= contestant.longest.get(direction, 0) and length % contestant.shortest == 0

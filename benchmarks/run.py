@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="lengths; tokens to generate in decoding, proteins in embedding and scoring",
     )
+    add("--batches", type=int, nargs="+", metavar="N", help="only shapes of these batch sizes")
     add("--contestants", nargs="+", metavar="NAME", help="only these")
     add("--directions", nargs="+", metavar="NAME", help="only these of causal, bidirectional, masked")
     add("--dtypes", nargs="+", metavar="NAME", help="only these of float32, bfloat16")
@@ -85,6 +86,7 @@ def _chosen_specs(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.exit(2, f"{parser.prog}: repeats and lengths must be at least 1\n")
     choice = Choice(
         lengths=options.lengths,
+        batches=options.batches,
         contestants=options.contestants,
         directions=options.directions,
         dtypes=options.dtypes,
@@ -92,7 +94,9 @@ def _chosen_specs(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     )
     chosen = [spec for name in names for spec in specs(name, choice)]
     if not chosen:
-        parser.exit(2, f"{parser.prog}: no contestant takes part in this choice of cases, lengths and directions\n")
+        parser.exit(
+            2, f"{parser.prog}: no contestant takes part in this choice of cases, lengths, batches and directions\n"
+        )
     return chosen
 
 

@@ -74,7 +74,7 @@ class CompiledDecoding:
         return hidden
 
     def _block(self, block: Block, state: LayerState) -> DecodingBlock:
-        attention, feedforward = block.attention, block.feedforward
+        attention = block.attention
         form = FORMS[type(attention.operation.feature_map)](attention.operation.feature_map)
         taps = attention.convolution.weight if attention.convolution is not None else None
         arrays = {
@@ -108,7 +108,7 @@ def arranged(weight: Tensor) -> Tensor:
     Numbers of outputs are often powers of two; without the gap, the same outputs' weights of all inputs would share a few
     places of the caches.
     """
-    outputs, inputs = weight.shape
+    outputs = weight.shape[0]
     return torch.nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
