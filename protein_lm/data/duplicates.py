@@ -18,6 +18,9 @@ from protein_lm.native.fasta import fasta_reader
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**19
 """Rows in memory before they are spread over files."""
+_LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**23
+"""Of `Seen`, 16 bytes each; half of them are taken at most."""
+_BYTES_PER_SLOT = 32
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
 
@@ -118,6 +121,39 @@ def _with_shared_keys(rows: NDArray) -> NDArray:
         return rows[:0]
     order = np.argsort(rows["key"])
     return rows.take(order[np.append(same, False) | np.append(False, same)])
+
+
+class Seen:
+    """Sequences that were seen, by their fingerprints, as long as there are not too many for it.
+
+    It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
+
+    Args:
+        num_bytes: of all sources, if known: the table is not larger than they ask for.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._reader = fasta_reader()
+        wanted = num_bytes // _BYTES_PER_SLOT
+        num_slots = min(max(_LEAST_SLOTS, 1 << wanted.bit_length()), _MOST_SLOTS)
+        self._slots = np.zeros((num_slots if wanted else _MOST_SLOTS, 2), dtype=np.uint64)
+        self._num_taken = 0
+        self.knows_all = self._reader is not None
+        """Whether every sequence that was shown is known."""
+
+    def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """(N,) which of some sequences were not seen before, by their fingerprints (N, 2); all, unless it `knows_all`."""
+        if 2 * (self._num_taken + len(prints)) > len(self._slots):
+            self.give_up()
+        if self._reader is None or not self.knows_all:
+            return np.ones(len(prints), dtype=np.bool_)
+        is_new = self._reader.see(prints, self._slots)
+        self._num_taken += int(np.count_nonzero(is_new))
+        return is_new
+
+    def give_up(self) -> None:
+        """Forget all."""
+        self.knows_all, self._slots = False, self._slots[:0]
 
 
 class RecordSet:

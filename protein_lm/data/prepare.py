@@ -15,7 +15,7 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
 from protein_lm.data.digest import Digest, Settings, Workers
-from protein_lm.data.duplicates import Ledger, RecordSet
+from protein_lm.data.duplicates import Ledger, RecordSet, Seen
 from protein_lm.data.families import HeldOutFamilies, read_families
 from protein_lm.data.filters import REASONS, Filters, check_answered
 from protein_lm.data.hashing import hash_identifiers, hash_letters
@@ -99,7 +99,9 @@ def prepare(
         StoreWriter(folder, journal.files) as writer,
         Workers(threads, processes) as readers,
     ):
-        preparation = _Preparation(settings, rule, table, of_clusters, families, writer, folder, journal)
+        preparation = _Preparation(
+            settings, rule, table, of_clusters, families, writer, folder, journal, _size(sources)
+        )
         for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
                 remaining = islice(parts(source, accessions), preparation.num_parts, None)
@@ -166,6 +168,7 @@ class _Preparation:
         writer: StoreWriter,
         folder: Path,
         journal: Journal,
+        num_bytes: int,
     ) -> None:
         self._settings, self._folder, self._journal = settings, folder, journal
         self._rule, self._table, self._clusters, self._families = rule, table, clusters, families
@@ -173,6 +176,9 @@ class _Preparation:
         self._sequences = Ledger(folder, "sequences", journal.files)
         self._identifiers = Ledger(folder, "identifiers", journal.files)
         saved = journal.state or {}
+        self._seen = Seen(num_bytes)
+        if saved or families:  # what was seen before is not known; or it matters which sequences are equal
+            self._seen.give_up()
         self._sources: list[dict[str, Any]] = saved.get("sources", [])
         self.num_parts: int = saved.get("num_parts", 0)
         """Of the source at hand, that are done."""
@@ -222,13 +228,18 @@ class _Preparation:
         self._was_said |= digest.was_said
         records = digest.records
         self._changes += records.changes
+        first = self._writer.num_sequences
+        self._identifiers.add(records.id_hashes, records.fingerprints[:, 0], first)
+        if self._table:  # it wants to know of all
+            self._table.assign(records.id_hashes, np.empty(records.lengths.size, dtype=np.uint8))
+        is_new = self._seen.add(records.fingerprints)
+        self._num_dropped["duplicate_sequence"] += int(np.count_nonzero(~is_new))
+        records = records.select(is_new)
         splits = self._rule.assign(self._keys_of_split(records))
-        first, prints = self._writer.num_sequences, records.fingerprints
         by_table = self._table.assign(records.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
         if self._families:
             self._families.note(records, first, by_table & (splits != Split.HELD_OUT), source)
-        self._sequences.add(prints[:, 0], prints[:, 1], first)
-        self._identifiers.add(records.id_hashes, prints[:, 0], first)
+        self._sequences.add(records.fingerprints[:, 0], records.fingerprints[:, 1], first)
         self._writer.append(records, splits)
 
     def end_source(self, source: Source) -> None:
@@ -254,7 +265,7 @@ class _Preparation:
         if self._table:
             self._table.check_all_seen()
         repeated = RecordSet(self._writer.num_sequences)
-        for records, firsts in self._sequences.repeats():
+        for records, firsts in () if self._seen.knows_all else self._sequences.repeats():
             repeated.add(records)
             if self._families:
                 self._families.replace(records, firsts)
@@ -266,7 +277,7 @@ class _Preparation:
         if self._families and self._writer.num_sequences:
             self._writer.move(self._families.held_out(), Split.HELD_OUT)
         self._writer.drop(repeated)
-        self._num_dropped["duplicate_sequence"] = repeated.num_members
+        self._num_dropped["duplicate_sequence"] += repeated.num_members
         if not self._writer.num_sequences:
             dropped = {reason: self._num_dropped[reason] for reason in REASONS if self._num_dropped[reason]}
             reasons = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in dropped.items())

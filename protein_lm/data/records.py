@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
 from protein_lm.data.headers import Header, parse_header, sequence_id
+from protein_lm.native.fasta import fasta_reader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +154,15 @@ class Memberships:
         return Memberships((np.cumsum(keep) - 1)[self.records[kept]], self.families[kept])
 
 
+def kept(values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
+    if (reader := fasta_reader()) is not None:
+        return reader.keep(values, lengths, keep)
+    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
+    ends = np.append(0, np.cumsum(lengths))
+    return np.concatenate([values[:0], *(values[start:end] for start, end in ends[runs].tolist())])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """Consecutive records of a file as a store takes them. N is their number."""
@@ -182,10 +192,10 @@ class Columns:
         if keep.all():
             return self
         return Columns(
-            tokens=self.tokens[np.repeat(keep, self.lengths)],
+            tokens=kept(self.tokens, self.lengths, keep),
             lengths=self.lengths[keep],
             has_ambiguous=self.has_ambiguous[keep],
-            ids=self.ids[np.repeat(keep, self.id_lengths)],
+            ids=kept(self.ids, self.id_lengths, keep),
             id_lengths=self.id_lengths[keep],
             id_hashes=self.id_hashes[keep],
             fingerprints=self.fingerprints[keep],

@@ -10,12 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
 from isal import igzip_threaded, isal_zlib
 
+from protein_lm.data.text import JoinedBlocks
 from protein_lm.errors import InputError
 
 BLOCK_BYTES = 2**20
@@ -77,8 +79,8 @@ class Source:
         self.path = path
         self.block_bytes = block_bytes
         self._file = _HashedFile(_open(path))
-        self._buffer: io.BufferedReader = io.BufferedReader(self._file, BLOCK_BYTES)
         self._text: IO[bytes] | None = None
+        self._is_compressed = False
 
     def __enter__(self) -> "Source":
         return self
@@ -88,7 +90,7 @@ class Source:
     ) -> None:
         if self._text is not None:
             self._text.close()  # before the file that it reads from: it may have a thread of its own
-        self._buffer.close()
+        self._file.close()
 
     @property
     def shown(self) -> Path:
@@ -98,7 +100,7 @@ class Source:
     @property
     def is_plain_file(self) -> bool:
         """Whether the file holds its contents as they are, and can be opened again by name."""
-        return self._text is None and self.path != STANDARD_INPUT
+        return not self._is_compressed and self.path != STANDARD_INPUT
 
     @property
     def bytes_read(self) -> int:
@@ -122,11 +124,18 @@ class Source:
         """
         name = "file"
         try:
-            beginning = self._buffer.peek(_LONGEST_MAGIC)
+            pieces = self._file.pieces()
+            first = next(pieces, b"")
             for magic, compression, open_compressed in _COMPRESSIONS:
-                if beginning.startswith(magic):
-                    name, self._text = compression, open_compressed(self._buffer)
-            while block := (self._text or self._buffer).read(self.block_bytes):
+                if first.startswith(magic):
+                    name, self._is_compressed = compression, True
+                    self._text = open_compressed(_joined(first, pieces))
+            if self._text is None and self.block_bytes != BLOCK_BYTES:
+                self._text = _joined(first, pieces)
+            if self._text is None:
+                yield from chain((first,) if first else (), pieces)
+                return
+            while block := self._text.read(self.block_bytes):
                 yield block
         except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR, lzma.LZMAError) as error:
             raise InputError(f"{self.shown} {_fault(name, error)}; fetch or compress the file again") from error
@@ -155,10 +164,13 @@ _COMPRESSIONS: tuple[tuple[bytes, str, Callable[[io.BufferedReader], IO[bytes]]]
     (b"\xfd7zXZ\x00", "xz", _open_xz),
     (b"\x28\xb5\x2f\xfd", "zstd", _open_zstd),
 )
-_LONGEST_MAGIC = 6
 
 
-class _HashedFile(io.RawIOBase):
+def _joined(first: bytes, pieces: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(JoinedBlocks(first, pieces), BLOCK_BYTES)
+
+
+class _HashedFile:
     """A raw file that remembers how much of it was read, and the digest of that, which a thread makes."""
 
     def __init__(self, file: io.FileIO) -> None:
@@ -169,17 +181,20 @@ class _HashedFile(io.RawIOBase):
         self._pending: deque[Future[None]] = deque()
         self.num_bytes = 0
 
-    def readable(self) -> bool:
-        return True
+    def pieces(self) -> Iterator[bytes]:
+        """The file, `BLOCK_BYTES` at a time; only the last piece may be shorter."""
+        while piece := self._read():
+            with self._lock:
+                self._wait(most=_HASHED_LATER)
+                self._pending.append(self._hashing.submit(self._digest.update, piece))
+                self.num_bytes += len(piece)
+            yield piece
 
-    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        size = self._file.readinto(buffer) or 0
-        with self._lock:
-            self._wait(most=_HASHED_LATER)
-            if size:  # not at the end of the file
-                self._pending.append(self._hashing.submit(self._digest.update, bytes(buffer[:size])))
-            self.num_bytes += size
-        return size
+    def _read(self) -> bytes:
+        piece = self._file.read(BLOCK_BYTES) or b""
+        while 0 < len(piece) < BLOCK_BYTES and (more := self._file.read(BLOCK_BYTES - len(piece))):  # of a pipe
+            piece += more
+        return piece
 
     def read_so_far(self) -> tuple[int, str]:
         """How many bytes were read until some moment, and their digest; a thread may be reading on."""
@@ -194,7 +209,6 @@ class _HashedFile(io.RawIOBase):
     def close(self) -> None:
         self._hashing.shutdown()
         self._file.close()
-        super().close()
 
 
 def _open(path: Path) -> io.FileIO:

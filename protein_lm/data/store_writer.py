@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from protein_lm.data.duplicates import RecordSet
 from protein_lm.data.journal import Growth, Mark
-from protein_lm.data.records import Columns
+from protein_lm.data.records import Columns, kept
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
-from protein_lm.native.fasta import fasta_reader
 from protein_lm.output import checksum, flush
 
+_FLUSHED_BYTES = 2**26
+"""Of tokens, about, that go to the disk at a time while others are made."""
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
 
@@ -38,6 +40,9 @@ class StoreWriter:
         }
         self.num_sequences = self._files["splits.npy"].size
         self._num_residues, self._num_id_bytes = self._files["tokens.npy"].size, self._files["ids.npy"].size
+        self._disk = ThreadPoolExecutor(1)  # which works while there is other work
+        self._flushing = self._disk.submit(lambda: None)
+        self._unflushed = 0
         if not found:
             for name in ("offsets.npy", "id_offsets.npy"):
                 self._files[name].append(np.zeros(1, dtype=np.int64))
@@ -48,6 +53,7 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._disk.shutdown()
         for file in self._files.values():
             with suppress(OSError):  # a full disk refuses what is still to be written, but `error` says so already
                 file.close()
@@ -63,6 +69,10 @@ class StoreWriter:
             self._files[name].append(getattr(records.annotations, attribute))
         self._num_residues += records.tokens.size
         self._num_id_bytes += records.ids.size
+        self._unflushed += records.tokens.size
+        if self._unflushed >= _FLUSHED_BYTES and self._flushing.done():
+            self._flushing.result()
+            self._flushing, self._unflushed = self._disk.submit(self._files["tokens.npy"].flush), 0
         self.num_sequences += records.lengths.size
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
@@ -116,10 +126,9 @@ class StoreWriter:
         for file in self._files.values():
             file.complete()
         paths = {name: self._folder / name for name in ARRAYS}
-        with ThreadPoolExecutor(1) as disk:  # which works while checksums are made
-            flushed = disk.map(flush, paths.values())
-            files = {name: {"bytes": path.stat().st_size, "xxh3_128": checksum(path)} for name, path in paths.items()}
-            list(flushed)
+        flushed = self._disk.map(flush, paths.values())
+        files = {name: {"bytes": path.stat().st_size, "xxh3_128": checksum(path)} for name, path in paths.items()}
+        list(flushed)
         manifest = {"format_version": FORMAT_VERSION, **facts, "files": files}
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return manifest
@@ -144,19 +153,11 @@ class StoreWriter:
             for start, stop in self._parts(first):
                 places, keep = ends.read(start, stop + 1), ~unwanted.has(np.arange(start, stop))
                 for a, b in _in_bytes(places):
-                    yield _kept(file.read(int(places[a]), int(places[b])), places[a : b + 1], keep[a:b])
+                    yield kept(file.read(int(places[a]), int(places[b])), np.diff(places[a : b + 1]), keep[a:b])
 
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
         return end
-
-
-def _kept(values: NDArray[np.uint8], places: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The pieces of `values` to keep (N,), which begin and end at `places` (N + 1), less the first of these."""
-    if (reader := fasta_reader()) is not None:
-        return reader.keep(values, places, keep)
-    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
-    return np.concatenate([values[:0], *(values[a:b] for a, b in (places[runs] - places[0]).tolist())])
 
 
 def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -219,6 +220,10 @@ class ArrayFile:
         self.size = size
         self._file.seek(self._place(size))
         self._file.truncate()
+
+    def flush(self) -> None:
+        """Have what was written go to the disk now, not all at the end; it may still be written to meanwhile."""
+        os.fsync(self._file.fileno())
 
     def complete(self) -> None:
         self._file.seek(0)

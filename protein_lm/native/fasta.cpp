@@ -244,15 +244,35 @@ int64_t protein_lm_count(const Byte* text, int64_t size, int32_t byte) {
     return total;
 }
 
-// Pieces of bytes to keep, moved together: `places` (number + 1) are where they begin and end. Returns the bytes kept.
-int64_t protein_lm_keep(const Byte* from, const int64_t* places, const Byte* keep, int64_t number, Byte* to) {
+// Pieces of bytes to keep, moved together, of pieces of `lengths` (number) back to back. Returns the bytes kept.
+int64_t protein_lm_keep(const Byte* from, const int64_t* lengths, const Byte* keep, int64_t number, Byte* to) {
     Byte* const begin = to;
-    for (int64_t piece = 0, last; piece < number; piece = last + 1) {
-        for (last = piece; last < number && keep[last];) ++last;
-        std::memcpy(to, from + places[piece] - places[0], places[last] - places[piece]);
-        to += places[last] - places[piece];
+    for (int64_t piece = 0; piece < number; ++piece) {
+        int64_t size = 0;  // of a run of pieces
+        for (; piece < number && keep[piece]; ++piece) size += lengths[piece];
+        std::memcpy(to, from, size);
+        to += size, from += size;
+        if (piece < number) from += lengths[piece];
     }
     return to - begin;
+}
+
+// Notes fingerprints (number, 2) in a table of slots (2^n, 2) of which some are free, which are 0; returns how many were not
+// there, and which.
+int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
+    constexpr int64_t AHEAD = 16;
+    int64_t num_new = 0;
+    for (int64_t print = 0; print < number; ++print) {
+        if (print + AHEAD < number) __builtin_prefetch(slots + 2 * (prints[2 * (print + AHEAD)] & mask), 1);
+        const uint64_t high = prints[2 * print], low = prints[2 * print + 1];
+        uint64_t place = high & mask;
+        const auto holds = [&](uint64_t a, uint64_t b) { return slots[2 * place] == a && slots[2 * place + 1] == b; };
+        while (!holds(high, low) && !holds(0, 0)) place = (place + 1) & mask;
+        is_new[print] = holds(0, 0);
+        num_new += is_new[print];
+        slots[2 * place] = high, slots[2 * place + 1] = low;
+    }
+    return num_new;
 }
 
 // Rows of a ledger, sorted by the first bits of their keys: `ends` (2^bits) are where those of each number of bits end.

@@ -49,8 +49,9 @@ class FastaReader:
             raise OSError("it is of another version")
         self._read, self._count = library.protein_lm_read_fasta, library.protein_lm_count
         self._keep, self._spread = library.protein_lm_keep, library.protein_lm_spread
+        self._see = library.protein_lm_see
         self._spread.restype = None
-        self._read.restype = self._count.restype = self._keep.restype = ctypes.c_int64
+        self._read.restype = self._count.restype = self._keep.restype = self._see.restype = ctypes.c_int64
         self._count.argtypes = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
 
     def read(self, call: FastaCall) -> int:
@@ -61,12 +62,21 @@ class FastaReader:
         """As `text.count(byte)`."""
         return self._count(text, len(text), byte[0])
 
-    def keep(self, values: NDArray[np.uint8], places: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The pieces of `values` to keep (N,), back to back; they begin and end at `places` (N + 1), less the first one."""
+    def keep(self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
         result = np.empty_like(values)
-        arrays = [np.ascontiguousarray(array) for array in (values, places, keep)]
+        arrays = [np.ascontiguousarray(array) for array in (values, lengths, keep)]
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, result)]
         return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
+
+    def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Note fingerprints (N, 2) in a table (2^n, 2) with free slots, which are 0: (N,) which were not there."""
+        prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
+        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (prints, slots, is_new)]
+        self._see(
+            addresses[0], ctypes.c_int64(len(prints)), addresses[1], ctypes.c_uint64(len(slots) - 1), addresses[2]
+        )
+        return is_new
 
     def spread(self, rows: NDArray, bits: int) -> tuple[NDArray, NDArray[np.int64]]:
         """Rows of a ledger (N,) sorted by the first bits of their keys, and where those of each kind (2^bits,) end."""
