@@ -129,14 +129,13 @@ class Seen:
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
 
     Args:
-        num_bytes: of all sources, if known: the table is not larger than they ask for.
+        num_bytes: of all sources, 0 if nobody knows: the table is not larger than they ask for.
     """
 
     def __init__(self, num_bytes: int) -> None:
         self._reader = fasta_reader()
-        wanted = num_bytes // _BYTES_PER_SLOT
-        num_slots = min(max(_LEAST_SLOTS, 1 << wanted.bit_length()), _MOST_SLOTS)
-        self._slots = np.zeros((num_slots if wanted else _MOST_SLOTS, 2), dtype=np.uint64)
+        wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
+        self._slots = np.zeros((min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS), 2), dtype=np.uint64)
         self._num_taken = 0
         self.knows_all = self._reader is not None
         """Whether every sequence that was shown is known."""

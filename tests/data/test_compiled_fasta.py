@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.data import compiled_fasta, fasta
+from protein_lm.data import compiled_fasta, duplicates, fasta
 from protein_lm.data.digest import Digest, Settings, digest
-from protein_lm.data.duplicates import ROW, spread
+from protein_lm.data.duplicates import ROW, Seen, spread
 from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
 from protein_lm.data.readers import Part
+from protein_lm.data.records import kept
 from protein_lm.data.sources import Source
-from protein_lm.data.store_writer import _kept
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native import build
 from protein_lm.native import fasta as library
@@ -239,13 +239,48 @@ def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
     assert found.tobytes() == by_numpy[0].tobytes() and ends.tolist() == by_numpy[1].tolist()
 
 
-@given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20), before=st.integers(0, 99))
-def test_pieces_are_kept_as_by_numpy(reader, pieces, before) -> None:
+@given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20))
+def test_pieces_are_kept_as_by_numpy(reader, pieces) -> None:
     values = np.frombuffer(b"".join(piece for piece, _ in pieces), dtype=np.uint8)
-    places = before + np.cumsum([0, *(len(piece) for piece, _ in pieces)])
+    lengths = np.array([len(piece) for piece, _ in pieces], dtype=np.int64)
     keep = np.array([is_kept for _, is_kept in pieces], dtype=bool)
     for path in ("", build.OFF):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(build.VARIABLE, path)
-            kept = _kept(values, places, keep)
-        assert kept.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
+            found = kept(values, lengths, keep)
+        assert found.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
+
+
+@given(
+    shown=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=60), max_size=6),
+    stride=st.sampled_from([1, 256, 2**57]),  # that share places of the table, all of them or few
+)
+def test_what_was_seen_against_a_set(reader, shown, stride) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, "")
+        patch.setattr(duplicates, "_LEAST_SLOTS", 128)
+        seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
+        for pairs in shown:
+            prints = np.array([(high * stride, low) for high, low in pairs], dtype=np.uint64).reshape(-1, 2)
+            has_room = seen.knows_all and 2 * (len(members) + len(pairs)) <= 128
+            expected = [
+                not has_room or (pair not in members and pair not in pairs[:place]) for place, pair in enumerate(pairs)
+            ]
+            assert seen.add(prints).tolist() == expected
+            assert seen.knows_all == has_room
+            members |= set(pairs)
+
+
+@pytest.mark.parametrize("most_slots", [2**16, 2**14, 2**6], ids=["ample", "too few in the end", "too few"])
+def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypatch) -> None:
+    again = tmp_path / "again.fasta"
+    with Source(SAMPLE) as source:
+        text = b"".join(source.blocks()).replace(b">", b">again_")
+    again.write_bytes(text[: text.rindex(b"\n>", 0, 2**20) + 1])
+    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
+    manifests = {}
+    for path in ("", build.OFF):
+        monkeypatch.setenv(build.VARIABLE, path)
+        manifests[path] = prepare([again, SAMPLE, again], tmp_path / f"store{path}", block_bytes=2**16)
+    assert manifests[""] == manifests[build.OFF]
+    assert manifests[""]["num_dropped"]["duplicate_sequence"] > 2 * text[: 2**20].count(b"\n>") * 0.9
