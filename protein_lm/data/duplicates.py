@@ -19,7 +19,7 @@ ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**19
 """Rows in memory before they are spread over files."""
 _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**23
-"""Of `Seen`, 16 bytes each; half of them are taken at most."""
+"""Of `Seen`, 16 bytes each."""
 _BYTES_PER_SLOT = 32
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
@@ -124,7 +124,7 @@ def _with_shared_keys(rows: NDArray) -> NDArray:
 
 
 class Seen:
-    """Sequences that were seen, by their fingerprints, as long as there are not too many for it.
+    """Sequences that were seen, by their fingerprints: all of them, or where they are too many for it, most of the last ones.
 
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
 
@@ -136,22 +136,19 @@ class Seen:
         self._reader = fasta_reader()
         wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
         self._slots = np.zeros((min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS), 2), dtype=np.uint64)
-        self._num_taken = 0
         self.knows_all = self._reader is not None
         """Whether every sequence that was shown is known."""
 
     def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """(N,) which of some sequences were not seen before, by their fingerprints (N, 2); all, unless it `knows_all`."""
-        if 2 * (self._num_taken + len(prints)) > len(self._slots):
-            self.give_up()
-        if self._reader is None or not self.knows_all:
+        """(N,) which of some sequences, by their fingerprints (N, 2), are not known to have been seen before."""
+        if self._reader is None or not self._slots.size:
             return np.ones(len(prints), dtype=np.bool_)
-        is_new = self._reader.see(prints, self._slots)
-        self._num_taken += int(np.count_nonzero(is_new))
+        is_new, num_forgotten = self._reader.see(prints, self._slots)
+        self.knows_all &= not num_forgotten
         return is_new
 
     def give_up(self) -> None:
-        """Forget all."""
+        """Know nothing, now and later."""
         self.knows_all, self._slots = False, self._slots[:0]
 
 

@@ -304,22 +304,28 @@ int64_t protein_lm_keep(const Byte* from, const int64_t* lengths, const Byte* ke
     return to - begin;
 }
 
-// Notes fingerprints (number, 2) in a table of slots (2^n, 2) of which some are free, which are 0; returns how many were not
-// there, and which.
+// Notes fingerprints (number, 2) in a table (2^n, 2), n > 3, whose free slots are 0, and says which were not there. One that
+// finds its slots taken takes the place of another; returns how many were forgotten so.
 int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
     constexpr int64_t AHEAD = 16;
-    int64_t num_new = 0;
+    constexpr uint64_t PLACES = 16;  // for each, from that of its first bits on
+    int64_t num_forgotten = 0;
     for (int64_t print = 0; print < number; ++print) {
         if (print + AHEAD < number) __builtin_prefetch(slots + 2 * (prints[2 * (print + AHEAD)] & mask), 1);
         const uint64_t high = prints[2 * print], low = prints[2 * print + 1];
-        uint64_t place = high & mask;
-        const auto holds = [&](uint64_t a, uint64_t b) { return slots[2 * place] == a && slots[2 * place + 1] == b; };
-        while (!holds(high, low) && !holds(0, 0)) place = (place + 1) & mask;
-        is_new[print] = holds(0, 0);
-        num_new += is_new[print];
-        slots[2 * place] = high, slots[2 * place + 1] = low;
+        uint64_t* slot = nullptr;
+        bool is_known = false;
+        for (uint64_t place = 0; place < PLACES && !slot; ++place) {
+            uint64_t* const here = slots + 2 * ((high + place) & mask);
+            is_known = here[0] == high && here[1] == low;
+            if (is_known || !(here[0] | here[1])) slot = here;
+        }
+        num_forgotten += !slot;
+        if (!slot) slot = slots + 2 * ((high + low % PLACES) & mask);
+        slot[0] = high, slot[1] = low;
+        is_new[print] = !is_known;
     }
-    return num_new;
+    return num_forgotten;
 }
 
 // Rows of a ledger, sorted by the first bits of their keys: `ends` (2^bits) are where those of each number of bits end.

@@ -69,14 +69,16 @@ class FastaReader:
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, result)]
         return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
 
-    def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Note fingerprints (N, 2) in a table (2^n, 2) with free slots, which are 0: (N,) which were not there."""
+    def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
+        """Note fingerprints (N, 2) in a table (2^n, 2), n > 3, whose free slots are 0.
+
+        Returns:
+            (N,) which were not there, and how many others were forgotten for them.
+        """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (prints, slots, is_new)]
-        self._see(
-            addresses[0], ctypes.c_int64(len(prints)), addresses[1], ctypes.c_uint64(len(slots) - 1), addresses[2]
-        )
-        return is_new
+        sizes = ctypes.c_int64(len(prints)), ctypes.c_uint64(len(slots) - 1)
+        return is_new, self._see(addresses[0], sizes[0], addresses[1], sizes[1], addresses[2])
 
     def spread(self, rows: NDArray, bits: int) -> tuple[NDArray, NDArray[np.int64]]:
         """Rows of a ledger (N,) sorted by the first bits of their keys, and where those of each kind (2^bits,) end."""
