@@ -20,7 +20,8 @@ _HELD_ROWS = 2**19
 """Rows in memory before they are spread over files."""
 _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**23
 """Of `Seen`, 16 bytes each."""
-_BYTES_PER_SLOT = 32
+_BYTES_PER_SLOT = 2**8
+"""Of text: a record of UniRef50 has about 400."""
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
 
@@ -129,13 +130,14 @@ class Seen:
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
 
     Args:
-        num_bytes: of all sources, 0 if nobody knows: the table is not larger than they ask for.
+        num_bytes: of text, about, 0 if nobody knows: the table is not larger than they ask for.
     """
 
     def __init__(self, num_bytes: int) -> None:
         self._reader = fasta_reader()
         wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
-        self._slots = np.zeros((min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS), 2), dtype=np.uint64)
+        self._slots = np.empty((min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS), 2), dtype=np.uint64)
+        self._slots.fill(0)  # numpy asks for large pages for what it does not fill itself: a page costs a fault
         self.knows_all = self._reader is not None
         """Whether every sequence that was shown is known."""
 

@@ -22,7 +22,7 @@ from protein_lm.data.hashing import hash_identifiers, hash_letters
 from protein_lm.data.journal import Journal
 from protein_lm.data.readers import parts, read_blocks
 from protein_lm.data.records import Columns, Spans
-from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source
+from protein_lm.data.sources import BLOCK_BYTES, STANDARD_INPUT, Source, text_bytes
 from protein_lm.data.split import Split, SplitRule, SplitTable
 from protein_lm.data.store import FORMAT_VERSION
 from protein_lm.data.store_writer import StoreWriter
@@ -51,8 +51,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Make a token store of sequence files and return its manifest.
 
-    Of sequences with the same residues the first is kept. Memory does not grow with the corpus, but for a bit per record.
-    A run that was killed while it read is gone on with by the next one that would give the same, see `journal`.
+    Of sequences with the same residues the first is kept. Memory does not grow with the corpus beyond a table of fixed size,
+    but for a bit per record. A run that was killed while it read is gone on with by the next one that would give the same,
+    see `journal`.
 
     Args:
         sources: sequence files in the order of the store, see `readers`; `-` is standard input.
@@ -99,9 +100,7 @@ def prepare(
         StoreWriter(folder, journal.files) as writer,
         Workers(threads, processes) as readers,
     ):
-        preparation = _Preparation(
-            settings, rule, table, of_clusters, families, writer, folder, journal, _size(sources)
-        )
+        preparation = _Preparation(settings, rule, table, of_clusters, families, writer, folder, journal, sources)
         for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
                 remaining = islice(parts(source, accessions), preparation.num_parts, None)
@@ -168,7 +167,7 @@ class _Preparation:
         writer: StoreWriter,
         folder: Path,
         journal: Journal,
-        num_bytes: int,
+        sources: Sequence[Path],
     ) -> None:
         self._settings, self._folder, self._journal = settings, folder, journal
         self._rule, self._table, self._clusters, self._families = rule, table, clusters, families
@@ -176,7 +175,7 @@ class _Preparation:
         self._sequences = Ledger(folder, "sequences", journal.files)
         self._identifiers = Ledger(folder, "identifiers", journal.files)
         saved = journal.state or {}
-        self._seen = Seen(num_bytes)
+        self._seen = Seen(text_bytes(sources))
         if saved or families:  # what was seen before is not known; or it matters which sequences are equal
             self._seen.give_up()
         self._sources: list[dict[str, Any]] = saved.get("sources", [])

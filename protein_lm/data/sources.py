@@ -33,6 +33,8 @@ SUFFIXES = frozenset(
 )
 """Of sequence files; `.gz`, `.xz`, `.zst` may follow."""
 _COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
+_COMPRESSION = 3
+"""Of proteins, about."""
 
 
 def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -59,6 +61,15 @@ def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if file in files[:number]:
             raise InputError(f"{file} is named twice; name it once")
     return files, ignored
+
+
+def text_bytes(paths: Sequence[Path]) -> int:
+    """About how much text files hold, 0 if nobody knows."""
+    files = [path for path in paths if path.is_file()]
+    if len(files) < len(paths):
+        return 0
+    ratios = [_COMPRESSION if path.suffix.lower() in _COMPRESSED_SUFFIXES else 1 for path in files]
+    return sum(path.stat().st_size * ratio for path, ratio in zip(files, ratios, strict=True))
 
 
 def _suffix(path: Path) -> str:

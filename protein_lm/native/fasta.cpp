@@ -308,7 +308,7 @@ int64_t protein_lm_keep(const Byte* from, const int64_t* lengths, const Byte* ke
 // finds its slots taken takes the place of another; returns how many were forgotten so.
 int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
     constexpr int64_t AHEAD = 16;
-    constexpr uint64_t PLACES = 16;  // for each, from that of its first bits on
+    constexpr uint64_t PLACES = 32;  // for each, from that of its first bits on
     int64_t num_forgotten = 0;
     for (int64_t print = 0; print < number; ++print) {
         if (print + AHEAD < number) __builtin_prefetch(slots + 2 * (prints[2 * (print + AHEAD)] & mask), 1);
