@@ -1,9 +1,10 @@
 // One token more of B sequences through the blocks of a causal model with linear attention, in float32: what
 // `ProteinLM.step` does between the embedding and the final norm.
 //
-// A step reads every weight once and does little with it, so that it takes as long as reading them does, if nothing comes
-// between: here the threads wait for each other seven times per block, and for nothing else. Weights lie by columns,
-// (inputs x outputs), so that each thread streams through those of its own outputs; `arranged` says why there are gaps.
+// A step reads every weight and every state once. With one sequence it takes as long as reading the weights does, with many as
+// long as the products and reading the states do, if nothing comes between: here the threads wait for each other seven times
+// per block, and for nothing else. Weights lie by columns, (inputs x outputs), so that each thread streams through those of its
+// own outputs; `arranged` says why there are gaps.
 //
 // Names of shapes: B sequences, D width, H heads of width E, M features, X width of a row of a state.
 
@@ -43,7 +44,9 @@ struct Block {
     float *sums, *keys, *values;              // (B H, M, X), (B H, waiting places, M), (B H, waiting places, X)
 };
 struct Step {
-    int32_t batch, width, heads, num_features, inner, state_width, num_blocks, num_waiting, num_places, settles, num_threads;
+    int32_t batch, width, heads, num_features, inner, state_width, num_blocks;
+    int32_t num_waiting, num_places, settles;  // keys that wait, places for them, and whether all that waited are added first
+    int32_t num_threads;
     const float *cosines, *sines;             // (B, E / 2) or null
     float* hidden;                            // (B, D), in and out
     float* scratch;                           // (B, 5 D + inner)

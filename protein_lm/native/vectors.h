@@ -50,7 +50,9 @@ static ALWAYS Vector load(const Half* from) {
 static ALWAYS Vector select(Integers condition, Vector yes, Vector no) {
     return condition ? yes : no;
 }
-static ALWAYS Vector greater(Vector left, Vector right) { return select(left > right, left, right); }
+static ALWAYS Vector greater(Vector left, Vector right) {  // NaN on the left stays
+    return select(left < right, right, left);
+}
 static ALWAYS Integers lanes() {
     Integers numbers;
     for (int lane = 0; lane < LANES; ++lane) numbers[lane] = lane;

@@ -94,6 +94,20 @@ def test_packed_equals_the_torch_path_and_float64(level, kind, causal, dtype) ->
     assert_as_exact_as_torch(operation_of(kind, causal), tensors, Rows(packing=packing), weight, dtype)
 
 
+@forms
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["query", "key", "value"])
+def test_what_is_not_a_number_stays_so_where_it_is_seen(level, kind, causal, dtype, place) -> None:
+    """Otherwise nobody would notice a model that diverged."""
+    tensors = draw(70, dtype=dtype)
+    tensors[place][0, 0, 40] = torch.nan
+    with torch.no_grad():
+        is_lost = operation_of(kind, causal)(*tensors, Rows()).isnan().any(-1)
+    seeing = slice(40, 41) if place == 0 else slice(40 if causal else 0, None)
+    assert is_lost[0, 0, seeing].all() and (place > 0 or is_lost.sum() == 1)
+    assert not is_lost[1:].any() and not is_lost[:, 1:].any()
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("width", [1, 20, 24, 32, 100, 128])
 @pytest.mark.parametrize("kind", ["performer-relu", "performer-softmax"])

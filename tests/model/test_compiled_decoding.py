@@ -53,6 +53,17 @@ def test_equals_the_torch_path(level, attention, batch, settings, monkeypatch) -
     assert (output - exact).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("attention", ["performer-relu", "performer-softmax", "elu"])
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["queries", "keys", "values"])
+def test_what_is_not_a_number_stays_so(level, attention, part, monkeypatch) -> None:
+    """Otherwise nobody would notice a model that diverged."""
+    model = model_of(attention=attention)
+    with torch.no_grad():
+        model.blocks[0].attention.input_projection.bias[64 * part] = torch.nan  # of the first head
+    logits = decode(model, torch.full((2, 20), 5), model.new_state(2), monkeypatch, level)
+    assert logits.isnan().all()
+
+
 def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:
     model = model_of(**REFINED)
     tokens = torch.randint(4, 24, (3, 160), generator=torch.Generator().manual_seed(0))
