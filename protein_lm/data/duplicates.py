@@ -19,7 +19,7 @@ ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**19
 """Rows in memory before they are spread over files."""
 _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**23
-"""Of `Seen`, 16 bytes each."""
+"""Of `Seen`, 16 bytes each; four million sequences are as many as it knows all of."""
 _BYTES_PER_SLOT = 2**8
 """Of text: a record of UniRef50 has about 400."""
 _BITS = 6
@@ -130,28 +130,25 @@ class Seen:
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
 
     Args:
-        num_bytes: of text, about, 0 if nobody knows: the table is not larger than they ask for.
+        num_bytes: of text, about: the table is not larger than they ask for. 0: nobody knows. None: nothing is to be known.
     """
 
-    def __init__(self, num_bytes: int) -> None:
-        self._reader = fasta_reader()
-        wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
-        self._slots = np.empty((min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS), 2), dtype=np.uint64)
-        self._slots.fill(0)  # numpy asks for large pages for what it does not fill itself: a page costs a fault
+    def __init__(self, num_bytes: int | None) -> None:
+        self._reader = fasta_reader() if num_bytes is not None else None
         self.knows_all = self._reader is not None
         """Whether every sequence that was shown is known."""
+        wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
+        num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
+        self._slots = np.empty((num_slots, 2), dtype=np.uint64)
+        self._slots.fill(0)  # numpy asks for large pages for what it does not fill itself: a page costs a fault
 
     def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(N,) which of some sequences, by their fingerprints (N, 2), are not known to have been seen before."""
-        if self._reader is None or not self._slots.size:
+        if self._reader is None:
             return np.ones(len(prints), dtype=np.bool_)
-        is_new, num_forgotten = self._reader.see(prints, self._slots)
-        self.knows_all &= not num_forgotten
+        is_new, num_lost = self._reader.see(prints, self._slots)
+        self.knows_all &= not num_lost
         return is_new
-
-    def give_up(self) -> None:
-        """Know nothing, now and later."""
-        self.knows_all, self._slots = False, self._slots[:0]
 
 
 class RecordSet:

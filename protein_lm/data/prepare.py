@@ -89,7 +89,7 @@ def prepare(
     families = HeldOutFamilies(accessions, family_table) if accessions else None
     others = _processors() - 1
     threads = max(0, min(others - 1, _MOST_THREADS))  # one processor is for the thread that hashes or decompresses
-    processes = others if others > 1 and _size(sources) > _LARGE_BYTES else 0
+    processes = others if others > 1 and text_bytes(sources) > _LARGE_BYTES else 0
     if workers is not None:
         threads = processes = workers
     settings = Settings(policy, on_error, filters or Filters())
@@ -143,15 +143,11 @@ def _determinants(
 _MOST_THREADS = 4
 """That read: more only wait for the one that writes."""
 _LARGE_BYTES = 2**26
-"""Of all sources: below, starting processes takes longer than they save."""
+"""Of text: below, starting processes takes longer than they save."""
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _size(sources: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in sources if path.is_file())
 
 
 class _Preparation:
@@ -175,9 +171,8 @@ class _Preparation:
         self._sequences = Ledger(folder, "sequences", journal.files)
         self._identifiers = Ledger(folder, "identifiers", journal.files)
         saved = journal.state or {}
-        self._seen = Seen(text_bytes(sources))
-        if saved or families:  # what was seen before is not known; or it matters which sequences are equal
-            self._seen.give_up()
+        # Of a run that is gone on with, nobody knows what it saw; with families it matters which sequences are equal.
+        self._seen = Seen(None if saved or families else text_bytes(sources))
         self._sources: list[dict[str, Any]] = saved.get("sources", [])
         self.num_parts: int = saved.get("num_parts", 0)
         """Of the source at hand, that are done."""
@@ -227,19 +222,16 @@ class _Preparation:
         self._was_said |= digest.was_said
         records = digest.records
         self._changes += records.changes
-        first = self._writer.num_sequences
-        self._identifiers.add(records.id_hashes, records.fingerprints[:, 0], first)
-        if self._table:  # it wants to know of all
-            self._table.assign(records.id_hashes, np.empty(records.lengths.size, dtype=np.uint8))
-        is_new = self._seen.add(records.fingerprints)
-        self._num_dropped["duplicate_sequence"] += int(np.count_nonzero(~is_new))
-        records = records.select(is_new)
         splits = self._rule.assign(self._keys_of_split(records))
+        first, prints = self._writer.num_sequences, records.fingerprints
         by_table = self._table.assign(records.id_hashes, splits) if self._table else np.zeros(splits.size, dtype=bool)
         if self._families:
             self._families.note(records, first, by_table & (splits != Split.HELD_OUT), source)
-        self._sequences.add(records.fingerprints[:, 0], records.fingerprints[:, 1], first)
-        self._writer.append(records, splits)
+        self._identifiers.add(records.id_hashes, prints[:, 0], first)  # duplicates too, whose numbers nobody asks for
+        is_new = self._seen.add(prints)
+        self._num_dropped["duplicate_sequence"] += int(np.count_nonzero(~is_new))
+        self._sequences.add(prints[is_new, 0], prints[is_new, 1], first)
+        self._writer.append(records.select(is_new), splits[is_new])
 
     def end_source(self, source: Source) -> None:
         """Note where the records since the last source came from."""

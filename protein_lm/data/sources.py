@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
@@ -91,7 +91,6 @@ class Source:
         self.block_bytes = block_bytes
         self._file = _HashedFile(_open(path))
         self._text: IO[bytes] | None = None
-        self._is_compressed = False
 
     def __enter__(self) -> "Source":
         return self
@@ -111,7 +110,7 @@ class Source:
     @property
     def is_plain_file(self) -> bool:
         """Whether the file holds its contents as they are, and can be opened again by name."""
-        return not self._is_compressed and self.path != STANDARD_INPUT
+        return self._text is None and self.path != STANDARD_INPUT
 
     @property
     def bytes_read(self) -> int:
@@ -139,15 +138,16 @@ class Source:
             first = next(pieces, b"")
             for magic, compression, open_compressed in _COMPRESSIONS:
                 if first.startswith(magic):
-                    name, self._is_compressed = compression, True
-                    self._text = open_compressed(_joined(first, pieces))
-            if self._text is None and self.block_bytes != BLOCK_BYTES:
-                self._text = _joined(first, pieces)
-            if self._text is None:
-                yield from chain((first,) if first else (), pieces)
-                return
-            while block := self._text.read(self.block_bytes):
-                yield block
+                    name, self._text = compression, open_compressed(_joined(first, pieces))
+            text = self._text
+            if text is None and self.block_bytes != BLOCK_BYTES:
+                text = _joined(first, pieces)
+            if text is not None:
+                while block := text.read(self.block_bytes):
+                    yield block
+            elif first:
+                yield first
+                yield from pieces
         except (EOFError, gzip.BadGzipFile, _DEFLATE_ERROR, lzma.LZMAError) as error:
             raise InputError(f"{self.shown} {_fault(name, error)}; fetch or compress the file again") from error
         except OSError as error:
@@ -185,7 +185,7 @@ class _HashedFile:
     """A raw file that remembers how much of it was read, and the digest of that, which a thread makes."""
 
     def __init__(self, file: io.FileIO) -> None:
-        self._file = file
+        self._file = io.BufferedReader(file)
         self._lock = threading.Lock()
         self._digest = hashlib.sha256()
         self._hashing = ThreadPoolExecutor(1)
@@ -194,18 +194,12 @@ class _HashedFile:
 
     def pieces(self) -> Iterator[bytes]:
         """The file, `BLOCK_BYTES` at a time; only the last piece may be shorter."""
-        while piece := self._read():
+        for piece in iter(partial(self._file.read, BLOCK_BYTES), b""):
             with self._lock:
                 self._wait(most=_HASHED_LATER)
                 self._pending.append(self._hashing.submit(self._digest.update, piece))
                 self.num_bytes += len(piece)
             yield piece
-
-    def _read(self) -> bytes:
-        piece = self._file.read(BLOCK_BYTES) or b""
-        while 0 < len(piece) < BLOCK_BYTES and (more := self._file.read(BLOCK_BYTES - len(piece))):  # of a pipe
-            piece += more
-        return piece
 
     def read_so_far(self) -> tuple[int, str]:
         """How many bytes were read until some moment, and their digest; a thread may be reading on."""

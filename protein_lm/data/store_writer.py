@@ -4,7 +4,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ class StoreWriter:
         self.num_sequences = self._files["splits.npy"].size
         self._num_residues, self._num_id_bytes = self._files["tokens.npy"].size, self._files["ids.npy"].size
         self._disk = ThreadPoolExecutor(1)  # which works while there is other work
-        self._flushing = self._disk.submit(lambda: None)
+        self._flushing: Future[None] | None = None
         self._unflushed = 0
         if not found:
             for name in ("offsets.npy", "id_offsets.npy"):
@@ -70,8 +70,9 @@ class StoreWriter:
         self._num_residues += records.tokens.size
         self._num_id_bytes += records.ids.size
         self._unflushed += records.tokens.size
-        if self._unflushed >= _FLUSHED_BYTES and self._flushing.done():
-            self._flushing.result()
+        if self._unflushed >= _FLUSHED_BYTES and (self._flushing is None or self._flushing.done()):
+            if self._flushing:
+                self._flushing.result()  # the disk may have been at fault
             self._flushing, self._unflushed = self._disk.submit(self._files["tokens.npy"].flush), 0
         self.num_sequences += records.lengths.size
 

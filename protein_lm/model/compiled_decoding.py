@@ -109,7 +109,7 @@ def arranged(weight: Tensor) -> Tensor:
     places of the caches.
     """
     outputs = weight.shape[0]
-    return torch.nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
+    return nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
 def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
@@ -136,6 +136,7 @@ def _is_known(block: Block) -> bool:
 
 
 def _linears(block: Block) -> tuple[nn.Linear, ...]:
+    """Input, output, up and down, as the kernels call them."""
     attention, feedforward = block.attention, block.feedforward
     return (
         attention.input_projection,

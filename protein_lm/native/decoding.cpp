@@ -8,12 +8,11 @@
 //
 // Names of shapes: B sequences, D width, H heads of width E, M features, X width of a row of a state.
 
+#include <type_traits>
 #include "vectors.h"
 
 template <int N>
-struct Number {
-    static constexpr int value = N;
-};
+using Constant = std::integral_constant<int, N>;
 
 #ifdef _OPENMP
 extern "C" int omp_get_thread_num();
@@ -94,10 +93,10 @@ static void all_rows(const float* x, int rows, int depth, const Linear& layer, i
             for (; rows >= ROWS; rows -= ROWS, x += (long)ROWS * depth, y += (long)ROWS * columns)
                 some_columns<ROWS, VECTORS>(x, depth, layer, columns, first, y, adds);
     };
-    if constexpr (MANY == 16) some(Number<8>());
-    some(Number<4>());
-    some(Number<2>());
-    some(Number<1>());
+    if constexpr (MANY == 16) some(Constant<8>());
+    some(Constant<4>());
+    some(Constant<2>());
+    some(Constant<1>());
 }
 // The columns begin ... end of y (rows x columns): strip by strip, so that all rows find the weights in the cache.
 static void linear(const float* x, int rows, int depth, const Linear& layer, int columns, int begin, int end, float* y, bool adds) {
@@ -107,11 +106,11 @@ static void linear(const float* x, int rows, int depth, const Linear& layer, int
         for (; first + VECTORS * LANES <= end; first += VECTORS * LANES)
             all_rows<VECTORS>(x, rows, depth, layer, columns, first, y, adds);
     };
-    if (rows == 1) strips(Number<MANY>());
-    if (rows <= 3) strips(Number<MANY / 2>());
-    if (rows <= 7) strips(Number<MANY / 4>());
-    strips(Number<2>());
-    strips(Number<1>());
+    if (rows == 1) strips(Constant<MANY>());
+    if (rows <= 3) strips(Constant<MANY / 2>());
+    if (rows <= 7) strips(Constant<MANY / 4>());
+    strips(Constant<2>());
+    strips(Constant<1>());
 }
 
 static void layer_norm(const float* x, int width, const Norm& norm, float* y) {
@@ -155,7 +154,7 @@ static ALWAYS Vector gelu(Vector x) {
     return 0.5f * x * (1.0f + select(is_negative, -erf, erf));
 }
 
-constexpr int HEADS_AT_ONCE = 8, MOST_FEATURES = 1024;
+constexpr int HEADS_AT_ONCE = 8, MOST_FEATURES = 1024;  // the latter as in compiled_decoding.py
 
 struct Heads {  // of one sequence
     const Step& step;

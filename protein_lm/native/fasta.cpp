@@ -304,11 +304,11 @@ int64_t protein_lm_keep(const Byte* from, const int64_t* lengths, const Byte* ke
     return to - begin;
 }
 
-// Notes fingerprints (number, 2) in a table (2^n, 2), n > 3, whose free slots are 0, and says which were not there. One that
-// finds its slots taken takes the place of another; returns how many were forgotten so.
+// Notes fingerprints (number, 2) in a hash table (mask + 1 slots, 2) whose free slots are 0, and says which were not there.
+// Probing is linear and short: one that finds its slots taken takes the place of another. Returns how many were lost so.
 int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
     constexpr int64_t AHEAD = 16;
-    constexpr uint64_t PLACES = 32;  // for each, from that of its first bits on
+    constexpr uint64_t PLACES = 32;  // for each, from that of its last bits on
     int64_t num_forgotten = 0;
     for (int64_t print = 0; print < number; ++print) {
         if (print + AHEAD < number) __builtin_prefetch(slots + 2 * (prints[2 * (print + AHEAD)] & mask), 1);

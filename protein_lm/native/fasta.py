@@ -70,10 +70,10 @@ class FastaReader:
         return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
 
     def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
-        """Note fingerprints (N, 2) in a table (2^n, 2), n > 3, whose free slots are 0.
+        """Note fingerprints (N, 2) in a hash table (2^n, 2) whose free slots are 0.
 
         Returns:
-            (N,) which were not there, and how many others were forgotten for them.
+            (N,) which were not there, and how many others were lost for them.
         """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (prints, slots, is_new)]
