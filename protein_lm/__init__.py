@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protein_lm.api import (
+        ProteinLM,
         Proteins,
         attention_maps,
         attention_viewer,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ProteinLM",
     "Proteins",
     "__version__",
     "attention_maps",

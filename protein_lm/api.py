@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from protein_lm.viewer.widget import AttentionViewer
 
 __all__ = [
+    "ProteinLM",
     "Proteins",
     "attention_maps",
     "attention_viewer",

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from protein_lm.checkpoint import load_model, push_model, save_model
+from protein_lm import ProteinLM
+from protein_lm.checkpoint import WEIGHTS, load_model, push_model, save_model
 from protein_lm.cli import main
-from protein_lm.errors import ModelError
+from protein_lm.errors import ModelError, OutputError
 from protein_lm.hub import is_hub_name
 from tests.conftest import fresh_model
 
@@ -227,3 +228,21 @@ def test_push_refuses(hub, tmp_path) -> None:
     (tmp_path / "model/config.json").write_text(json.dumps(config | {"base": {}}))
     with pytest.raises(ModelError, match="stands on a model that stays here; put a merged one on the Hub"):
         push_model("model", "org/mine")
+
+
+def test_the_methods_of_a_model(hub, tmp_path) -> None:
+    model = fresh_model(objective="causal").eval()
+    model.arrange_for_decoding()  # as `from_pretrained` does: what is saved does not have its gaps
+    model.save_pretrained(tmp_path / "saved")
+    assert model.push_to_hub("org/mine", private=True) == f"{hub.url}/org/mine/commit/{COMMIT}"
+    for name in (str(tmp_path / "saved"), "org/mine"):
+        found = ProteinLM.from_pretrained(name, device="cpu")
+        assert found.config == model.config and not found.training
+        for key, weight in model.state_dict().items():
+            assert torch.equal(found.state_dict()[key], weight), key
+    num_bytes = sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    assert (tmp_path / "saved" / WEIGHTS).stat().st_size < num_bytes + 2**14
+    with pytest.raises(OutputError, match="saved"):
+        model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ModelError, match="no such model directory or run"):
+        ProteinLM.from_pretrained(tmp_path / "none")

@@ -33,6 +33,7 @@ from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.output_transform import OutputTransform
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
+from protein_lm.model.pretrained import Pretrained
 from protein_lm.model.recompute import nothing_recomputed
 from protein_lm.model.token_dropout import embedding_scale
 
@@ -75,7 +76,7 @@ class DecodingState:
         return state
 
 
-class ProteinLM(nn.Module):
+class ProteinLM(Pretrained, nn.Module):
     """Logits over the alphabet for every token of a batch.
 
     A causal model's logits at position i predict token i + 1; a masked model's logits at i predict token i.

@@ -1,0 +1,62 @@
+"""Models saved, opened and shared by the methods that people know from huggingface_hub's `ModelHubMixin`.
+
+The work, the checks and the messages are those of `protein_lm.checkpoint`, which stands above this and is imported when it
+is needed.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from protein_lm.model.language_model import ProteinLM
+
+
+class Pretrained:
+    """For `ProteinLM`."""
+
+    @staticmethod
+    def from_pretrained(name: str | Path, *, device: str = "auto") -> "ProteinLM":
+        """Open a model for use (dropout off).
+
+        Args:
+            name: a model directory, a run directory, whose best model is taken, or org/model[@revision] on the Hub.
+            device: where to put the weights: cpu, cuda, mps, or auto.
+
+        Raises:
+            ModelError: there is no such model, or it cannot be used.
+
+        >>> from protein_lm import ProteinLM
+        >>> ProteinLM.from_pretrained("checkpoints/tiny-causal", device="cpu").is_causal
+        True
+        """
+        from protein_lm.checkpoint import load_model
+
+        return load_model(name, device=device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model directory, whole or not at all.
+
+        Raises:
+            OutputError: `folder` exists or cannot be written.
+        """
+        from protein_lm.checkpoint import save_model
+
+        save_model(cast("ProteinLM", self), Path(folder))
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Put the model on the Hub as one commit, whose address is returned.
+
+        Args:
+            repository: org/model; made if it is not there.
+            private: whether a new repository is for those only whom its owner lets in.
+
+        Raises:
+            ModelError: the Hub cannot be reached or does not take it.
+        """
+        from protein_lm.checkpoint import push_model, save_model
+
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            save_model(cast("ProteinLM", self), path)
+            return push_model(str(path), repository, private=private)
