@@ -4,7 +4,9 @@ A record leaves 24 bytes in a ledger: what is compared, and its number. Ledgers 
 of the key, and are looked through one file at a time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -12,14 +14,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from protein_lm.data.array_file import write_all
 from protein_lm.data.journal import Growth, Mark
 from protein_lm.native.fasta import fasta_reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
-_HELD_ROWS = 2**19
+_HELD_ROWS = 2**17
 """Rows in memory before they are spread over files."""
-_LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**23
-"""Of `Seen`, 16 bytes each; four million sequences are as many as it knows all of."""
+_LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**24
+"""Of `Seen`, 8 bytes each; eight million sequences are as many as it knows all of."""
 _BYTES_PER_SLOT = 2**8
 """Of text: a record of UniRef50 has about 400."""
 _BITS = 6
@@ -41,18 +44,22 @@ class Ledger:
     def __init__(self, folder: Path, name: str, found: Mapping[str, Growth] | None = None) -> None:
         self._folder, self._name = folder, name
         self._files = {name: growth for name, growth in (found or {}).items() if name.startswith(f"{self._name}.")}
-        self._held: list[NDArray] = []
+        self._held, self._sorted = (np.empty(_HELD_ROWS, dtype=ROW) for _ in range(2))
         self._num_held = 0
         self._is_spread = bool(self._files)
 
     def add(self, keys: NDArray[np.uint64], checks: NDArray[np.uint64], first: int) -> None:
         """Note N records numbered from `first`."""
-        rows = np.empty(keys.size, dtype=ROW)
-        rows["key"], rows["check"], rows["record"] = keys, checks, np.arange(first, first + keys.size)
-        self._held.append(rows)
-        self._num_held += keys.size
-        if self._num_held >= _HELD_ROWS:
-            self._spread()
+        noted = 0
+        while noted < keys.size:
+            number = min(_HELD_ROWS - self._num_held, keys.size - noted)
+            rows, part = self._held[self._num_held : self._num_held + number], slice(noted, noted + number)
+            rows["key"], rows["check"] = keys[part], checks[part]
+            rows["record"] = np.arange(first + noted, first + noted + number)
+            self._num_held += number
+            noted += number
+            if self._num_held == _HELD_ROWS:
+                self._spread()
 
     def marks(self) -> dict[str, Mark]:
         """What the files hold now, for another ledger to go on with; nothing is left in memory."""
@@ -87,31 +94,30 @@ class Ledger:
 
     def _tables(self) -> Iterator[NDArray]:
         if not self._is_spread:
-            yield np.concatenate([np.empty(0, dtype=ROW), *self._held])
-            self._held = []
+            yield self._held[: self._num_held]
             return
         self._spread()
         for name in self._files:
             yield np.fromfile(self._folder / name, dtype=ROW)
 
     def _spread(self) -> None:
-        rows = np.concatenate([np.empty(0, dtype=ROW), *self._held])
-        rows, ends = spread(rows)
+        ends = spread(self._held[: self._num_held], self._sorted)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
-                name = f"{self._name}.{number}.tmp"
-                with (self._folder / name).open("ab") as file:
-                    file.write(rows[start:end].data)
-                self._files.setdefault(name, Growth()).add(rows[start:end].data)
-        self._held, self._num_held, self._is_spread = [], 0, True
+                name, rows = f"{self._name}.{number}.tmp", self._sorted[start:end].data
+                with (self._folder / name).open("ab", buffering=0) as file:
+                    write_all(file, rows.cast("B"))
+                self._files.setdefault(name, Growth()).add(rows)
+        self._num_held, self._is_spread = 0, True
 
 
-def spread(rows: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """Rows (N,) sorted by file, in their order, and where those of each file (64,) end."""
+def spread(rows: NDArray, found: NDArray) -> NDArray[np.int64]:
+    """Sort rows (N,) by file, in their order, into `found` (at least N,); returns where those of each file (64,) end."""
     if (reader := fasta_reader()) is not None:
-        return reader.spread(rows, _BITS)
+        return reader.spread(rows, _BITS, found)
     numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
-    return rows.take(np.argsort(numbers, kind="stable")), np.cumsum(np.bincount(numbers, minlength=2**_BITS))
+    rows.take(np.argsort(numbers, kind="stable"), out=found[: rows.size])
+    return np.cumsum(np.bincount(numbers, minlength=2**_BITS))
 
 
 def _with_shared_keys(rows: NDArray) -> NDArray:
@@ -128,6 +134,8 @@ class Seen:
     """Sequences that were seen, by their fingerprints: all of them, or where they are too many for it, most of the last ones.
 
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
+    It keeps 64 bits of each sequence, and knows some of the others by where it keeps them: that one of 10⁹ sequences is taken
+    for another has a chance of 10⁻¹⁰.
 
     Args:
         num_bytes: of text, about: the table is not larger than they ask for. 0: nobody knows. None: nothing is to be known.
@@ -139,8 +147,11 @@ class Seen:
         """Whether every sequence that was shown is known."""
         wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
         num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
-        self._slots = np.empty((num_slots, 2), dtype=np.uint64)
-        self._slots.fill(0)  # numpy asks for large pages for what it does not fill itself: a page costs a fault
+        pages = mmap.mmap(-1, num_slots * 8) if num_slots else b""  # zeros, of which only what is touched takes memory
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        self._slots = np.frombuffer(pages, dtype=np.uint64)
 
     def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(N,) which of some sequences, by their fingerprints (N, 2), are not known to have been seen before."""
@@ -149,6 +160,68 @@ class Seen:
         is_new, num_lost = self._reader.see(prints, self._slots)
         self.knows_all &= not num_lost
         return is_new
+
+
+class Repeated:
+    """Sequences that repeat earlier ones, found as they come or, where too many came for that, when all are there.
+
+    Args:
+        folder: takes the files of a ledger, if one is needed.
+        num_bytes: as for `Seen`.
+        found: files of a killed process, as for `Ledger`.
+        stored: gives the numbers and the sequences, a part at a time, of those that are there already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        num_bytes: int | None,
+        found: Mapping[str, Growth],
+        stored: Callable[[], Iterable[tuple[int, Sequence[bytes]]]],
+    ) -> None:
+        self._folder, self._stored = folder, stored
+        self._ledger: Ledger | None = None
+        has_ledger = any(name.startswith(f"{_SEQUENCES}.") for name in found)
+        self._seen = Seen(None if has_ledger else num_bytes)  # which nobody has written down: it is made anew
+        if has_ledger:
+            self._ledger = Ledger(folder, _SEQUENCES, found)
+        else:
+            for _, sequences in stored():
+                self._seen.add(fingerprints(sequences))
+
+    def add(self, prints: NDArray[np.uint64], first: int) -> NDArray[np.bool_]:
+        """Take sequences by their fingerprints (N, 2), numbered from `first` on, but for those that are known to repeat one.
+
+        Returns:
+            (N,) which are taken.
+        """
+        is_new = self._seen.add(prints)
+        if self._ledger is None and not self._seen.knows_all:
+            self._ledger = Ledger(self._folder, _SEQUENCES)
+            for number, sequences in self._stored():
+                earlier = fingerprints(sequences)
+                self._ledger.add(earlier[:, 0], earlier[:, 1], number)
+        if self._ledger is not None:
+            taken = prints[is_new]
+            self._ledger.add(taken[:, 0], taken[:, 1], first)
+        return is_new
+
+    def found(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Of those taken, the ones that repeat another after all, and for each the first that it repeats."""
+        if self._ledger is not None:
+            yield from self._ledger.repeats()
+
+    def marks(self) -> dict[str, Mark]:
+        """As those of `Ledger`."""
+        return self._ledger.marks() if self._ledger is not None else {}
+
+    def remove(self) -> None:
+        """Remove the files."""
+        if self._ledger is not None:
+            self._ledger.remove()
+
+
+_SEQUENCES = "sequences"
 
 
 class RecordSet:

@@ -107,8 +107,9 @@ def select(records: Columns, wanted: Filters, policy: ResiduePolicy) -> Selectio
     keep = np.ones(records.lengths.size, dtype=bool)
     dropped = Counter(malformed=records.num_faulty)
     for reason, out in unwanted.items():
-        dropped[reason] += int((keep & out).sum())
-        keep &= ~out
+        if out.any():
+            dropped[reason] += int((keep & out).sum())
+            keep &= ~out
     return Selection(keep, +dropped, frozenset(name for name in _ASKED if getattr(said, name).any()))
 
 

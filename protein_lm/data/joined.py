@@ -6,12 +6,14 @@ A joined corpus is a folder with
 |---|---|
 | `records.npy` | int64 (N,), numbers of its sequences among those of all parts in order, those that repeat left out |
 | `splits.npy` | uint8 (N,), values of `Split` |
-| `manifest.json` | where the parts lie and the checksums of their manifests; sizes and checksums of the files above |
+| `manifest.json` | where the parts lie, checksums of their manifests, sizes of the files above, checksums of their values |
 """
 
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm import __version__
+from protein_lm.data.array_file import ArrayFile
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.duplicates import Ledger, RecordSet, fingerprints
 from protein_lm.data.hashing import hash_letters
 from protein_lm.data.records import Annotations, Spans
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, FORMAT_VERSION, MANIFEST, TokenStore, map_array, read_manifest
-from protein_lm.data.store_writer import ArrayFile
 from protein_lm.errors import InputError, StoreError
 from protein_lm.output import checksum, new_directory
 
@@ -178,9 +180,11 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
     names = [name for part in parts for name in part.groups]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two stores are called {min(repeated)}; name each store once, or rename a folder")
-    with new_directory(output) as folder:
+    with new_directory(output) as folder, ThreadPoolExecutor(1) as disk, ExitStack() as stack:
         repeats = _repeats(parts, folder)
-        files = {name: ArrayFile(folder / name, dtype) for name, dtype in _FILES.items()}
+        files = {
+            name: stack.enter_context(closing(ArrayFile(folder / name, dtype, disk))) for name, dtype in _FILES.items()
+        }
         first, splits = 0, {split.label: {"num_sequences": 0, "num_residues": 0} for split in Split}
         for part in parts:
             for block in part.blocks():
@@ -189,8 +193,6 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
                 files["splits.npy"].append(part.splits[block])
                 _count(splits, part.splits[block], part.lengths_of(block))
             first += part.num_sequences
-        for file in files.values():
-            file.complete()
         manifest = {
             "format_version": FORMAT_VERSION,
             "protein_lm_version": __version__,
@@ -204,9 +206,7 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
             ],
             "num_dropped": {"duplicate_sequence": repeats.num_members},
             "splits": splits,
-            "files": {
-                name: {"bytes": (folder / name).stat().st_size, "xxh3_128": checksum(folder / name)} for name in _FILES
-            },
+            "files": {name: file.complete() for name, file in files.items()},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -25,21 +25,24 @@ class Mark(TypedDict):
     """What a file that grows held at a save."""
 
     bytes: int
+    header_bytes: int
     xxh3_128: str
+    """Of what stands behind the header."""
 
 
 class Growth:
-    """Size and checksum of a file that grows at its end."""
+    """Size of a file that grows at its end, and the checksum of what stands behind its header."""
 
-    def __init__(self) -> None:
-        self.num_bytes = 0
+    def __init__(self, header_bytes: int = 0) -> None:
+        self._header_bytes = self.num_bytes = header_bytes
         self._digest = xxhash.xxh3_128()
 
     @classmethod
     def restore(cls, path: Path, mark: Mark) -> "Growth | None":
         """Cut a file back to a mark; None if it does not hold any more what it held then."""
-        growth = cls()
+        growth = cls(mark["header_bytes"])
         with path.open("r+b") as file:
+            file.seek(growth.num_bytes)
             while part := file.read(min(_READ_BYTES, mark["bytes"] - growth.num_bytes)):
                 growth.add(part)
             file.truncate(growth.num_bytes)
@@ -52,7 +55,7 @@ class Growth:
 
     def mark(self) -> Mark:
         """What to compare with later."""
-        return {"bytes": self.num_bytes, "xxh3_128": self._digest.hexdigest()}
+        return {"bytes": self.num_bytes, "header_bytes": self._header_bytes, "xxh3_128": self._digest.hexdigest()}
 
 
 class Journal:

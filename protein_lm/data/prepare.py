@@ -15,7 +15,7 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.cluster_table import ClusterTable
 from protein_lm.data.digest import Digest, Settings, Workers
-from protein_lm.data.duplicates import Ledger, RecordSet, Seen
+from protein_lm.data.duplicates import Ledger, RecordSet, Repeated
 from protein_lm.data.families import HeldOutFamilies, read_families
 from protein_lm.data.filters import REASONS, Filters, check_answered
 from protein_lm.data.hashing import hash_identifiers, hash_letters
@@ -168,11 +168,10 @@ class _Preparation:
         self._settings, self._folder, self._journal = settings, folder, journal
         self._rule, self._table, self._clusters, self._families = rule, table, clusters, families
         self._writer = writer
-        self._sequences = Ledger(folder, "sequences", journal.files)
         self._identifiers = Ledger(folder, "identifiers", journal.files)
         saved = journal.state or {}
-        # Of a run that is gone on with, nobody knows what it saw; with families it matters which sequences are equal.
-        self._seen = Seen(None if saved or families else text_bytes(sources))
+        num_bytes = None if families else text_bytes(sources)  # with families it matters which sequences are equal
+        self._repeated = Repeated(folder, num_bytes, journal.files, writer.sequences)
         self._sources: list[dict[str, Any]] = saved.get("sources", [])
         self.num_parts: int = saved.get("num_parts", 0)
         """Of the source at hand, that are done."""
@@ -199,7 +198,7 @@ class _Preparation:
             "lacks_cluster": self._lacks_cluster,
             "families": self._families.state() if self._families else None,
         }
-        files = self._writer.marks() | self._sequences.marks() | self._identifiers.marks()
+        files = self._writer.marks() | self._repeated.marks() | self._identifiers.marks()
         self._journal.save(self._folder, state, files, source.read_so_far())
 
     @property
@@ -228,10 +227,9 @@ class _Preparation:
         if self._families:
             self._families.note(records, first, by_table & (splits != Split.HELD_OUT), source)
         self._identifiers.add(records.id_hashes, prints[:, 0], first)  # duplicates too, whose numbers nobody asks for
-        is_new = self._seen.add(prints)
+        is_new = self._repeated.add(prints, first)
         self._num_dropped["duplicate_sequence"] += int(np.count_nonzero(~is_new))
-        self._sequences.add(prints[is_new, 0], prints[is_new, 1], first)
-        self._writer.append(records.select(is_new), splits[is_new])
+        self._writer.append(records, splits, is_new)
 
     def end_source(self, source: Source) -> None:
         """Note where the records since the last source came from."""
@@ -256,14 +254,14 @@ class _Preparation:
         if self._table:
             self._table.check_all_seen()
         repeated = RecordSet(self._writer.num_sequences)
-        for records, firsts in () if self._seen.knows_all else self._sequences.repeats():
+        for records, firsts in self._repeated.found():
             repeated.add(records)
             if self._families:
                 self._families.replace(records, firsts)
         if self._clusters and self._lacks_cluster:
             self._check_clusters(self._clusters, repeated)
         self._journal.close(self._folder)
-        self._sequences.remove()
+        self._repeated.remove()
         self._identifiers.remove()
         if self._families and self._writer.num_sequences:
             self._writer.move(self._families.held_out(), Split.HELD_OUT)

@@ -126,11 +126,13 @@ class Annotations:
             np.array([entry.flags for entry in entries], dtype=np.uint8),
         )
 
+    def columns(self) -> tuple[NDArray, ...]:
+        """The columns, in the order of the constructor."""
+        return self.taxon_ids, self.cluster_sizes, self.protein_existence, self.flags
+
     def select(self, keep: NDArray[np.bool_]) -> "Annotations":
         """Of the records to keep."""
-        return Annotations(
-            self.taxon_ids[keep], self.cluster_sizes[keep], self.protein_existence[keep], self.flags[keep]
-        )
+        return Annotations(*selected(self.columns(), keep))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,13 +156,31 @@ class Memberships:
         return Memberships((np.cumsum(keep) - 1)[self.records[kept]], self.families[kept])
 
 
+def selected(columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
+    """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
+    if (reader := fasta_reader()) is not None:
+        return reader.select(columns, keep)
+    return [column[keep] for column in columns]
+
+
+def copy_kept(
+    values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
+) -> int:
+    """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
+    if (reader := fasta_reader()) is not None:
+        return reader.keep(values, lengths, keep, found)
+    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
+    ends, size = np.append(0, np.cumsum(lengths)), 0
+    for start, end in ends[runs].tolist():
+        found[size : size + end - start] = values[start:end]
+        size += end - start
+    return size
+
+
 def kept(values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
-    if (reader := fasta_reader()) is not None:
-        return reader.keep(values, lengths, keep)
-    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
-    ends = np.append(0, np.cumsum(lengths))
-    return np.concatenate([values[:0], *(values[start:end] for start, end in ends[runs].tolist())])
+    found = np.empty_like(values)
+    return found[: copy_kept(values, lengths, keep, found)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,15 +211,19 @@ class Columns:
         """The records to keep (N,)."""
         if keep.all():
             return self
+        columns = self.lengths, self.has_ambiguous, self.id_lengths, self.id_hashes, self.fingerprints
+        lengths, has_ambiguous, id_lengths, id_hashes, prints, *annotations = selected(
+            (*columns, *self.annotations.columns()), keep
+        )
         return Columns(
             tokens=kept(self.tokens, self.lengths, keep),
-            lengths=self.lengths[keep],
-            has_ambiguous=self.has_ambiguous[keep],
+            lengths=lengths,
+            has_ambiguous=has_ambiguous,
             ids=kept(self.ids, self.id_lengths, keep),
-            id_lengths=self.id_lengths[keep],
-            id_hashes=self.id_hashes[keep],
-            fingerprints=self.fingerprints[keep],
-            annotations=self.annotations.select(keep),
+            id_lengths=id_lengths,
+            id_hashes=id_hashes,
+            fingerprints=prints,
+            annotations=Annotations(*annotations),
             changes=self.changes,
             memberships=self.memberships and self.memberships.select(keep),
             num_faulty=self.num_faulty,

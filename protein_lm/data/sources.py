@@ -9,13 +9,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
-from isal import igzip_threaded, isal_zlib
+from isal import igzip, isal_zlib
 
 from protein_lm.data.text import JoinedBlocks
 from protein_lm.errors import InputError
@@ -23,6 +23,8 @@ from protein_lm.errors import InputError
 BLOCK_BYTES = 2**20
 """Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
 STANDARD_INPUT = Path("-")
+_READ_AHEAD = 2
+"""Blocks that a thread reads, or decompresses, before they are asked for."""
 _HASHED_LATER = 2
 """Pieces that were read and wait to be hashed."""
 _DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
@@ -33,8 +35,8 @@ SUFFIXES = frozenset(
 )
 """Of sequence files; `.gz`, `.xz`, `.zst` may follow."""
 _COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
-_COMPRESSION = 3
-"""Of proteins, about."""
+_COMPRESSION = 2
+"""Of proteins, at least about."""
 
 
 def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -89,8 +91,12 @@ class Source:
     def __init__(self, path: Path, *, block_bytes: int = BLOCK_BYTES) -> None:
         self.path = path
         self.block_bytes = block_bytes
-        self._file = _HashedFile(_open(path))
+        has_end = (
+            path != STANDARD_INPUT
+        )  # or a thread that waits for input would keep an interrupted program from ending
+        self._file = _HashedFile(_open(path), reads_ahead=has_end)
         self._text: IO[bytes] | None = None
+        self._reading = ThreadPoolExecutor(1) if has_end else None  # and decompresses
 
     def __enter__(self) -> "Source":
         return self
@@ -98,8 +104,10 @@ class Source:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reading is not None:
+            self._reading.shutdown(cancel_futures=True)  # before the files that it reads from
         if self._text is not None:
-            self._text.close()  # before the file that it reads from: it may have a thread of its own
+            self._text.close()
         self._file.close()
 
     @property
@@ -138,13 +146,12 @@ class Source:
             first = next(pieces, b"")
             for magic, compression, open_compressed in _COMPRESSIONS:
                 if first.startswith(magic):
-                    name, self._text = compression, open_compressed(_joined(first, pieces))
+                    name, self._text = compression, open_compressed(JoinedBlocks(first, pieces))
             text = self._text
             if text is None and self.block_bytes != BLOCK_BYTES:
-                text = _joined(first, pieces)
+                text = _buffered(JoinedBlocks(first, pieces))
             if text is not None:
-                while block := text.read(self.block_bytes):
-                    yield block
+                yield from _ahead(partial(text.read, self.block_bytes), self._reading, _READ_AHEAD)
             elif first:
                 yield first
                 yield from pieces
@@ -156,48 +163,61 @@ class Source:
             raise InputError(f"{self.shown} cannot be read: {error.strerror or error}") from error
 
 
-def _open_gzip(file: io.BufferedReader) -> IO[bytes]:
-    return cast(IO[bytes], igzip_threaded.open(file, "rb"))
+def _ahead(read: Callable[[], bytes], thread: Executor | None, number: int) -> Iterator[bytes]:
+    """What `read` gives until it gives nothing; a thread is asked for a number of blocks before they are needed."""
+    if thread is None:
+        yield from iter(read, b"")
+        return
+    pending = deque(thread.submit(read) for _ in range(number))
+    while block := pending.popleft().result():
+        pending.append(thread.submit(read))
+        yield block
 
 
-def _open_xz(file: io.BufferedReader) -> IO[bytes]:
-    return cast(IO[bytes], lzma.LZMAFile(file))
+def _open_gzip(file: io.RawIOBase) -> IO[bytes]:
+    return cast(IO[bytes], igzip.IGzipFile(fileobj=file, mode="rb"))
 
 
-def _open_zstd(file: io.BufferedReader) -> IO[bytes]:
+def _open_xz(file: io.RawIOBase) -> IO[bytes]:
+    return cast(IO[bytes], lzma.LZMAFile(_buffered(file)))
+
+
+def _open_zstd(file: io.RawIOBase) -> IO[bytes]:
     import pyarrow
 
-    return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd"))
+    return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(_buffered(file), "r"), "zstd"))
 
 
-_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[io.BufferedReader], IO[bytes]]], ...] = (
+_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[io.RawIOBase], IO[bytes]]], ...] = (
     (b"\x1f\x8b", "gzip", _open_gzip),
     (b"\xfd7zXZ\x00", "xz", _open_xz),
     (b"\x28\xb5\x2f\xfd", "zstd", _open_zstd),
 )
 
 
-def _joined(first: bytes, pieces: Iterator[bytes]) -> io.BufferedReader:
-    return io.BufferedReader(JoinedBlocks(first, pieces), BLOCK_BYTES)
+def _buffered(file: io.RawIOBase) -> io.BufferedReader:
+    return io.BufferedReader(file, BLOCK_BYTES)
 
 
 class _HashedFile:
     """A raw file that remembers how much of it was read, and the digest of that, which a thread makes."""
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: io.FileIO, *, reads_ahead: bool) -> None:
         self._file = io.BufferedReader(file)
         self._lock = threading.Lock()
         self._digest = hashlib.sha256()
-        self._hashing = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1)
+        self._reads_ahead = reads_ahead
         self._pending: deque[Future[None]] = deque()
         self.num_bytes = 0
 
     def pieces(self) -> Iterator[bytes]:
         """The file, `BLOCK_BYTES` at a time; only the last piece may be shorter."""
-        for piece in iter(partial(self._file.read, BLOCK_BYTES), b""):
+        thread = self._thread if self._reads_ahead else None
+        for piece in _ahead(partial(self._file.read, BLOCK_BYTES), thread, _READ_AHEAD):
             with self._lock:
                 self._wait(most=_HASHED_LATER)
-                self._pending.append(self._hashing.submit(self._digest.update, piece))
+                self._pending.append(self._thread.submit(self._digest.update, piece))
                 self.num_bytes += len(piece)
             yield piece
 
@@ -212,7 +232,7 @@ class _HashedFile:
             self._pending.popleft().result()
 
     def close(self) -> None:
-        self._hashing.shutdown()
+        self._thread.shutdown(cancel_futures=True)
         self._file.close()
 
 

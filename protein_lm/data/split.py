@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from protein_lm.data.hashing import hash_identifiers, mix
 from protein_lm.data.sources import Source
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.native.fasta import fasta_reader
 
 
 class Split(IntEnum):
@@ -68,10 +69,12 @@ class SplitRule:
         >>> SplitRule(seed=1, valid_fraction=0.3).assign(hash_identifiers([b"P62593", b"P42212", b"P00974"])).tolist()
         [1, 0, 0]
         """
-        seeded = mix(hashes ^ mix(np.array([self.seed], dtype=np.uint64)))
-        uniform = (seeded >> np.uint64(11)) * 2.0**-53
+        seed, kept_back = mix(np.array([self.seed], dtype=np.uint64)), self.test_fraction + self.valid_fraction
+        if (reader := fasta_reader()) is not None:
+            return reader.split(hashes, int(seed[0]), kept_back, self.test_fraction)
+        uniform = (mix(hashes ^ seed) >> np.uint64(11)) * 2.0**-53
         splits = np.full(hashes.size, Split.TRAIN, dtype=np.uint8)
-        splits[uniform < self.test_fraction + self.valid_fraction] = Split.VALID
+        splits[uniform < kept_back] = Split.VALID
         splits[uniform < self.test_fraction] = Split.TEST
         return splits
 

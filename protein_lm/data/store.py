@@ -11,7 +11,7 @@
 | `cluster_sizes.npy` | int32 (N,), members of a UniRef cluster, 0 where not known |
 | `protein_existence.npy` | uint8 (N,), UniProtKB's level of evidence 1 to 5, 0 where not known |
 | `flags.npy` | uint8 (N,), bits 1 fragment, 2 reviewed, 4 unreviewed (`records.FRAGMENT` ...) |
-| `manifest.json` | where it came from and how it was made; sizes and checksums of the files above |
+| `manifest.json` | where it came from and how it was made; sizes of the files above and checksums of their values |
 """
 
 import json
@@ -25,7 +25,7 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.records import Annotations
 from protein_lm.errors import StoreError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ARRAYS = {
     "tokens.npy": np.uint8,
     "offsets.npy": np.int64,

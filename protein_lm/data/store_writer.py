@@ -1,28 +1,23 @@
 """Writes a prepared corpus as it comes, block by block: memory holds no more than the block."""
 
-import io
 import json
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from protein_lm.data.array_file import ArrayFile
 from protein_lm.data.duplicates import RecordSet
 from protein_lm.data.journal import Growth, Mark
-from protein_lm.data.records import Columns, kept
+from protein_lm.data.records import Columns, Spans, kept, selected
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
-from protein_lm.output import checksum, flush
 
-_FLUSHED_BYTES = 2**26
-"""Of tokens, about, that go to the disk at a time while others are made."""
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
 
@@ -35,14 +30,13 @@ class StoreWriter:
 
     def __init__(self, folder: Path, found: Mapping[str, Growth] | None = None) -> None:
         self._folder = folder
+        self._disk = ThreadPoolExecutor(1)  # which works while there is other work
         self._files = {
-            name: ArrayFile(folder / name, dtype, found[name] if found else None) for name, dtype in ARRAYS.items()
+            name: ArrayFile(folder / name, dtype, self._disk, found[name] if found else None)
+            for name, dtype in ARRAYS.items()
         }
         self.num_sequences = self._files["splits.npy"].size
         self._num_residues, self._num_id_bytes = self._files["tokens.npy"].size, self._files["ids.npy"].size
-        self._disk = ThreadPoolExecutor(1)  # which works while there is other work
-        self._flushing: Future[None] | None = None
-        self._unflushed = 0
         if not found:
             for name in ("offsets.npy", "id_offsets.npy"):
                 self._files[name].append(np.zeros(1, dtype=np.int64))
@@ -58,23 +52,20 @@ class StoreWriter:
             with suppress(OSError):  # a full disk refuses what is still to be written, but `error` says so already
                 file.close()
 
-    def append(self, records: Columns, splits: NDArray[np.uint8]) -> None:
-        """Add N sequences; `splits` (N,) has values of `Split`, all else is in `records`."""
-        self._files["tokens.npy"].append(records.tokens)
-        self._files["offsets.npy"].append(self._num_residues + np.cumsum(records.lengths))
+    def append(self, records: Columns, splits: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
+        """Add those to keep of N sequences; `splits` (N,) has values of `Split`, all else is in `records`."""
+        columns = records.lengths, records.id_lengths, splits, *records.annotations.columns()
+        lengths, id_lengths, splits, *annotations = selected(columns, keep)
+        num_residues = self._files["tokens.npy"].append_kept(records.tokens, records.lengths, keep)
+        num_id_bytes = self._files["ids.npy"].append_kept(records.ids, records.id_lengths, keep)
+        self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
         self._files["splits.npy"].append(splits)
-        self._files["ids.npy"].append(records.ids)
-        self._files["id_offsets.npy"].append(self._num_id_bytes + np.cumsum(records.id_lengths))
-        for name, attribute in ANNOTATIONS.items():
-            self._files[name].append(getattr(records.annotations, attribute))
-        self._num_residues += records.tokens.size
-        self._num_id_bytes += records.ids.size
-        self._unflushed += records.tokens.size
-        if self._unflushed >= _FLUSHED_BYTES and (self._flushing is None or self._flushing.done()):
-            if self._flushing:
-                self._flushing.result()  # the disk may have been at fault
-            self._flushing, self._unflushed = self._disk.submit(self._files["tokens.npy"].flush), 0
-        self.num_sequences += records.lengths.size
+        self._files["id_offsets.npy"].append(self._num_id_bytes + np.cumsum(id_lengths))
+        for name, values in zip(ANNOTATIONS, annotations, strict=True):
+            self._files[name].append(values)
+        self._num_residues += num_residues
+        self._num_id_bytes += num_id_bytes
+        self.num_sequences += lengths.size
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences, by their numbers (K,) in ascending order, another split."""
@@ -95,6 +86,14 @@ class StoreWriter:
         for start, end in self._parts(0):
             places = self._files["id_offsets.npy"].read(start, end + 1)
             yield start, self._files["ids.npy"].read(int(places[0]), int(places[-1])), np.diff(places)
+
+    def sequences(self) -> Iterator[tuple[int, list[bytes]]]:
+        """All sequences, a part at a time: number of the first, and the token ids of each."""
+        for start, end in self._parts(0):
+            places = self._files["offsets.npy"].read(start, end + 1)
+            for a, b in _in_bytes(places):
+                tokens = self._files["tokens.npy"].read(int(places[a]), int(places[b]))
+                yield start + a, Spans.back_to_back(tokens.tobytes(), np.diff(places[a : b + 1])).cut()
 
     def drop(self, unwanted: RecordSet) -> None:
         """Take sequences out again: what stands behind them moves up, within the files."""
@@ -124,12 +123,7 @@ class StoreWriter:
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete all files and write the manifest: `facts`, the format version, sizes and checksums of the files."""
-        for file in self._files.values():
-            file.complete()
-        paths = {name: self._folder / name for name in ARRAYS}
-        flushed = self._disk.map(flush, paths.values())
-        files = {name: {"bytes": path.stat().st_size, "xxh3_128": checksum(path)} for name, path in paths.items()}
-        list(flushed)
+        files = {name: file.complete() for name, file in self._files.items()}
         manifest = {"format_version": FORMAT_VERSION, **facts, "files": files}
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return manifest
@@ -169,82 +163,3 @@ def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         stop = min(max(stop, start + 1), places.size - 1)
         yield start, stop
         start = stop
-
-
-class ArrayFile:
-    """A one-dimensional .npy file whose length is known only at the end, when its header is written again."""
-
-    def __init__(self, path: Path, dtype: type, growth: Growth | None = None) -> None:
-        self.path = path
-        self.size = 0
-        self._dtype = np.dtype(dtype)
-        self._file: BinaryIO = path.open("r+b" if growth else "w+b")
-        self._growth = growth or Growth()
-        header = self._header()
-        self._header_bytes = len(header)
-        if growth:
-            self.size = (growth.num_bytes - len(header)) // self._dtype.itemsize
-            self._file.seek(0, 2)
-        else:
-            self._write(header)
-
-    def append(self, values: bytes | NDArray) -> None:
-        array = np.frombuffer(values, dtype=self._dtype)
-        self._write(array.data)
-        self.size += array.size
-
-    def mark(self) -> Mark:
-        """What the file holds; not to be asked once values were replaced."""
-        self._file.flush()
-        return self._growth.mark()
-
-    def read(self, start: int, end: int) -> NDArray:
-        """Values [start, end); the next `append` goes on at the end all the same."""
-        self._file.seek(self._place(start))
-        values = np.frombuffer(self._file.read((end - start) * self._dtype.itemsize), dtype=self._dtype)
-        self._file.seek(0, 2)
-        return values
-
-    def overwrite(self, start: int, values: NDArray) -> None:
-        """Replace the values from `start` on by as many others."""
-        self._file.seek(self._place(start))
-        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
-        self._file.seek(0, 2)
-
-    def replace_from(self, start: int, parts: Iterator[NDArray]) -> None:
-        """Replace all values from `start` on by those of `parts`, which may come from this file further on."""
-        size = start
-        for part in parts:
-            self._file.seek(self._place(size))
-            self._file.write(np.ascontiguousarray(part, dtype=self._dtype).data)
-            size += part.size
-        self.size = size
-        self._file.seek(self._place(size))
-        self._file.truncate()
-
-    def flush(self) -> None:
-        """Have what was written go to the disk now, not all at the end; it may still be written to meanwhile."""
-        os.fsync(self._file.fileno())
-
-    def complete(self) -> None:
-        self._file.seek(0)
-        header = self._header()
-        assert len(header) == self._header_bytes  # numpy pads headers so that the shape may grow
-        self._file.write(header)
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _place(self, index: int) -> int:
-        return self._header_bytes + index * self._dtype.itemsize
-
-    def _write(self, values: bytes | memoryview) -> None:
-        self._file.write(values)
-        self._growth.add(values)
-
-    def _header(self) -> bytes:
-        header = io.BytesIO()
-        facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.size,)}
-        npy.write_array_header_1_0(header, facts)
-        return header.getvalue()

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES
+from protein_lm.data.array_file import checksum_of_values
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.joined import JoinedStore
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
 from protein_lm.errors import StoreError
-from protein_lm.output import checksum
 
 _SCANNED = 2**24
 
@@ -30,11 +30,11 @@ def verify(corpus: Corpus, on_progress: Callable[[int], None] | None = None) -> 
     done = 0
     for folder, files in _folders(corpus):
         for name, facts in files.items():
-            if (found := checksum(folder / name)) != facts["xxh3_128"]:
-                raise StoreError(
-                    f"{folder} is damaged: {name} has checksum {found} instead of {facts['xxh3_128']}; copy it again, or "
-                    "make it again"
+            if (found := checksum_of_values(folder / name)) != facts["xxh3_128"]:
+                fault = (
+                    f"checksum {found} instead of {facts['xxh3_128']}" if found else "another header than it was given"
                 )
+                raise StoreError(f"{folder} is damaged: {name} has {fault}; copy it again, or make it again")
             done += facts["bytes"]
             if on_progress:
                 on_progress(done)

@@ -304,25 +304,61 @@ int64_t protein_lm_keep(const Byte* from, const int64_t* lengths, const Byte* ke
     return to - begin;
 }
 
-// Notes fingerprints (number, 2) in a hash table (mask + 1 slots, 2) whose free slots are 0, and says which were not there.
-// Probing is linear and short: one that finds its slots taken takes the place of another. Returns how many were lost so.
+// Values to keep of each of some columns (number values of `bytes[column]` each); `places` (number) is scratch.
+void protein_lm_select(const Byte* const* from, Byte* const* to, const int64_t* bytes, int64_t columns, const Byte* keep,
+                       int64_t number, int32_t* places) {
+    int64_t count = 0;
+    for (int64_t value = 0; value < number; ++value) {
+        places[count] = int32_t(value);
+        count += keep[value] != 0;
+    }
+    const auto gather = [&]<typename Value>(const Byte* values, Byte* kept, Value) {
+        for (int64_t place = 0; place < count; ++place)
+            std::memcpy(kept + place * sizeof(Value), values + places[place] * sizeof(Value), sizeof(Value));
+    };
+    struct Pair {
+        uint64_t values[2];
+    };
+    for (int64_t column = 0; column < columns; ++column) {
+        if (bytes[column] == 1) gather(from[column], to[column], Byte{});
+        if (bytes[column] == 4) gather(from[column], to[column], uint32_t{});
+        if (bytes[column] == 8) gather(from[column], to[column], uint64_t{});
+        if (bytes[column] == 16) gather(from[column], to[column], Pair{});
+    }
+}
+
+// Splits by hash, as in split.py: 0, or where the hash is small 1 or 2.
+void protein_lm_split(const uint64_t* hashes, int64_t number, uint64_t seed, double most_of_1, double most_of_2, Byte* splits) {
+    for (int64_t place = 0; place < number; ++place) {
+        const double uniform = double(mix(hashes[place] ^ seed) >> 11) * 0x1p-53;
+        splits[place] = uniform < most_of_2 ? 2 : uniform < most_of_1;
+    }
+}
+
+// Notes fingerprints (number, 2) in a hash table (mask + 1 slots) whose free slots are 0, and says which were not there. Their
+// first halves say where, their second halves are what is kept. Probing is linear and short: one that finds its slots taken
+// takes the place of another. Returns how many were lost so.
 int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
     constexpr int64_t AHEAD = 16;
-    constexpr uint64_t PLACES = 32;  // for each, from that of its last bits on
+    constexpr uint64_t PLACES = 128;  // for each, from that of its last bits on: half full, the table loses none
     int64_t num_forgotten = 0;
     for (int64_t print = 0; print < number; ++print) {
-        if (print + AHEAD < number) __builtin_prefetch(slots + 2 * (prints[2 * (print + AHEAD)] & mask), 1);
+        if (print + AHEAD < number) __builtin_prefetch(slots + (prints[2 * (print + AHEAD)] & mask), 1);
         const uint64_t high = prints[2 * print], low = prints[2 * print + 1];
+        if (!low) {  // as a free slot
+            is_new[print] = 1, ++num_forgotten;
+            continue;
+        }
         uint64_t* slot = nullptr;
         bool is_known = false;
         for (uint64_t place = 0; place < PLACES && !slot; ++place) {
-            uint64_t* const here = slots + 2 * ((high + place) & mask);
-            is_known = here[0] == high && here[1] == low;
-            if (is_known || !(here[0] | here[1])) slot = here;
+            uint64_t* const here = slots + ((high + place) & mask);
+            is_known = *here == low;
+            if (is_known || !*here) slot = here;
         }
         num_forgotten += !slot;
-        if (!slot) slot = slots + 2 * ((high + low % PLACES) & mask);
-        slot[0] = high, slot[1] = low;
+        if (!slot) slot = slots + ((high + low % PLACES) & mask);
+        *slot = low;
         is_new[print] = !is_known;
     }
     return num_forgotten;

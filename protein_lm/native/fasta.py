@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,8 +50,12 @@ class FastaReader:
             raise OSError("it is of another version")
         self._read, self._count = library.protein_lm_read_fasta, library.protein_lm_count
         self._keep, self._spread = library.protein_lm_keep, library.protein_lm_spread
-        self._see = library.protein_lm_see
-        self._spread.restype = None
+        self._see, self._select, self._split = (
+            library.protein_lm_see,
+            library.protein_lm_select,
+            library.protein_lm_split,
+        )
+        self._spread.restype = self._select.restype = self._split.restype = None
         self._read.restype = self._count.restype = self._keep.restype = self._see.restype = ctypes.c_int64
         self._count.argtypes = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
 
@@ -62,31 +67,66 @@ class FastaReader:
         """As `text.count(byte)`."""
         return self._count(text, len(text), byte[0])
 
-    def keep(self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
-        result = np.empty_like(values)
+    def keep(
+        self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
+    ) -> int:
+        """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
         arrays = [np.ascontiguousarray(array) for array in (values, lengths, keep)]
-        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, result)]
-        return result[: self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])]
+        addresses = [ctypes.c_void_p(_address(array)) for array in (*arrays, found)]
+        return self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])
+
+    def select(self, columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
+        """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
+        columns, keep = [np.ascontiguousarray(column) for column in columns], np.ascontiguousarray(keep)
+        number = int(np.count_nonzero(keep))
+        found = [np.empty((number, *column.shape[1:]), dtype=column.dtype) for column in columns]
+        places = np.empty(keep.size, dtype=np.int32)
+        addresses = ctypes.c_void_p * len(columns)
+        self._select(
+            addresses(*map(_address, columns)),
+            addresses(*map(_address, found)),
+            (ctypes.c_int64 * len(columns))(*(column.itemsize * column[:1].size for column in columns)),
+            ctypes.c_int64(len(columns)),
+            ctypes.c_void_p(_address(keep)),
+            ctypes.c_int64(keep.size),
+            ctypes.c_void_p(_address(places)),
+        )
+        return found
+
+    def split(self, hashes: NDArray[np.uint64], seed: int, most_of_1: float, most_of_2: float) -> NDArray[np.uint8]:
+        """Splits (N,) of hashes: 2 and 1 where they are, as numbers in [0, 1), below these, else 0."""
+        hashes, splits = np.ascontiguousarray(hashes), np.empty(hashes.size, dtype=np.uint8)
+        self._split(
+            ctypes.c_void_p(_address(hashes)),
+            ctypes.c_int64(hashes.size),
+            ctypes.c_uint64(seed),
+            ctypes.c_double(most_of_1),
+            ctypes.c_double(most_of_2),
+            ctypes.c_void_p(_address(splits)),
+        )
+        return splits
 
     def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
-        """Note fingerprints (N, 2) in a hash table (2^n, 2) whose free slots are 0.
+        """Note fingerprints (N, 2) in a hash table (2^n,) whose free slots are 0.
 
         Returns:
-            (N,) which were not there, and how many others were lost for them.
+            (N,) which were not there, and how many were lost: others for them, or they themselves.
         """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
-        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (prints, slots, is_new)]
+        addresses = [ctypes.c_void_p(_address(array)) for array in (prints, slots, is_new)]
         sizes = ctypes.c_int64(len(prints)), ctypes.c_uint64(len(slots) - 1)
         return is_new, self._see(addresses[0], sizes[0], addresses[1], sizes[1], addresses[2])
 
-    def spread(self, rows: NDArray, bits: int) -> tuple[NDArray, NDArray[np.int64]]:
-        """Rows of a ledger (N,) sorted by the first bits of their keys, and where those of each kind (2^bits,) end."""
-        rows, ends = np.ascontiguousarray(rows), np.empty(2**bits, dtype=np.int64)
-        result = np.empty_like(rows)
-        addresses = [ctypes.c_void_p(array.ctypes.data) for array in (rows, result, ends)]
+    def spread(self, rows: NDArray, bits: int, found: NDArray) -> NDArray[np.int64]:
+        """Sort rows of a ledger (N,) by the first bits of their keys into `found`; where those of each kind (2^bits,) end."""
+        ends = np.empty(2**bits, dtype=np.int64)
+        addresses = [ctypes.c_void_p(_address(array)) for array in (rows, found, ends)]
         self._spread(addresses[0], ctypes.c_int64(rows.size), ctypes.c_int32(bits), *addresses[1:])
-        return result, ends
+        return ends
+
+
+def _address(array: NDArray) -> int:
+    return array.ctypes.data
 
 
 def fasta_reader() -> FastaReader | None:

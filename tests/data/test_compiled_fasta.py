@@ -20,12 +20,14 @@ from protein_lm.data.duplicates import ROW, Seen, spread
 from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
 from protein_lm.data.readers import Part
-from protein_lm.data.records import kept
+from protein_lm.data.records import kept, selected
 from protein_lm.data.sources import Source
+from protein_lm.data.split import SplitRule
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native import build
 from protein_lm.native import fasta as library
 from tests.data.test_header_fields import cluster_headers, knowledgebase_headers
+from tests.data.test_journal import contents, killed
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
@@ -232,11 +234,12 @@ def test_bytes_are_counted(reader, text, times) -> None:
 def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
     rows = np.zeros(len(keys), dtype=ROW)
     rows["key"], rows["check"], rows["record"] = keys, keys[::-1], np.arange(len(keys))
-    found, ends = spread(rows)
+    found, by_numpy = np.zeros(len(keys) + 1, dtype=ROW), np.zeros(len(keys) + 1, dtype=ROW)  # room for more
+    ends = spread(rows, found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, build.OFF)
-        by_numpy = spread(rows)
-    assert found.tobytes() == by_numpy[0].tobytes() and ends.tolist() == by_numpy[1].tolist()
+        assert ends.tolist() == spread(rows, by_numpy).tolist()
+    assert found.tobytes() == by_numpy.tobytes()
 
 
 @given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20))
@@ -251,6 +254,32 @@ def test_pieces_are_kept_as_by_numpy(reader, pieces) -> None:
         assert found.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
 
 
+@given(keep=st.lists(st.booleans(), max_size=40))
+def test_columns_are_selected_as_by_numpy(reader, keep) -> None:
+    kinds = np.bool_, np.uint8, np.int32, np.int64, np.uint64
+    columns = [np.arange(len(keep)).astype(kind) for kind in kinds] + [
+        np.arange(4 * len(keep), dtype=np.uint64)[::2].reshape(-1, 2)
+    ]
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            found = selected(columns, np.array(keep, dtype=bool))
+        for column, chosen in zip(columns, found, strict=True):
+            assert chosen.dtype == column.dtype and chosen.tolist() == column[np.array(keep, dtype=bool)].tolist()
+
+
+@given(seed=st.integers(0, 2**64 - 1), fractions=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)))
+def test_splits_are_those_of_numpy(reader, seed, fractions) -> None:
+    hashes = np.random.default_rng(seed).integers(0, 2**64, 500, dtype=np.uint64)
+    rule = SplitRule(seed=seed, valid_fraction=fractions[0], test_fraction=fractions[1])
+    found = {}
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            found[path] = rule.assign(hashes)
+    assert found[""].dtype == np.uint8 and found[""].tolist() == found[build.OFF].tolist()
+
+
 @given(
     shown=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=60), max_size=6),
     stride=st.sampled_from([1, 256, 2**57]),  # that share places of the table, all of them or few
@@ -262,12 +291,20 @@ def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
         patch.setattr(duplicates, "_LEAST_SLOTS", num_slots)
         seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
         for pairs in shown:
-            prints = np.array([(high * stride, low) for high, low in pairs], dtype=np.uint64).reshape(-1, 2)
+            rows = [(high * stride, high * 4 + low) for high, low in pairs]  # no two sequences share their second half
+            prints = np.array(rows, dtype=np.uint64).reshape(-1, 2)
             for pair, is_new in zip(pairs, seen.add(prints).tolist(), strict=True):
                 assert is_new or pair in members
                 assert not is_new or pair not in members or not seen.knows_all
                 members.add(pair)
         assert seen.knows_all or len(members) > 16
+
+
+def test_a_fingerprint_that_looks_like_a_free_slot(reader, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    seen, prints = Seen(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
+    assert [seen.add(prints).tolist() for _ in range(2)] == [[True, True], [True, False]]
+    assert not seen.knows_all
 
 
 @pytest.mark.parametrize("most_slots", [2**17, 2**14, 2**6], ids=["ample", "scarce", "too few"])
@@ -283,3 +320,23 @@ def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypa
         manifests[path] = prepare([again, SAMPLE, again], tmp_path / f"store{path}", block_bytes=2**16)
     assert manifests[""] == manifests[build.OFF]
     assert manifests[""]["num_dropped"]["duplicate_sequence"] > 2 * text[: 2**20].count(b"\n>") * 0.9
+
+
+@pytest.mark.parametrize("most_slots", [2**17, 2**6], ids=["ample", "too few"])
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
+def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
+    monkeypatch.setattr("protein_lm.data.journal.SAVED_BYTES", 2**18)
+    again = tmp_path / "again.fasta"
+    with Source(SAMPLE) as source:
+        again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))
+    sources, said = [SAMPLE, again], []
+    monkeypatch.setenv(build.VARIABLE, build.OFF)
+    prepare(sources, tmp_path / "whole", block_bytes=2**16)
+    monkeypatch.setenv(build.VARIABLE, before)
+    partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=60, block_bytes=2**16)
+    assert any(partial.glob("sequences.*.tmp")) == (before == build.OFF or most_slots == 2**6)
+    monkeypatch.setenv(build.VARIABLE, after)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
+    assert "going on with what a killed run had begun, after " in said[0]
+    assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")

@@ -77,7 +77,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def killed(sources: list[Path], output: Path, left: Path, *, moment: int, **settings: Any) -> Path:
+def killed(
+    sources: list[Path], output: Path, left: Path, *, moment: int, block_bytes: int = BLOCK_BYTES, **settings: Any
+) -> Path:
     """Leave in the folder `left` what a run would leave that is killed at its so-many-th part; the partial folder."""
     calls = 0
 
@@ -88,7 +90,7 @@ def killed(sources: list[Path], output: Path, left: Path, *, moment: int, **sett
             snapshot(output, left)
 
     with pytest.raises(Killed):
-        prepare(sources, output, block_bytes=BLOCK_BYTES, on_progress=on_progress, **settings)
+        prepare(sources, output, block_bytes=block_bytes, on_progress=on_progress, **settings)
     return next(left.glob(".store.partial-*"))
 
 
@@ -163,7 +165,7 @@ def cut(path: Path) -> None:
         (cut, "offsets.npy", "its file offsets.npy is damaged"),
         (flip, "tokens.npy", "its file tokens.npy is damaged"),
         (Path.unlink, "ids.npy", "not all of it can be read"),
-        (flip, "sequences.*.tmp", ".tmp is damaged"),
+        (flip, "identifiers.*.tmp", ".tmp is damaged"),
         (rewrite, "a.fasta", "a.fasta has changed"),
         (Path.touch, "entries.xml", "not the same: sources"),
     ],

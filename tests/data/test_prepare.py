@@ -285,11 +285,11 @@ def test_a_damaged_store_is_refused(tmp_path, fasta, name):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('{"format_version": 1}', "has store format 1; this version of protein-lm reads 2; prepare it again"),
+        ('{"format_version": 2}', "has store format 2; this version of protein-lm reads 3; prepare it again"),
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         ("{}", "manifest.json is damaged"),
-        ('{"format_version": 2, "files": {}}', "manifest.json is damaged: it does not list cluster_sizes.npy"),
+        ('{"format_version": 3, "files": {}}', "manifest.json is damaged: it does not list cluster_sizes.npy"),
     ],
 )
 def test_a_strange_manifest_is_refused(tmp_path, text, fault):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from protein_lm.data.array_file import checksum_of_values
 from protein_lm.data.export import export
 from protein_lm.data.prepare import prepare
 from protein_lm.data.split import Split
@@ -69,6 +70,12 @@ def test_a_flipped_bit_is_found_anywhere(store):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
             with pytest.raises(StoreError, match=rf"store is damaged: {name} has checksum"):
                 verify(store)
+        for place in (0, 7, 20, 126):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(
+                StoreError, match=rf"store is damaged: {name} has another header than it was given; copy"
+            ):
+                verify(store)
         path.write_bytes(whole)
     verify(store)
 
@@ -76,9 +83,7 @@ def test_a_flipped_bit_is_found_anywhere(store):
 def test_values_that_cannot_be(store):
     path = store.path / "splits.npy"
     np.save(path, np.array([0, 9, 0, 0], dtype=np.uint8))
-    from protein_lm.data.store_writer import checksum
-
-    store.manifest["files"]["splits.npy"]["xxh3_128"] = checksum(path)
+    store.manifest["files"]["splits.npy"]["xxh3_128"] = checksum_of_values(path)
     damaged = TokenStore(store.path, store.manifest)
     with pytest.raises(StoreError, match=r"splits\.npy has an impossible value at 1"):
         verify(damaged)
