@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.data.records import Annotations, Columns
 from protein_lm.data.residues import CODES, FIRST_AMBIGUOUS, J, X
-from protein_lm.data.text import occurrences
+from protein_lm.data.text import Text
 from protein_lm.native.fasta import FastaCall, fasta_reader
 
 
-def read(text: bytes, policy: ResiduePolicy) -> Columns | None:
-    """The records of a text as `fasta.parse` takes it.
+def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None:
+    """The records of a text as `fasta.parse` takes it; there cannot be more than `most_records`.
 
     None: the reader is not built, or the text is not ordinary. It may have a record at fault, lower case, gaps, stops or
     bytes that are not ASCII; `fasta.parse` knows.
@@ -21,13 +21,13 @@ def read(text: bytes, policy: ResiduePolicy) -> Columns | None:
     reader = fasta_reader()
     if reader is None:
         return None
-    letters = np.frombuffer(text, dtype=np.uint8)
-    capacity = occurrences(text, b">")
+    head, body = np.frombuffer(text.head, dtype=np.uint8), np.frombuffer(text.body, dtype=np.uint8)
+    size, capacity = head.size + body.size, most_records
     arrays = {
-        "tokens": np.empty(len(text), dtype=np.uint8),
+        "tokens": np.empty(size, dtype=np.uint8),
         "lengths": np.empty(capacity, dtype=np.int64),
         "has_ambiguous": np.empty(capacity, dtype=np.bool_),
-        "ids": np.empty(len(text), dtype=np.uint8),
+        "ids": np.empty(size, dtype=np.uint8),
         "id_lengths": np.empty(capacity, dtype=np.int64),
         "id_hashes": np.empty(capacity, dtype=np.uint64),
         "fingerprints": np.empty((capacity, 2), dtype=np.uint64),
@@ -37,9 +37,11 @@ def read(text: bytes, policy: ResiduePolicy) -> Columns | None:
         "flags": np.empty(capacity, dtype=np.uint8),
     }
     call = FastaCall(
-        text=_address(letters),
+        head=_address(head),
+        body=_address(body),
         codes=_address(CODES),
-        size=len(text),
+        head_size=head.size,
+        body_size=body.size,
         capacity=capacity,
         first_ambiguous=FIRST_AMBIGUOUS,
         x=X,

@@ -67,8 +67,8 @@ def digest(part: Part, settings: Settings) -> Digest | None:
 
 
 def _columns(part: Part, settings: Settings) -> Columns | None:
-    if part.is_fasta and isinstance(part.content, bytes):
-        records = compiled_fasta.read(part.content, settings.policy)
+    if (text := part.fasta) is not None:
+        records = compiled_fasta.read(text, part.most_records, settings.policy)
         if records is not None:
             return records
     block = part.block(settings.policy, settings.on_error)
@@ -124,7 +124,7 @@ class Workers:
         running: deque[Callable[[], Digest | None]] = deque()
         for part in parts:
             pool, number = self._processes, self._num_processes
-            if part.is_fasta and self._threads:
+            if part.fasta is not None and self._threads:
                 pool, number = self._threads, self._num_threads
             running.append(pool.submit(digest, part, settings).result if pool else partial(digest, part, settings))
             while len(running) > number * _PARTS_PER_WORKER:

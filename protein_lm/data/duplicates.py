@@ -22,9 +22,9 @@ ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**17
 """Rows in memory before they are spread over files."""
 _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**24
-"""Of `Seen`, 8 bytes each; eight million sequences are as many as it knows all of."""
-_BYTES_PER_SLOT = 2**8
-"""Of text: a record of UniRef50 has about 400."""
+"""Of `Seen`, 8 bytes each."""
+_BYTES_PER_SLOT = 192
+"""Of text: a record of UniRef50 has about 400, so that half of the slots stay free."""
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
 
@@ -135,7 +135,7 @@ class Seen:
 
     It saves a store that is written from being written again without its duplicates. Only the compiled reader has it.
     It keeps 64 bits of each sequence, and knows some of the others by where it keeps them: that one of 10⁹ sequences is taken
-    for another has a chance of 10⁻¹⁰.
+    for another has a chance of 10⁻⁸.
 
     Args:
         num_bytes: of text, about: the table is not larger than they ask for. 0: nobody knows. None: nothing is to be known.
@@ -143,10 +143,10 @@ class Seen:
 
     def __init__(self, num_bytes: int | None) -> None:
         self._reader = fasta_reader() if num_bytes is not None else None
-        self.knows_all = self._reader is not None
-        """Whether every sequence that was shown is known."""
-        wanted = 1 << (num_bytes // _BYTES_PER_SLOT).bit_length() if num_bytes else _MOST_SLOTS
+        wanted = num_bytes // _BYTES_PER_SLOT if num_bytes else _MOST_SLOTS
         num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
+        self.knows_all = self._reader is not None and wanted <= _MOST_SLOTS
+        """Whether every sequence that was shown is known; False from the beginning where so many cannot be expected to be."""
         pages = mmap.mmap(-1, num_slots * 8) if num_slots else b""  # zeros, of which only what is touched takes memory
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):
@@ -181,13 +181,14 @@ class Repeated:
     ) -> None:
         self._folder, self._stored = folder, stored
         self._ledger: Ledger | None = None
-        has_ledger = any(name.startswith(f"{_SEQUENCES}.") for name in found)
-        self._seen = Seen(None if has_ledger else num_bytes)  # which nobody has written down: it is made anew
-        if has_ledger:
-            self._ledger = Ledger(folder, _SEQUENCES, found)
-        else:
-            for _, sequences in stored():
-                self._seen.add(fingerprints(sequences))
+        if any(name.startswith(f"{_SEQUENCES}.") for name in found):
+            self._seen, self._ledger = Seen(None), Ledger(folder, _SEQUENCES, found)
+            return
+        self._seen = Seen(num_bytes)
+        if self._seen.knows_all:
+            for _, prints in self._prints():
+                self._seen.add(prints)
+        self._begin_ledger_if_needed()
 
     def add(self, prints: NDArray[np.uint64], first: int) -> NDArray[np.bool_]:
         """Take sequences by their fingerprints (N, 2), numbered from `first` on, but for those that are known to repeat one.
@@ -196,15 +197,20 @@ class Repeated:
             (N,) which are taken.
         """
         is_new = self._seen.add(prints)
-        if self._ledger is None and not self._seen.knows_all:
-            self._ledger = Ledger(self._folder, _SEQUENCES)
-            for number, sequences in self._stored():
-                earlier = fingerprints(sequences)
-                self._ledger.add(earlier[:, 0], earlier[:, 1], number)
+        self._begin_ledger_if_needed()
         if self._ledger is not None:
             taken = prints[is_new]
             self._ledger.add(taken[:, 0], taken[:, 1], first)
         return is_new
+
+    def _prints(self) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        return ((first, fingerprints(sequences)) for first, sequences in self._stored())
+
+    def _begin_ledger_if_needed(self) -> None:
+        if self._ledger is None and not self._seen.knows_all:
+            self._ledger = Ledger(self._folder, _SEQUENCES)
+            for first, prints in self._prints():
+                self._ledger.add(prints[:, 0], prints[:, 1], first)
 
     def found(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Of those taken, the ones that repeat another after all, and for each the first that it repeats."""

@@ -18,7 +18,7 @@ from protein_lm.data.formats import describe_format
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import RecordBlock, SequenceRecord
 from protein_lm.data.sources import Source
-from protein_lm.data.text import beginning, occurrences, unix_lines, whole_records
+from protein_lm.data.text import Text, beginning, unix_lines, whole_records
 from protein_lm.errors import InputError
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
@@ -77,16 +77,18 @@ class Part:
     """Consecutive whole records of a file, not parsed yet or as a table gives them; another process can take it on."""
 
     path: Path
-    content: bytes | RawRecords
+    content: Text | RawRecords
     line: int = 0
     """Of the text's beginning."""
+    most_records: int = 0
+    """Of FASTA, that the text can have."""
     parse: Callable[[bytes, int, Path], RawRecords] | None = None
     """Of a text."""
 
     @property
-    def is_fasta(self) -> bool:
-        """Whether `content` is text of FASTA."""
-        return self.parse is fasta.parse
+    def fasta(self) -> Text | None:
+        """The text, if it is one of FASTA."""
+        return self.content if isinstance(self.content, Text) and self.parse is fasta.parse else None
 
     def block(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock | None:
         """The records; None if there are none.
@@ -98,7 +100,7 @@ class Part:
             raw = self.content
         else:
             assert self.parse is not None
-            raw = self.parse(self.content, self.line, self.path)
+            raw = self.parse(self.content.join(), self.line, self.path)
         return raw.finish(policy, on_error) if raw.lines.size else None
 
 
@@ -130,9 +132,10 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
     parse = partial(form.parse, families=families) if families and form.tells_families else form.parse
     is_whole = True
     for part in whole_records(text, blocks, form.mark, form.kept):
-        is_whole = form is not _XML or xml_file.is_closed(part)
-        yield Part(path, part, line, parse)
-        line += occurrences(part, b"\n")
+        is_whole = form is not _XML or xml_file.is_closed(part.join())
+        num_lines, most_records = part.count(b"\n", b">")
+        yield Part(path, part, line, most_records, parse)
+        line += num_lines
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
 

@@ -23,8 +23,8 @@ from protein_lm.errors import InputError
 BLOCK_BYTES = 2**20
 """Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
 STANDARD_INPUT = Path("-")
-_READ_AHEAD = 2
-"""Blocks that a thread reads, or decompresses, before they are asked for."""
+_READ_AHEAD, _DECOMPRESSED_AHEAD = 2, 8
+"""Blocks that a thread reads, and that another decompresses, before they are asked for."""
 _HASHED_LATER = 2
 """Pieces that were read and wait to be hashed."""
 _DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
@@ -151,7 +151,7 @@ class Source:
             if text is None and self.block_bytes != BLOCK_BYTES:
                 text = _buffered(JoinedBlocks(first, pieces))
             if text is not None:
-                yield from _ahead(partial(text.read, self.block_bytes), self._reading, _READ_AHEAD)
+                yield from _ahead(partial(text.read, self.block_bytes), self._reading, _DECOMPRESSED_AHEAD)
             elif first:
                 yield first
                 yield from pieces

@@ -37,6 +37,8 @@ class StoreWriter:
         }
         self.num_sequences = self._files["splits.npy"].size
         self._num_residues, self._num_id_bytes = self._files["tokens.npy"].size, self._files["ids.npy"].size
+        self._counts = None if found else np.zeros((2, len(Split)), dtype=np.int64)
+        """Sequences and residues of each split; None: to be counted anew."""
         if not found:
             for name in ("offsets.npy", "id_offsets.npy"):
                 self._files[name].append(np.zeros(1, dtype=np.int64))
@@ -66,10 +68,12 @@ class StoreWriter:
         self._num_residues += num_residues
         self._num_id_bytes += num_id_bytes
         self.num_sequences += lengths.size
+        if self._counts is not None:
+            self._counts += _count(splits, lengths)
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences, by their numbers (K,) in ascending order, another split."""
-        file = self._files["splits.npy"]
+        file, self._counts = self._files["splits.npy"], None
         for start, end in self._parts(0):
             first, last = np.searchsorted(records, (start, end))
             if last > first:
@@ -99,7 +103,7 @@ class StoreWriter:
         """Take sequences out again: what stands behind them moves up, within the files."""
         if not unwanted.num_members:
             return
-        first = unwanted.first()
+        first, self._counts = unwanted.first(), None
         self._num_residues = self._drop_pieces("tokens.npy", "offsets.npy", first, unwanted)
         self._num_id_bytes = self._drop_pieces("ids.npy", "id_offsets.npy", first, unwanted)
         for name in ("splits.npy", *ANNOTATIONS):
@@ -110,15 +114,14 @@ class StoreWriter:
 
     def splits(self) -> dict[str, dict[str, int]]:
         """Sequences and residues of each split."""
-        num_sequences, num_residues = np.zeros(len(Split), dtype=np.int64), np.zeros(len(Split), dtype=np.int64)
-        for start, end in self._parts(0):
-            splits = self._files["splits.npy"].read(start, end)
-            lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
-            num_sequences += np.bincount(splits, minlength=len(Split))
-            num_residues += np.bincount(splits, lengths, len(Split)).astype(np.int64)
+        if self._counts is None:
+            self._counts = np.zeros((2, len(Split)), dtype=np.int64)
+            for start, end in self._parts(0):
+                lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
+                self._counts += _count(self._files["splits.npy"].read(start, end), lengths)
+        pairs = zip(Split, *self._counts.tolist(), strict=True)
         return {
-            split.label: {"num_sequences": int(num_sequences[split]), "num_residues": int(num_residues[split])}
-            for split in Split
+            split.label: {"num_sequences": sequences, "num_residues": residues} for split, sequences, residues in pairs
         }
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +156,12 @@ class StoreWriter:
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
         return end
+
+
+def _count(splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(2, S) sequences and residues of each split."""
+    residues = np.bincount(splits, lengths, len(Split)).astype(np.int64)
+    return np.stack((np.bincount(splits, minlength=len(Split)), residues))
 
 
 def _in_bytes(places: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -18,14 +18,15 @@ namespace {
 using Byte = uint8_t;
 
 struct Call {
-    const Byte *text, *codes;  // whole records in lines that end in line feeds; a code for each byte
-    int64_t size, capacity;    // of the text in bytes, and of the arrays in records
+    const Byte *head, *body, *codes;  // whole records each, in lines that end in line feeds; a code for each byte
+    int64_t head_size, body_size;     // in bytes
+    int64_t capacity;                 // of the arrays in records
     int32_t first_ambiguous, x, j;  // codes: those from the first ambiguous one on are looked at again; J is the last legal
     int32_t all_to_x;               // whether all ambiguous ones become X, or J alone
-    Byte* tokens;                   // (size), as all that follows in the order of the text
+    Byte* tokens;                   // (head_size + body_size), as all that follows in the order of the text
     int64_t* lengths;               // (capacity), as all below
     Byte* has_ambiguous;
-    Byte* ids;  // (size)
+    Byte* ids;  // (head_size + body_size)
     int64_t* id_lengths;
     uint64_t *id_hashes, *fingerprints;  // the latter (capacity, 2)
     int32_t *taxon_ids, *cluster_sizes;
@@ -237,15 +238,15 @@ private:
     }
 };
 
-// The residues of one record, from the line behind its heading on; false: there are none, or not only residues. `width` is
-// that of the line before, which most lines share.
-bool read_residues(const Codes& codes, const Call& call, int64_t& width, const Byte*& place, Byte*& to, Byte& largest) {
-    const Byte *end = call.text + call.size, *begin = to;
+// The residues of one record, from the line behind its heading on; false: there are none, or not only residues. `last` is the
+// largest code of a residue, `width` that of the line before, which most lines share.
+bool read_residues(const Codes& codes, Byte last, const Byte* end, int64_t& width, const Byte*& place, Byte*& to, Byte& largest) {
+    const Byte* begin = to;
     largest = 0;
     while (place < end && *place != '>') {
         if (width < end - place && place[width] == '\n') {
             const Byte code = codes.write(place, width, to);
-            if (code <= call.j) {  // no line feed among them
+            if (code <= last) {  // no line feed among them
                 largest = code > largest ? code : largest;
                 to += width, place += width + 1;
                 continue;
@@ -253,7 +254,7 @@ bool read_residues(const Codes& codes, const Call& call, int64_t& width, const B
         }
         const int64_t length = find(place, end, '\n') - place;
         const Byte code = codes.write(place, length, to);
-        if (code > call.j) return false;
+        if (code > last) return false;
         largest = code > largest ? code : largest;
         to += length, place += length + 1;
         if (place < end && *place != '>') width = length;
@@ -276,19 +277,23 @@ extern "C" {
 
 int64_t protein_lm_fasta_call_bytes() { return sizeof(Call); }
 
-int64_t protein_lm_count(const Byte* text, int64_t size, int32_t byte) {
-    int64_t total = 0;
+// How often each of two bytes is there.
+void protein_lm_count(const Byte* text, int64_t size, int32_t first, int32_t second, int64_t* totals) {
+    totals[0] = totals[1] = 0;
     while (size > 0) {  // in pieces whose counts fit a byte for each of 64 lanes
         const int64_t piece = size < 64 * 255 ? size : 64 * 255;
-        Byte counts[64] = {};
+        Byte counts[2][64] = {};
         int64_t place = 0;
-        for (; place + 64 <= piece; place += 64)
-            for (int lane = 0; lane < 64; ++lane) counts[lane] += text[place + lane] == Byte(byte);
-        for (Byte count : counts) total += count;
-        for (; place < piece; ++place) total += text[place] == Byte(byte);
+        for (; place + 64 <= piece; place += 64) {
+            for (int lane = 0; lane < 64; ++lane) {
+                counts[0][lane] += text[place + lane] == Byte(first);
+                counts[1][lane] += text[place + lane] == Byte(second);
+            }
+        }
+        for (int lane = 0; lane < 64; ++lane) totals[0] += counts[0][lane], totals[1] += counts[1][lane];
+        for (; place < piece; ++place) totals[0] += text[place] == Byte(first), totals[1] += text[place] == Byte(second);
         text += piece, size -= piece;
     }
-    return total;
 }
 
 // Pieces of bytes to keep, moved together, of pieces of `lengths` (number) back to back. Returns the bytes kept.
@@ -312,9 +317,9 @@ void protein_lm_select(const Byte* const* from, Byte* const* to, const int64_t* 
         places[count] = int32_t(value);
         count += keep[value] != 0;
     }
-    const auto gather = [&]<typename Value>(const Byte* values, Byte* kept, Value) {
+    const auto gather = [&](const Byte* values, Byte* kept, auto value) {
         for (int64_t place = 0; place < count; ++place)
-            std::memcpy(kept + place * sizeof(Value), values + places[place] * sizeof(Value), sizeof(Value));
+            std::memcpy(kept + place * sizeof value, values + places[place] * sizeof value, sizeof value);
     };
     struct Pair {
         uint64_t values[2];
@@ -335,33 +340,33 @@ void protein_lm_split(const uint64_t* hashes, int64_t number, uint64_t seed, dou
     }
 }
 
-// Notes fingerprints (number, 2) in a hash table (mask + 1 slots) whose free slots are 0, and says which were not there. Their
+// Notes fingerprints (number, 2) in a hash table (size slots) whose free slots are 0, and says which were not there. Their
 // first halves say where, their second halves are what is kept. Probing is linear and short: one that finds its slots taken
 // takes the place of another. Returns how many were lost so.
-int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, uint64_t mask, Byte* is_new) {
-    constexpr int64_t AHEAD = 16;
-    constexpr uint64_t PLACES = 128;  // for each, from that of its last bits on: half full, the table loses none
-    int64_t num_forgotten = 0;
+int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, int64_t size, Byte* is_new) {
+    constexpr int64_t AHEAD = 16, PLACES = 128;  // of a table that is half full, none is lost
+    const auto place_of = [&](int64_t print) { return int64_t((unsigned __int128)(prints[2 * print]) * uint64_t(size) >> 64); };
+    const int64_t places = PLACES < size ? PLACES : size;
+    int64_t num_lost = 0;
     for (int64_t print = 0; print < number; ++print) {
-        if (print + AHEAD < number) __builtin_prefetch(slots + (prints[2 * (print + AHEAD)] & mask), 1);
-        const uint64_t high = prints[2 * print], low = prints[2 * print + 1];
-        if (!low) {  // as a free slot
-            is_new[print] = 1, ++num_forgotten;
+        if (print + AHEAD < number) __builtin_prefetch(slots + place_of(print + AHEAD), 1);
+        const uint64_t kept = prints[2 * print + 1];
+        if (!kept) {  // as a free slot
+            is_new[print] = 1, ++num_lost;
             continue;
         }
+        const int64_t start = place_of(print);
         uint64_t* slot = nullptr;
-        bool is_known = false;
-        for (uint64_t place = 0; place < PLACES && !slot; ++place) {
-            uint64_t* const here = slots + ((high + place) & mask);
-            is_known = *here == low;
-            if (is_known || !*here) slot = here;
+        for (int64_t place = start; place < start + places && !slot; ++place) {
+            uint64_t* const here = slots + (place < size ? place : place - size);
+            if (*here == kept || !*here) slot = here;
         }
-        num_forgotten += !slot;
-        if (!slot) slot = slots + ((high + low % PLACES) & mask);
-        *slot = low;
-        is_new[print] = !is_known;
+        num_lost += !slot;
+        if (!slot) slot = slots + (start + int64_t(kept % uint64_t(places))) % size;
+        is_new[print] = *slot != kept;
+        *slot = kept;
     }
-    return num_forgotten;
+    return num_lost;
 }
 
 // Rows of a ledger, sorted by the first bits of their keys: `ends` (2^bits) are where those of each number of bits end.
@@ -381,32 +386,34 @@ void protein_lm_spread(const Row* rows, int64_t number, int32_t bits, Row* to, i
 // The number of records; -1: the text is not ordinary.
 int64_t protein_lm_read_fasta(Call* call) {
     static const Codes codes(call->codes, call->j);  // they are the same in every call
-    const Byte *place = call->text, *end = call->text + call->size;
     Byte *tokens = call->tokens, *ids = call->ids;
     int64_t record = 0, width = 60;
     call->num_j = call->num_bouz = 0;
-    if (place == end || end[-1] != '\n') return -1;
-    for (; place < end; ++record) {
-        if (*place != '>' || record == call->capacity) return -1;
-        const Byte* line_end = find(place, end, '\n');
-        Header header{{place + 1, line_end}, {}};
-        if (!header.read()) return -1;
-        Byte *begin = tokens, largest;
-        place = line_end + 1;
-        if (!read_residues(codes, *call, width, place, tokens, largest)) return -1;
-        if ((call->has_ambiguous[record] = largest >= call->first_ambiguous)) settle_ambiguous(*call, begin, tokens);
-        const XXH128_hash_t fingerprint = XXH3_128bits(begin, tokens - begin);
-        call->fingerprints[2 * record] = fingerprint.high64;
-        call->fingerprints[2 * record + 1] = fingerprint.low64;
-        call->lengths[record] = tokens - begin;
-        call->id_lengths[record] = header.id.end - header.id.start;
-        call->id_hashes[record] = hash(header.id);
-        std::memcpy(ids, header.id.start, call->id_lengths[record]);
-        ids += call->id_lengths[record];
-        call->taxon_ids[record] = header.taxon_id;
-        call->cluster_sizes[record] = header.cluster_size;
-        call->protein_existence[record] = header.protein_existence;
-        call->flags[record] = header.flags;
+    for (const Span text : {Span{call->head, call->head + call->head_size}, Span{call->body, call->body + call->body_size}}) {
+        const Byte *place = text.start, *end = text.end;
+        if (place < end && end[-1] != '\n') return -1;
+        for (; place < end; ++record) {
+            if (*place != '>' || record == call->capacity) return -1;
+            const Byte* line_end = find(place, end, '\n');
+            Header header{{place + 1, line_end}, {}};
+            if (!header.read()) return -1;
+            Byte *begin = tokens, largest;
+            place = line_end + 1;
+            if (!read_residues(codes, Byte(call->j), end, width, place, tokens, largest)) return -1;
+            if ((call->has_ambiguous[record] = largest >= call->first_ambiguous)) settle_ambiguous(*call, begin, tokens);
+            const XXH128_hash_t fingerprint = XXH3_128bits(begin, tokens - begin);
+            call->fingerprints[2 * record] = fingerprint.high64;
+            call->fingerprints[2 * record + 1] = fingerprint.low64;
+            call->lengths[record] = tokens - begin;
+            call->id_lengths[record] = header.id.end - header.id.start;
+            call->id_hashes[record] = hash(header.id);
+            std::memcpy(ids, header.id.start, call->id_lengths[record]);
+            ids += call->id_lengths[record];
+            call->taxon_ids[record] = header.taxon_id;
+            call->cluster_sizes[record] = header.cluster_size;
+            call->protein_existence[record] = header.protein_existence;
+            call->flags[record] = header.flags;
+        }
     }
     call->num_tokens = tokens - call->tokens;
     call->num_id_bytes = ids - call->ids;

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from protein_lm.errors import ConfigError
 from protein_lm.native.build import OFF, VARIABLE, reader_library
 
-_TEXTS = "text", "codes"
-_SIZES = "size", "capacity"
+_TEXTS = "head", "body", "codes"
+_SIZES = "head_size", "body_size", "capacity"
 _SWITCHES = "first_ambiguous", "x", "j", "all_to_x"
 _ARRAYS = (
     *("tokens", "lengths", "has_ambiguous", "ids", "id_lengths", "id_hashes", "fingerprints"),
@@ -55,17 +55,19 @@ class FastaReader:
             library.protein_lm_select,
             library.protein_lm_split,
         )
-        self._spread.restype = self._select.restype = self._split.restype = None
-        self._read.restype = self._count.restype = self._keep.restype = self._see.restype = ctypes.c_int64
-        self._count.argtypes = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
+        self._spread.restype = self._select.restype = self._split.restype = self._count.restype = None
+        self._read.restype = self._keep.restype = self._see.restype = ctypes.c_int64
 
     def read(self, call: FastaCall) -> int:
         """The number of records; below 0: the text is not ordinary, and what was written means nothing."""
         return self._read(ctypes.byref(call))
 
-    def count(self, text: bytes, byte: bytes) -> int:
-        """As `text.count(byte)`."""
-        return self._count(text, len(text), byte[0])
+    def count(self, text: bytes | memoryview, first: bytes, second: bytes) -> tuple[int, int]:
+        """How often each of two bytes is in a text."""
+        letters, totals = np.frombuffer(text, dtype=np.uint8), (ctypes.c_int64 * 2)()
+        address, size = ctypes.c_void_p(_address(letters)), ctypes.c_int64(letters.size)
+        self._count(address, size, ctypes.c_int32(first[0]), ctypes.c_int32(second[0]), totals)
+        return totals[0], totals[1]
 
     def keep(
         self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
@@ -107,14 +109,14 @@ class FastaReader:
         return splits
 
     def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
-        """Note fingerprints (N, 2) in a hash table (2^n,) whose free slots are 0.
+        """Note fingerprints (N, 2) in a hash table (M,) whose free slots are 0.
 
         Returns:
             (N,) which were not there, and how many were lost: others for them, or they themselves.
         """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
         addresses = [ctypes.c_void_p(_address(array)) for array in (prints, slots, is_new)]
-        sizes = ctypes.c_int64(len(prints)), ctypes.c_uint64(len(slots) - 1)
+        sizes = ctypes.c_int64(len(prints)), ctypes.c_int64(len(slots))
         return is_new, self._see(addresses[0], sizes[0], addresses[1], sizes[1], addresses[2])
 
     def spread(self, rows: NDArray, bits: int, found: NDArray) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from protein_lm.data.readers import Part
 from protein_lm.data.records import kept, selected
 from protein_lm.data.sources import Source
 from protein_lm.data.split import SplitRule
+from protein_lm.data.text import Text
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native import build
 from protein_lm.native import fasta as library
@@ -50,12 +51,18 @@ def reader(tmp_path_factory):
     library.forget()
 
 
+def in_two(text: bytes) -> Text:
+    """A text, its last record by itself if there are several."""
+    cut = text.rfind(b"\n>") + 1
+    return Text(text[:cut], memoryview(text)[cut:]) if cut else Text(text)
+
+
 def read_by(path: str, text: bytes, asked: Settings) -> Digest | str | None:
     """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, path)
         try:
-            return digest(Part(Path("in.fasta"), text, 1, fasta.parse), asked)
+            return digest(Part(Path("in.fasta"), in_two(text), 1, text.count(b">"), fasta.parse), asked)
         except InputError as error:
             return str(error)
 
@@ -130,7 +137,7 @@ def test_equals_numpy_on_ordinary_texts(reader, text, policy, on_error, least) -
     assert_same(text, settings_of(policy, on_error, min_length=least))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, "")
-        records = compiled_fasta.read(text, policy)
+        records = compiled_fasta.read(in_two(text), text.count(b">"), policy)
     refused = policy is ResiduePolicy.ERROR and any(letter in text for letter in b"XBUZOJ")
     assert records is not None or refused  # or else this test would compare numpy with itself
 
@@ -226,8 +233,16 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
 
 @given(text=st.binary(max_size=300), times=st.integers(1, 120))
 def test_bytes_are_counted(reader, text, times) -> None:
-    for byte in (b"\n", b">", b"\xff", b"a"):
-        assert reader.count(text * times, byte) == (text * times).count(byte)
+    text *= times
+    for first, second in ((b"\n", b">"), (b"\xff", b"a")):
+        assert reader.count(text, first, second) == (text.count(first), text.count(second))
+        both = Text(text, memoryview(text)[1:])
+        for path in ("", build.OFF):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(build.VARIABLE, path)
+                assert both.count(first, second) == tuple(
+                    2 * text.count(byte) - text[:1].count(byte) for byte in (first, second)
+                )
 
 
 @given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=200))
