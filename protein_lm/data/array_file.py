@@ -8,6 +8,7 @@ import errno
 import io
 import mmap
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -24,6 +25,8 @@ from protein_lm.data.records import copy_kept, kept
 
 _BLOCK_BYTES, _PAGE_BYTES = 2**20, 2**12
 """The least that is written at a time, and what the places and sizes of such writes are multiples of."""
+_MOST_WRITING = 8
+"""Blocks on their way to the disk, which may falter for a moment."""
 _READ_BYTES = 2**22
 
 
@@ -82,30 +85,31 @@ class ArrayFile:
         self._header_bytes = len(start)
         self._growth = growth or Growth(len(start))
         self._is_altered = False
-        self._blocks = [np.frombuffer(mmap.mmap(-1, 2 * _BLOCK_BYTES), dtype=np.uint8) for _ in range(2)]
-        self._writing: Future[None] | None = None
+        self._block = _new_block()
+        self._writing: deque[tuple[Future[None], NDArray[np.uint8]]] = deque()
+        """Blocks on their way to the disk."""
         self._place = 0
-        """In the file, of the first block, which is being filled."""
+        """In the file, of the block that is being filled."""
         if growth:
             self.size = (growth.num_bytes - len(start)) // self._dtype.itemsize
             self._place = growth.num_bytes // _PAGE_BYTES * _PAGE_BYTES
             start = self._read(self._place, growth.num_bytes - self._place)
         self._filled = self._noted = len(start)
         """Bytes of it that are filled, and that the checksum knows."""
-        self._blocks[0][: len(start)] = np.frombuffer(start, dtype=np.uint8)
+        self._block[: len(start)] = np.frombuffer(start, dtype=np.uint8)
 
     def append(self, values: NDArray) -> None:
         """Add values at the end."""
         rest = np.ascontiguousarray(values, dtype=self._dtype).view(np.uint8)
         while rest.size:
-            room = self._blocks[0][self._filled :]  # a multiple of a value's bytes
+            room = self._block[self._filled :]  # a multiple of a value's bytes
             part, rest = rest[: room.size], rest[room.size :]
             room[: part.size] = part
             self._add(part.size)
 
     def append_kept(self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> int:
         """Add, of pieces of bytes that lie back to back, of `lengths` (N,), those to keep (N,); returns their bytes."""
-        room = self._blocks[0][self._filled :]
+        room = self._block[self._filled :]
         if values.size > room.size:
             chosen = kept(values, lengths, keep)
             self.append(chosen)
@@ -120,11 +124,12 @@ class ArrayFile:
         self.size += num_bytes // self._dtype.itemsize
         if self._filled < _BLOCK_BYTES:
             return
-        self._wait()
-        block, size = self._blocks[0], self._filled // _PAGE_BYTES * _PAGE_BYTES
-        self._blocks.reverse()
-        self._blocks[0][: self._filled - size] = block[size : self._filled]
-        self._writing = self._disk.submit(self._write_block, block[:size].data, self._place, self._noted)
+        block, size = self._block, self._filled // _PAGE_BYTES * _PAGE_BYTES
+        writing = self._disk.submit(self._write_block, block[:size].data, self._place, self._noted)
+        self._writing.append((writing, block))
+        is_free = len(self._writing) == _MOST_WRITING or self._writing[0][0].done()
+        self._block = self._written() if is_free else _new_block()
+        self._block[: self._filled - size] = block[size : self._filled]
         self._place += size
         self._filled -= size
         self._noted = 0
@@ -179,17 +184,19 @@ class ArrayFile:
         self._file.seek(place)
         write_all(self._file, values)
 
-    def _wait(self) -> None:
-        if self._writing:
-            self._writing.result()  # the disk may have been at fault
-        self._writing = None
+    def _written(self) -> NDArray[np.uint8]:
+        """The block that was handed over first, when it is written."""
+        writing, block = self._writing.popleft()
+        writing.result()  # the disk may have been at fault
+        return block
 
     def _settle(self) -> None:
         """Have all values in the file, the last block's too; it is written again when it is full."""
-        self._wait()
+        while self._writing:
+            self._written()
         if self._noted < self._filled:
-            self._write(self._place, self._blocks[0][: self._filled].data)
-            self._growth.add(self._blocks[0][self._noted : self._filled].data)
+            self._write(self._place, self._block[: self._filled].data)
+            self._growth.add(self._block[self._noted : self._filled].data)
             self._noted = self._filled
 
     def _write_block(self, block: memoryview, place: int, noted: int) -> None:
@@ -206,6 +213,10 @@ class ArrayFile:
                 self._direct = None
         if written < len(block):
             self._write(place + written, block[written:])
+
+
+def _new_block() -> NDArray[np.uint8]:
+    return np.frombuffer(mmap.mmap(-1, 2 * _BLOCK_BYTES), dtype=np.uint8)  # it begins where a page does
 
 
 def write_all(file: io.FileIO, values: memoryview) -> None:

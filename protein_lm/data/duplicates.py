@@ -25,6 +25,8 @@ _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**24
 """Of `Seen`, 8 bytes each."""
 _BYTES_PER_SLOT = 192
 """Of text: a record of UniRef50 has about 400, so that half of the slots stay free."""
+_PLACES, _PLACES_IF_FULL = 128, 8
+"""Slots where a sequence may be: so many that none is lost in a table that is half full, and few where it is too small."""
 _BITS = 6
 """Of the key, that choose a file: 64 files of 94 MB at 250 million records."""
 
@@ -157,7 +159,7 @@ class Seen:
         """(N,) which of some sequences, by their fingerprints (N, 2), are not known to have been seen before."""
         if self._reader is None:
             return np.ones(len(prints), dtype=np.bool_)
-        is_new, num_lost = self._reader.see(prints, self._slots)
+        is_new, num_lost = self._reader.see(prints, self._slots, _PLACES if self.knows_all else _PLACES_IF_FULL)
         self.knows_all &= not num_lost
         return is_new
 

@@ -341,12 +341,11 @@ void protein_lm_split(const uint64_t* hashes, int64_t number, uint64_t seed, dou
 }
 
 // Notes fingerprints (number, 2) in a hash table (size slots) whose free slots are 0, and says which were not there. Their
-// first halves say where, their second halves are what is kept. Probing is linear and short: one that finds its slots taken
-// takes the place of another. Returns how many were lost so.
-int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, int64_t size, Byte* is_new) {
-    constexpr int64_t AHEAD = 16, PLACES = 128;  // of a table that is half full, none is lost
+// first halves say where, their second halves are what is kept. Each has some places in a row: one that finds them taken takes
+// the place of another. Returns how many were lost so.
+int64_t protein_lm_see(const uint64_t* prints, int64_t number, uint64_t* slots, int64_t size, int64_t places, Byte* is_new) {
+    constexpr int64_t AHEAD = 16;
     const auto place_of = [&](int64_t print) { return int64_t((unsigned __int128)(prints[2 * print]) * uint64_t(size) >> 64); };
-    const int64_t places = PLACES < size ? PLACES : size;
     int64_t num_lost = 0;
     for (int64_t print = 0; print < number; ++print) {
         if (print + AHEAD < number) __builtin_prefetch(slots + place_of(print + AHEAD), 1);

@@ -108,16 +108,16 @@ class FastaReader:
         )
         return splits
 
-    def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
-        """Note fingerprints (N, 2) in a hash table (M,) whose free slots are 0.
+    def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64], places: int) -> tuple[NDArray[np.bool_], int]:
+        """Note fingerprints (N, 2) in a hash table (M,) whose free slots are 0, each in one of a number of places.
 
         Returns:
             (N,) which were not there, and how many were lost: others for them, or they themselves.
         """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
         addresses = [ctypes.c_void_p(_address(array)) for array in (prints, slots, is_new)]
-        sizes = ctypes.c_int64(len(prints)), ctypes.c_int64(len(slots))
-        return is_new, self._see(addresses[0], sizes[0], addresses[1], sizes[1], addresses[2])
+        number, size, most = (ctypes.c_int64(value) for value in (len(prints), slots.size, min(places, slots.size)))
+        return is_new, self._see(addresses[0], number, addresses[1], size, most, addresses[2])
 
     def spread(self, rows: NDArray, bits: int, found: NDArray) -> NDArray[np.int64]:
         """Sort rows of a ledger (N,) by the first bits of their keys into `found`; where those of each kind (2^bits,) end."""
