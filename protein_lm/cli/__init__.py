@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Heavy imports stand inside the verbs, so that help is quick."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "protein-lm"
         return _report(f"{format_message().rstrip('.')}; see {command} --help")
+    if arguments is None:
+        gc.freeze()  # the process ends: its last collection need not look at all that there is
     if status == _INTERRUPTED:  # some versions of Typer catch Ctrl-C themselves
         _report("interrupted")
     return status

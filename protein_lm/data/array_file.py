@@ -207,7 +207,7 @@ class ArrayFile:
                 self._direct.seek(place)
                 written = self._direct.write(block) or 0
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                     raise
                 self._direct.close()  # a file system that opens files so, but wants larger blocks
                 self._direct = None

@@ -19,7 +19,7 @@ from protein_lm.data.journal import Growth, Mark
 from protein_lm.native.fasta import fasta_reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
-_HELD_ROWS = 2**17
+_HELD_ROWS = 2**18
 """Rows in memory before they are spread over files."""
 _LEAST_SLOTS, _MOST_SLOTS = 2**12, 2**24
 """Of `Seen`, 8 bytes each."""
