@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ UNIREF50, TREMBL = (27e9, "UniRef50, 27 GB"), (110e9, "TrEMBL, 110 GB")
 """FASTA of recent releases, decompressed, about; for the extrapolation."""
 _LINE = 60
 _RECORDS = 20_000
+_WATCHED_SECONDS = 0.05
+"""Between two looks at the memory, which disturb what is timed."""
 MOST_FOR_PEERS = 1000
 """Megabytes beyond which Bio.SeqIO is not timed."""
 
@@ -113,13 +116,23 @@ def measure(task: str, path: Path) -> dict[str, Any]:
     with path.open("rb") as file:  # so that no task has to wait for the disk more than another, where memory suffices
         while file.read(2**22):
             pass
-    start, peak = time.perf_counter(), 0
+    start, peak, has_ended = time.perf_counter(), 0, threading.Event()
     words = command(task, path)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
-            time.sleep(0.05)
+
+        def watch() -> None:
+            nonlocal peak
+            while not has_ended.wait(_WATCHED_SECONDS):
+                peak = max(peak, _resident(process.pid))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
+        has_ended.set()
+        watching.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = max(peak, usage.ru_maxrss * 2**10)  # of the process by itself, between two looks
         said = process.stderr.read() if process.stderr else ""
     if process.returncode:
         raise SystemExit(f"benchmarks.prepare: {task} of {path.name} failed: {said.strip().splitlines()[-1:]}")

@@ -91,9 +91,8 @@ class Source:
     def __init__(self, path: Path, *, block_bytes: int = BLOCK_BYTES) -> None:
         self.path = path
         self.block_bytes = block_bytes
-        has_end = (
-            path != STANDARD_INPUT
-        )  # or a thread that waits for input would keep an interrupted program from ending
+        # A thread that waits for standard input would keep an interrupted program from ending.
+        has_end = path != STANDARD_INPUT
         self._file = _HashedFile(_open(path), reads_ahead=has_end)
         self._text: IO[bytes] | None = None
         self._reading = ThreadPoolExecutor(1) if has_end else None  # and decompresses

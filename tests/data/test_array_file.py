@@ -3,6 +3,7 @@
 import errno
 import io
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -110,10 +111,9 @@ def test_values_that_are_replaced(way, disk, tmp_path) -> None:
 def test_a_disk_that_is_full_is_not_forgotten(disk, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(array_file, "_open_direct", lambda path: Refusing(path, errno.ENOSPC))
     file = ArrayFile(tmp_path / "full.npy", np.uint8, disk)
-    file.append(np.zeros(array_file._BLOCK_BYTES, dtype=np.uint8))
-    with pytest.raises(OSError, match="refused"):
+    with closing(file), pytest.raises(OSError, match="refused"):  # at once, or later
+        file.append(np.zeros(array_file._BLOCK_BYTES, dtype=np.uint8))
         file.complete()
-    file.close()
 
 
 @pytest.mark.parametrize("place", [3, 6, 12, 50, 127])
