@@ -32,7 +32,7 @@ UNIREF50, TREMBL = (27e9, "UniRef50, 27 GB"), (110e9, "TrEMBL, 110 GB")
 """FASTA of recent releases, decompressed, about; for the extrapolation."""
 _LINE = 60
 _RECORDS = 20_000
-_WATCHED_SECONDS = 0.05
+_WATCHED_SECONDS = 0.02
 """Between two looks at the memory, which disturb what is timed."""
 MOST_FOR_PEERS = 1000
 """Megabytes beyond which Bio.SeqIO is not timed."""
@@ -122,17 +122,15 @@ def measure(task: str, path: Path) -> dict[str, Any]:
 
         def watch() -> None:
             nonlocal peak
-            while not has_ended.wait(_WATCHED_SECONDS):
+            while not has_ended.wait(_WATCHED_SECONDS if peak else _WATCHED_SECONDS / 4):
                 peak = max(peak, _resident(process.pid))
 
         watching = threading.Thread(target=watch)
         watching.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         seconds = time.perf_counter() - start
         has_ended.set()
         watching.join()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        peak = max(peak, usage.ru_maxrss * 2**10)  # of the process by itself, between two looks
         said = process.stderr.read() if process.stderr else ""
     if process.returncode:
         raise SystemExit(f"benchmarks.prepare: {task} of {path.name} failed: {said.strip().splitlines()[-1:]}")
