@@ -188,10 +188,11 @@ def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Pa
     return adopted
 
 
-def checksum(path: Path) -> str:
-    """XXH3-128 of a file, in hexadecimal digits."""
+def checksum(path: Path, start: int = 0) -> str:
+    """XXH3-128 of a file from its byte `start` on, in hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
+        file.seek(start)
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import xxhash
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from protein_lm.data.journal import Growth, Mark
 from protein_lm.data.records import copy_kept, kept
+from protein_lm.output import checksum
 
 _BLOCK_BYTES, _PAGE_BYTES = 2**20, 2**12
 """The least that is written at a time, and what the places and sizes of such writes are multiples of."""
 _MOST_WRITING = 8
 """Blocks on their way to the disk, which may falter for a moment."""
-_READ_BYTES = 2**22
 
 
 class FileFacts(TypedDict):
@@ -48,7 +47,6 @@ def header(dtype: np.dtype, size: int) -> bytes:
 
 def checksum_of_values(path: Path) -> str | None:
     """XXH3-128 of what stands behind the header, in hexadecimal digits; None: the header is not as `ArrayFile` writes it."""
-    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         try:
             npy.read_magic(file)
@@ -59,9 +57,7 @@ def checksum_of_values(path: Path) -> str | None:
         file.seek(0)
         if file.read(len(expected)) != expected or path.stat().st_size != len(expected) + size * dtype.itemsize:
             return None
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return checksum(path, len(expected))
 
 
 class ArrayFile:
@@ -152,7 +148,8 @@ class ArrayFile:
 
     def replace_from(self, start: int, parts: Iterator[NDArray]) -> None:
         """Replace all values from `start` on by those of `parts`, which may come from this file further on."""
-        size = start
+        self._settle()
+        self._is_altered, size = True, start
         for part in parts:
             self.overwrite(size, part)
             size += part.size
@@ -169,6 +166,7 @@ class ArrayFile:
         return {"bytes": self._at(self.size), "xxh3_128": found}
 
     def close(self) -> None:
+        """Close it as it is; what was appended since the last mark may be lacking."""
         if self._direct:
             self._direct.close()
         self._file.close()

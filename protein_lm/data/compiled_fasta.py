@@ -3,13 +3,12 @@
 from collections import Counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.data.records import Annotations, Columns
 from protein_lm.data.residues import CODES, FIRST_AMBIGUOUS, J, X
 from protein_lm.data.text import Text
-from protein_lm.native.fasta import FastaCall, fasta_reader
+from protein_lm.native.fasta import FastaCall, address, fasta_reader
 
 
 def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None:
@@ -37,9 +36,9 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
         "flags": np.empty(capacity, dtype=np.uint8),
     }
     call = FastaCall(
-        head=_address(head),
-        body=_address(body),
-        codes=_address(CODES),
+        head=address(head),
+        body=address(body),
+        codes=address(CODES),
         head_size=head.size,
         body_size=body.size,
         capacity=capacity,
@@ -47,7 +46,7 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
         x=X,
         j=J,
         all_to_x=policy is ResiduePolicy.TO_X,
-        **{name: _address(array) for name, array in arrays.items()},
+        **{name: address(array) for name, array in arrays.items()},
     )
     number = reader.read(call)
     if number < 0:
@@ -64,7 +63,3 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
 
 
 _ANNOTATIONS = "taxon_ids", "cluster_sizes", "protein_existence", "flags"
-
-
-def _address(array: NDArray) -> int:
-    return array.ctypes.data

@@ -65,8 +65,8 @@ class FastaReader:
     def count(self, text: bytes | memoryview, first: bytes, second: bytes) -> tuple[int, int]:
         """How often each of two bytes is in a text."""
         letters, totals = np.frombuffer(text, dtype=np.uint8), (ctypes.c_int64 * 2)()
-        address, size = ctypes.c_void_p(_address(letters)), ctypes.c_int64(letters.size)
-        self._count(address, size, ctypes.c_int32(first[0]), ctypes.c_int32(second[0]), totals)
+        start, size = ctypes.c_void_p(address(letters)), ctypes.c_int64(letters.size)
+        self._count(start, size, ctypes.c_int32(first[0]), ctypes.c_int32(second[0]), totals)
         return totals[0], totals[1]
 
     def keep(
@@ -74,7 +74,7 @@ class FastaReader:
     ) -> int:
         """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
         arrays = [np.ascontiguousarray(array) for array in (values, lengths, keep)]
-        addresses = [ctypes.c_void_p(_address(array)) for array in (*arrays, found)]
+        addresses = [ctypes.c_void_p(address(array)) for array in (*arrays, found)]
         return self._keep(*addresses[:3], ctypes.c_int64(keep.size), addresses[3])
 
     def select(self, columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
@@ -85,13 +85,13 @@ class FastaReader:
         places = np.empty(keep.size, dtype=np.int32)
         addresses = ctypes.c_void_p * len(columns)
         self._select(
-            addresses(*map(_address, columns)),
-            addresses(*map(_address, found)),
+            addresses(*map(address, columns)),
+            addresses(*map(address, found)),
             (ctypes.c_int64 * len(columns))(*(column.itemsize * column[:1].size for column in columns)),
             ctypes.c_int64(len(columns)),
-            ctypes.c_void_p(_address(keep)),
+            ctypes.c_void_p(address(keep)),
             ctypes.c_int64(keep.size),
-            ctypes.c_void_p(_address(places)),
+            ctypes.c_void_p(address(places)),
         )
         return found
 
@@ -99,12 +99,12 @@ class FastaReader:
         """Splits (N,) of hashes: 2 and 1 where they are, as numbers in [0, 1), below these, else 0."""
         hashes, splits = np.ascontiguousarray(hashes), np.empty(hashes.size, dtype=np.uint8)
         self._split(
-            ctypes.c_void_p(_address(hashes)),
+            ctypes.c_void_p(address(hashes)),
             ctypes.c_int64(hashes.size),
             ctypes.c_uint64(seed),
             ctypes.c_double(most_of_1),
             ctypes.c_double(most_of_2),
-            ctypes.c_void_p(_address(splits)),
+            ctypes.c_void_p(address(splits)),
         )
         return splits
 
@@ -115,19 +115,20 @@ class FastaReader:
             (N,) which were not there, and how many were lost: others for them, or they themselves.
         """
         prints, is_new = np.ascontiguousarray(prints), np.empty(len(prints), dtype=np.bool_)
-        addresses = [ctypes.c_void_p(_address(array)) for array in (prints, slots, is_new)]
+        addresses = [ctypes.c_void_p(address(array)) for array in (prints, slots, is_new)]
         number, size, most = (ctypes.c_int64(value) for value in (len(prints), slots.size, min(places, slots.size)))
         return is_new, self._see(addresses[0], number, addresses[1], size, most, addresses[2])
 
     def spread(self, rows: NDArray, bits: int, found: NDArray) -> NDArray[np.int64]:
         """Sort rows of a ledger (N,) by the first bits of their keys into `found`; where those of each kind (2^bits,) end."""
         ends = np.empty(2**bits, dtype=np.int64)
-        addresses = [ctypes.c_void_p(_address(array)) for array in (rows, found, ends)]
+        addresses = [ctypes.c_void_p(address(array)) for array in (rows, found, ends)]
         self._spread(addresses[0], ctypes.c_int64(rows.size), ctypes.c_int32(bits), *addresses[1:])
         return ends
 
 
-def _address(array: NDArray) -> int:
+def address(array: NDArray) -> int:
+    """Where an array's values begin in memory; they must lie back to back."""
     return array.ctypes.data
 
 

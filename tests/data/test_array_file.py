@@ -108,6 +108,15 @@ def test_values_that_are_replaced(way, disk, tmp_path) -> None:
     assert facts["xxh3_128"] == checksum_of_values(tmp_path / "replaced.npy")
 
 
+def test_values_that_are_dropped_from_the_end(disk, tmp_path) -> None:
+    file = ArrayFile(tmp_path / "shorter.npy", np.uint8, disk)
+    file.append(np.arange(100, dtype=np.uint8))
+    file.replace_from(60, iter(()))
+    facts = file.complete()
+    assert np.load(tmp_path / "shorter.npy").tolist() == list(range(60))
+    assert facts == {"bytes": 188, "xxh3_128": checksum_of_values(tmp_path / "shorter.npy")}
+
+
 def test_a_disk_that_is_full_is_not_forgotten(disk, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(array_file, "_open_direct", lambda path: Refusing(path, errno.ENOSPC))
     file = ArrayFile(tmp_path / "full.npy", np.uint8, disk)
