@@ -17,13 +17,12 @@ import numpy as np
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.data import compiled_fasta
 from protein_lm.data.duplicates import fingerprints
 from protein_lm.data.filters import Filters, select
 from protein_lm.data.hashing import hash_letters
 from protein_lm.data.readers import Part
 from protein_lm.data.records import Columns
-from protein_lm.native.fasta import fasta_reader
+from protein_lm.native.reader import compiled_reader
 
 _PARTS_PER_WORKER = 3
 """Read ahead of what is written."""
@@ -67,10 +66,8 @@ def digest(part: Part, settings: Settings) -> Digest | None:
 
 
 def _columns(part: Part, settings: Settings) -> Columns | None:
-    if (text := part.fasta) is not None:
-        records = compiled_fasta.read(text, part.most_records, settings.policy)
-        if records is not None:
-            return records
+    if (records := part.columns(settings.policy)) is not None:
+        return records
     block = part.block(settings.policy, settings.on_error)
     if block is None:
         return None
@@ -96,12 +93,12 @@ class Workers:
     The compiled reader does not hold the interpreter's lock, so that threads serve it; all other parsers need processes.
 
     Args:
-        threads: for FASTA, if the compiled reader is there; 0: as all else.
+        threads: for formats that the compiled reader knows, if it is there; 0: as all else.
         processes: for all else; 0: the caller itself.
     """
 
     def __init__(self, threads: int, processes: int) -> None:
-        self._threads = ThreadPoolExecutor(threads) if threads and fasta_reader() else None
+        self._threads = ThreadPoolExecutor(threads) if threads and compiled_reader() else None
         self._processes = make_pool(processes) if processes else None  # which start at the first part for them
         self._num_threads, self._num_processes = threads, processes
 
@@ -124,7 +121,7 @@ class Workers:
         running: deque[Callable[[], Digest | None]] = deque()
         for part in parts:
             pool, number = self._processes, self._num_processes
-            if part.fasta is not None and self._threads:
+            if part.is_for_compiled_reader and self._threads:
                 pool, number = self._threads, self._num_threads
             running.append(pool.submit(digest, part, settings).result if pool else partial(digest, part, settings))
             while len(running) > number * _PARTS_PER_WORKER:

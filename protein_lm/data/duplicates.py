@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from protein_lm.data.array_file import write_all
 from protein_lm.data.journal import Growth, Mark
-from protein_lm.native.fasta import fasta_reader
+from protein_lm.native.reader import compiled_reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**18
@@ -115,7 +115,7 @@ class Ledger:
 
 def spread(rows: NDArray, found: NDArray) -> NDArray[np.int64]:
     """Sort rows (N,) by file, in their order, into `found` (at least N,); returns where those of each file (64,) end."""
-    if (reader := fasta_reader()) is not None:
+    if (reader := compiled_reader()) is not None:
         return reader.spread(rows, _BITS, found)
     numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
     rows.take(np.argsort(numbers, kind="stable"), out=found[: rows.size])
@@ -144,7 +144,7 @@ class Seen:
     """
 
     def __init__(self, num_bytes: int | None) -> None:
-        self._reader = fasta_reader() if num_bytes is not None else None
+        self._reader = compiled_reader() if num_bytes is not None else None
         wanted = num_bytes // _BYTES_PER_SLOT if num_bytes else _MOST_SLOTS
         num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
         self.knows_all = self._reader is not None and wanted <= _MOST_SLOTS

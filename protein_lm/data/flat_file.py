@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Memberships, Spans
@@ -21,6 +20,7 @@ _EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
 _FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\((?i:FRAGMENTS?)\))")
 _NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
 _SPECIES = re.compile(rb"\nOS   ([^\n]*)")
+_END = re.compile(re.escape(MARK))
 _FAMILY = re.compile(rb"\nDR   Pfam; ([^;\n]*)")
 
 
@@ -52,17 +52,18 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
         body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),
         num_layout=np.array([entry.num_layout for entry in entries], dtype=np.int64),
         annotations=Annotations.of(entries),
-        memberships=_memberships(text, bodies[:, 1], families) if families else None,
+        memberships=memberships(text, families) if families else None,
         layout=b" \n",
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
 
 
-def _memberships(text: bytes, ends: NDArray[np.int64], families: Sequence[str]) -> Memberships:
-    """Of the entries that end there (N,), by their cross-references to Pfam."""
+def memberships(text: bytes, families: Sequence[str]) -> Memberships:
+    """Of a text's entries, by their cross-references to Pfam."""
     numbers = {family.encode(): number for number, family in enumerate(families)}
     found = [(line.start(), numbers[line[1]]) for line in _FAMILY.finditer(text) if line[1] in numbers]
     places = np.array(found, dtype=np.int64).reshape(-1, 2)
+    ends = np.fromiter((mark.start() for mark in _END.finditer(text)), dtype=np.int64)
     return Memberships(np.searchsorted(ends, places[:, 0], side="right"), places[:, 1])
 
 

@@ -4,7 +4,7 @@ One parser per format serves `data prepare`, which takes blocks, and scoring, wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -13,13 +13,14 @@ import numpy as np
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.data import fasta, flat_file, table_file, xml_file
+from protein_lm.data import compiled, fasta, flat_file, table_file, xml_file
 from protein_lm.data.formats import describe_format
 from protein_lm.data.raw_records import RawRecords
-from protein_lm.data.records import RecordBlock, SequenceRecord
+from protein_lm.data.records import Columns, Memberships, RecordBlock, SequenceRecord
 from protein_lm.data.sources import Source
 from protein_lm.data.text import Text, beginning, unix_lines, whole_records
 from protein_lm.errors import InputError
+from protein_lm.native.reader import CompiledFormat
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
 _PARQUET_MAGIC = b"PAR1"
@@ -35,11 +36,22 @@ class TextFormat:
     mark: bytes
     kept: int
     tells_families: bool = False
+    compiled: CompiledFormat | None = None
+    """What the compiled reader calls it."""
+    memberships: Callable[[bytes, Sequence[str]], Memberships] | None = None
+    """Of the records of a text in families, which the compiled reader leaves out."""
 
 
-_FASTA = TextFormat(fasta.parse, fasta.MARK, fasta.KEPT)
-_FLAT_FILE = TextFormat(flat_file.parse, flat_file.MARK, flat_file.KEPT, tells_families=True)
-_XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=True)
+FASTA = TextFormat(fasta.parse, fasta.MARK, fasta.KEPT, compiled=CompiledFormat.FASTA)
+FLAT_FILE = TextFormat(
+    flat_file.parse,
+    flat_file.MARK,
+    flat_file.KEPT,
+    tells_families=True,
+    compiled=CompiledFormat.FLAT_FILE,
+    memberships=flat_file.memberships,
+)
+XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=True)
 
 
 def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> Iterator[SequenceRecord]:
@@ -78,17 +90,28 @@ class Part:
 
     path: Path
     content: Text | RawRecords
+    form: TextFormat | None = None
+    """Of a text, as all below."""
     line: int = 0
-    """Of the text's beginning."""
-    most_records: int = 0
-    """Of FASTA, that the text can have."""
-    parse: Callable[[bytes, int, Path], RawRecords] | None = None
-    """Of a text."""
+    """Where it begins."""
+    num_lines: int = 0
+    families: Sequence[str] = ()
+    """Accessions of Pfam; a format that tells gives the memberships of records in them."""
 
     @property
-    def fasta(self) -> Text | None:
-        """The text, if it is one of FASTA."""
-        return self.content if isinstance(self.content, Text) and self.parse is fasta.parse else None
+    def is_for_compiled_reader(self) -> bool:
+        """Whether that reader, if there is one, knows the format."""
+        return self.form is not None and self.form.compiled is not None
+
+    def columns(self, policy: ResiduePolicy) -> Columns | None:
+        """The records by the compiled reader; None if there is none, or it cannot tell."""
+        if self.form is None or self.form.compiled is None or not isinstance(self.content, Text):
+            return None
+        columns = compiled.read(self.content, self.form.compiled, self.num_lines, policy)
+        if columns is not None and self.families and self.form.memberships:
+            memberships = self.form.memberships(self.content.join(), self.families)
+            return replace(columns, memberships=memberships)
+        return columns
 
     def block(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock | None:
         """The records; None if there are none.
@@ -99,8 +122,9 @@ class Part:
         if isinstance(self.content, RawRecords):
             raw = self.content
         else:
-            assert self.parse is not None
-            raw = self.parse(self.content.join(), self.line, self.path)
+            assert self.form is not None
+            parse = partial(self.form.parse, families=self.families) if self.form.tells_families else self.form.parse
+            raw = parse(self.content.join(), self.line, self.path)
         return raw.finish(policy, on_error) if raw.lines.size else None
 
 
@@ -129,12 +153,11 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
         yield from (Part(path, raw) for raw in table_file.read_text(text, line, blocks, path))
         return
     form = _recognise(text, line, path)
-    parse = partial(form.parse, families=families) if families and form.tells_families else form.parse
     is_whole = True
     for part in whole_records(text, blocks, form.mark, form.kept):
-        is_whole = form is not _XML or xml_file.is_closed(part.join())
-        num_lines, most_records = part.count(b"\n", b">")
-        yield Part(path, part, line, most_records, parse)
+        is_whole = form is not XML or xml_file.is_closed(part.join())
+        num_lines = part.count(b"\n")
+        yield Part(path, part, form, line, num_lines, families)
         line += num_lines
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
@@ -149,12 +172,12 @@ def _recognise(text: bytes, line: int, path: Path) -> TextFormat:
     if not text:
         raise InputError(f"{path} is empty: it holds no sequence; give {FORMATS}")
     if text.startswith(b">"):
-        return _FASTA
+        return FASTA
     if text.startswith(b"ID   "):
-        return _FLAT_FILE
+        return FLAT_FILE
     if text.startswith(b"<") and xml_file.ROOT.search(text):
         xml_file.check_encoding(text, path)
-        return _XML
+        return XML
     if missing := table_file.missing_columns(text):
         raise InputError(f"{path} has no column {' and '.join(missing)}; it needs sequence_id and sequence")
     if looks := describe_format(text):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
 from protein_lm.data.headers import Header, parse_header, sequence_id
-from protein_lm.native.fasta import fasta_reader
+from protein_lm.native.reader import compiled_reader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +158,7 @@ class Memberships:
 
 def selected(columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
     """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
-    if (reader := fasta_reader()) is not None:
+    if (reader := compiled_reader()) is not None:
         return reader.select(columns, keep)
     return [column[keep] for column in columns]
 
@@ -167,7 +167,7 @@ def copy_kept(
     values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
 ) -> int:
     """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
-    if (reader := fasta_reader()) is not None:
+    if (reader := compiled_reader()) is not None:
         return reader.keep(values, lengths, keep, found)
     runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
     ends, size = np.append(0, np.cumsum(lengths)), 0

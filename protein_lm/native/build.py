@@ -1,4 +1,4 @@
-"""Building the compiled kernels: one library per level of processor, out of the same sources; and the reader of FASTA.
+"""Building the compiled kernels: one library per level of processor, out of the same sources; and the reader of files.
 
 They lie in a folder of the user's, named after what they are built from, so that another version of the source or of the
 flags is not taken for this one. Nothing is built unless it is asked for.
@@ -21,7 +21,8 @@ SOURCES = [
     Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "rotary", "decoding")
 ]
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
-READER_SOURCE = Path(__file__).with_name("fasta.cpp")
+READER_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("fasta", "flat_file", "columns")]
+READER_HEADER = Path(__file__).with_name("reading.h")
 LEVELS = {
     "amx-bf16": ["-march=sapphirerapids"],
     "avx512-bf16": ["-march=x86-64-v4", "-mavx512bf16"],
@@ -45,7 +46,7 @@ def folder() -> Path:
     Raises:
         ConfigError: the user has no home directory, and no folder is named.
     """
-    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS, READER_SOURCE])
+    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS, *READER_SOURCES, READER_HEADER])
     digest = hashlib.sha256(content + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
     if given := os.environ.get(FOLDER_VARIABLE):
         return Path(given) / digest
@@ -118,7 +119,7 @@ def build(*, compiler: str | None = None) -> Built:
                 raise ConfigError(
                     f"{compiler} could not build the kernels: {left_out['plain']}; try another one by setting CXX"
                 )
-            if fault := _compile(compiler, [READER_SOURCE], [f"-I{_includes()}"], Path(partial) / READER):
+            if fault := _compile(compiler, READER_SOURCES, [f"-I{_includes()}"], Path(partial) / READER):
                 left_out[READER] = fault
             targets = {level: library_of(level) for level in levels_of_this_kind()} | {READER: reader_library()}
             built = {name: path for name, path in targets.items() if name not in left_out}

@@ -13,7 +13,7 @@ import torch  # its OpenMP must be in the process before a library is loaded
 
 from protein_lm import __version__
 from protein_lm.errors import ConfigError
-from protein_lm.native import fasta
+from protein_lm.native import reader
 from protein_lm.native.build import OFF, VARIABLE, levels_of_this_kind, library_of
 
 
@@ -212,7 +212,7 @@ def describe_installation() -> str:
             f"protein-lm {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
             f"{torch.get_num_threads()} threads; vector instructions of torch: {torch.backends.cpu.get_cpu_capability()}",
             describe(),
-            f"reading FASTA: {'compiled reader' if fasta.fasta_reader() else 'numpy'}",
+            f"reading files: {'compiled reader' if reader.compiled_reader() else 'numpy'}",
         ]
     )
 
@@ -220,7 +220,7 @@ def describe_installation() -> str:
 def forget() -> None:
     """Look anew for what is built."""
     _kernels.cache_clear()
-    fasta.forget()
+    reader.forget()
 
 
 @lru_cache

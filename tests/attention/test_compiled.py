@@ -20,7 +20,7 @@ from protein_lm.native import build, library
 KINDS = ["performer-relu", "performer-softmax", "elu"]
 HEADS = 3
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1, 300]
-FASTA_TESTS = Path(__file__).parents[1] / "data" / "test_compiled_fasta.py"
+READER_TESTS = Path(__file__).parents[1] / "data" / "test_compiled_reader.py"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -350,7 +350,7 @@ sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "", "-k", "{tests}", "--no
     [
         (Path(__file__), "torch_path or width or keys_gives_zeros"),
         (Path(__file__).with_name("test_compiled_exact.py"), "equals_torch or width or rotary"),
-        (FASTA_TESTS, "equals"),
+        (READER_TESTS, "equals"),
     ],
     ids=["linear", "exact", "reading"],
 )

@@ -1,4 +1,4 @@
-"""FASTA by the compiled reader: what `fasta.parse` and `residues.clean` find in ordinary texts, several times as fast."""
+"""Records by the compiled reader: what parsers and `residues.clean` find in ordinary texts, several times as fast."""
 
 from collections import Counter
 
@@ -8,20 +8,20 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.data.records import Annotations, Columns
 from protein_lm.data.residues import CODES, FIRST_AMBIGUOUS, J, X
 from protein_lm.data.text import Text
-from protein_lm.native.fasta import FastaCall, address, fasta_reader
+from protein_lm.native.reader import Call, CompiledFormat, address, compiled_reader
 
 
-def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None:
-    """The records of a text as `fasta.parse` takes it; there cannot be more than `most_records`.
+def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy) -> Columns | None:
+    """The records of a text of so many lines, as the format's parser takes it. Memberships in families are not looked for.
 
     None: the reader is not built, or the text is not ordinary. It may have a record at fault, lower case, gaps, stops or
-    bytes that are not ASCII; `fasta.parse` knows.
+    bytes that are not ASCII; the parser knows.
     """
-    reader = fasta_reader()
+    reader = compiled_reader()
     if reader is None:
         return None
     head, body = np.frombuffer(text.head, dtype=np.uint8), np.frombuffer(text.body, dtype=np.uint8)
-    size, capacity = head.size + body.size, most_records
+    size, capacity = head.size + body.size, num_lines // _LEAST_LINES
     arrays = {
         "tokens": np.empty(size, dtype=np.uint8),
         "lengths": np.empty(capacity, dtype=np.int64),
@@ -35,7 +35,7 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
         "protein_existence": np.empty(capacity, dtype=np.uint8),
         "flags": np.empty(capacity, dtype=np.uint8),
     }
-    call = FastaCall(
+    call = Call(
         head=address(head),
         body=address(body),
         codes=address(CODES),
@@ -48,7 +48,7 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
         all_to_x=policy is ResiduePolicy.TO_X,
         **{name: address(array) for name, array in arrays.items()},
     )
-    number = reader.read(call)
+    number = reader.read(form, call)
     if number < 0:
         return None
     sizes = {"tokens": call.num_tokens, "ids": call.num_id_bytes}
@@ -63,3 +63,5 @@ def read(text: Text, most_records: int, policy: ResiduePolicy) -> Columns | None
 
 
 _ANNOTATIONS = "taxon_ids", "cluster_sizes", "protein_existence", "flags"
+_LEAST_LINES = 2
+"""Of a record with residues."""

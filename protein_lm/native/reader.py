@@ -1,8 +1,12 @@
-"""The compiled reader of FASTA, if it is built: see fasta.cpp. `$PROTEIN_LM_KERNELS` = `off` turns it off too."""
+"""The compiled reader of files, if it is built: see fasta.cpp, flat_file.cpp and columns.cpp.
+
+`$PROTEIN_LM_KERNELS` = `off` turns it off too.
+"""
 
 import ctypes
 import os
 from collections.abc import Sequence
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +26,15 @@ _ARRAYS = (
 _RESULTS = "num_tokens", "num_id_bytes", "num_j", "num_bouz"
 
 
-class FastaCall(ctypes.Structure):
-    """See `Call` in fasta.cpp: fields, order and types are the same."""
+class CompiledFormat(Enum):
+    """What it reads."""
+
+    FASTA = "fasta"
+    FLAT_FILE = "flat file"
+
+
+class Call(ctypes.Structure):
+    """See `Call` in reading.h: fields, order and types are the same."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _TEXTS),
@@ -34,7 +45,7 @@ class FastaCall(ctypes.Structure):
     ]
 
 
-class FastaReader:
+class Reader:
     """The library. Calls from several threads run at once: they do not hold the interpreter's lock."""
 
     def __init__(self, path: Path) -> None:
@@ -45,29 +56,32 @@ class FastaReader:
             AttributeError: it lacks a function.
         """
         library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-        library.protein_lm_fasta_call_bytes.restype = ctypes.c_int64
-        if library.protein_lm_fasta_call_bytes() != ctypes.sizeof(FastaCall):
+        library.protein_lm_call_bytes.restype = ctypes.c_int64
+        if library.protein_lm_call_bytes() != ctypes.sizeof(Call):
             raise OSError("it is of another version")
-        self._read, self._count = library.protein_lm_read_fasta, library.protein_lm_count
+        self._formats = {
+            CompiledFormat.FASTA: library.protein_lm_read_fasta,
+            CompiledFormat.FLAT_FILE: library.protein_lm_read_flat_file,
+        }
+        self._count = library.protein_lm_count
         self._keep, self._spread = library.protein_lm_keep, library.protein_lm_spread
         self._see, self._select, self._split = (
             library.protein_lm_see,
             library.protein_lm_select,
             library.protein_lm_split,
         )
-        self._spread.restype = self._select.restype = self._split.restype = self._count.restype = None
-        self._read.restype = self._keep.restype = self._see.restype = ctypes.c_int64
+        self._spread.restype = self._select.restype = self._split.restype = None
+        for function in (*self._formats.values(), self._count, self._keep, self._see):
+            function.restype = ctypes.c_int64
 
-    def read(self, call: FastaCall) -> int:
+    def read(self, form: CompiledFormat, call: Call) -> int:
         """The number of records; below 0: the text is not ordinary, and what was written means nothing."""
-        return self._read(ctypes.byref(call))
+        return self._formats[form](ctypes.byref(call))
 
-    def count(self, text: bytes | memoryview, first: bytes, second: bytes) -> tuple[int, int]:
-        """How often each of two bytes is in a text."""
-        letters, totals = np.frombuffer(text, dtype=np.uint8), (ctypes.c_int64 * 2)()
-        start, size = ctypes.c_void_p(address(letters)), ctypes.c_int64(letters.size)
-        self._count(start, size, ctypes.c_int32(first[0]), ctypes.c_int32(second[0]), totals)
-        return totals[0], totals[1]
+    def count(self, text: bytes | memoryview, byte: bytes) -> int:
+        """How often a byte is in a text."""
+        letters = np.frombuffer(text, dtype=np.uint8)
+        return self._count(ctypes.c_void_p(address(letters)), ctypes.c_int64(letters.size), ctypes.c_int32(byte[0]))
 
     def keep(
         self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
@@ -132,8 +146,8 @@ def address(array: NDArray) -> int:
     return array.ctypes.data
 
 
-def fasta_reader() -> FastaReader | None:
-    """What this process reads FASTA with; None: numpy.
+def compiled_reader() -> Reader | None:
+    """What this process reads files with; None: Python and numpy.
 
     Raises:
         ConfigError: it is built, but cannot be used.
@@ -147,7 +161,7 @@ def forget() -> None:
 
 
 @lru_cache
-def _load() -> FastaReader | None:
+def _load() -> Reader | None:
     try:
         path = reader_library()
     except ConfigError:  # nowhere to look
@@ -155,7 +169,7 @@ def _load() -> FastaReader | None:
     if not path.exists():
         return None
     try:
-        return FastaReader(path)
+        return Reader(path)
     except (OSError, AttributeError) as error:
         raise ConfigError(
             f"the compiled reader {path} cannot be used ({error}); build it anew with protein-lm kernels build, or set "

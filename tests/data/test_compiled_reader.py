@@ -1,11 +1,13 @@
-"""The compiled reader of FASTA against numpy's: whatever it takes, it takes as that one does, to the last number."""
+"""The compiled reader against Python and numpy: whatever it takes, it takes as they do, to the last number."""
 
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,25 +16,26 @@ from hypothesis import strategies as st
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.data import compiled_fasta, duplicates, fasta
+from protein_lm.data import compiled, duplicates
 from protein_lm.data.digest import Digest, Settings, digest
 from protein_lm.data.duplicates import ROW, Seen, spread
 from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
-from protein_lm.data.readers import Part
+from protein_lm.data.readers import FASTA, FLAT_FILE, Part, TextFormat
 from protein_lm.data.records import kept, selected
 from protein_lm.data.sources import Source
 from protein_lm.data.split import SplitRule
 from protein_lm.data.text import Text
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native import build
-from protein_lm.native import fasta as library
+from protein_lm.native import reader as library
 from tests.data.test_header_fields import cluster_headers, knowledgebase_headers
 from tests.data.test_journal import contents, killed
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
 HEADERS = ROOT / "tests" / "fixtures" / "headers.fasta"
+ENTRIES = ROOT / "tests" / "fixtures" / "entries.dat"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 policies = st.sampled_from(ResiduePolicy)
@@ -47,40 +50,52 @@ def reader(tmp_path_factory):
         assert not build.build().left_out
         patch.delenv(build.VARIABLE)
         library.forget()
-        yield library.fasta_reader()
+        yield library.compiled_reader()
     library.forget()
 
 
-def in_two(text: bytes) -> Text:
+def in_two(text: bytes, form: TextFormat) -> Text:
     """A text, its last record by itself if there are several."""
-    cut = text.rfind(b"\n>") + 1
-    return Text(text[:cut], memoryview(text)[cut:]) if cut else Text(text)
+    cut = text.rfind(form.mark, 0, -form.kept) + form.kept
+    return Text(text[:cut], memoryview(text)[cut:]) if cut >= form.kept else Text(text)
 
 
-def read_by(path: str, text: bytes, asked: Settings) -> Digest | str | None:
+def read_by(path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]) -> Digest | str | None:
     """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
+    part = Part(Path("in"), in_two(text, form), form, line=1, num_lines=text.count(b"\n"), families=families)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, path)
         try:
-            return digest(Part(Path("in.fasta"), in_two(text), 1, text.count(b">"), fasta.parse), asked)
+            return digest(part, asked)
         except InputError as error:
             return str(error)
 
 
-def assert_same(text: bytes, asked: Settings) -> None:
-    ours, theirs = read_by("", text, asked), read_by(build.OFF, text, asked)
+def is_taken(text: bytes, form: TextFormat, policy: ResiduePolicy) -> bool:
+    """Whether the reader takes a text, and does not leave it to the parser."""
+    assert form.compiled is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, "")
+        return compiled.read(in_two(text, form), form.compiled, text.count(b"\n"), policy) is not None
+
+
+def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families: Sequence[str] = ()) -> None:
+    ours, theirs = (read_by(path, text, asked, form, families) for path in ("", build.OFF))
     assert type(ours) is type(theirs)
     if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
         assert ours == theirs
         return
     assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
-    for field in fields(ours.records):
-        one, other = getattr(ours.records, field.name), getattr(theirs.records, field.name)
-        if field.name == "annotations":
-            for name in ("taxon_ids", "cluster_sizes", "protein_existence", "flags"):
-                assert_equal_arrays(getattr(one, name), getattr(other, name), name)
-        elif isinstance(one, np.ndarray):
+    assert_equal_fields(ours.records, theirs.records)
+
+
+def assert_equal_fields(ours: Any, theirs: Any) -> None:
+    for field in fields(ours):
+        one, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if isinstance(one, np.ndarray):
             assert_equal_arrays(one, other, field.name)
+        elif is_dataclass(one):
+            assert_equal_fields(one, other)
         else:
             assert one == other, field.name
 
@@ -135,11 +150,8 @@ def texts(draw, residues=bodies | ambiguous) -> bytes:
 @given(text=texts(), policy=policies, on_error=st.sampled_from(OnError), least=st.sampled_from([1, 20]))
 def test_equals_numpy_on_ordinary_texts(reader, text, policy, on_error, least) -> None:
     assert_same(text, settings_of(policy, on_error, min_length=least))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.VARIABLE, "")
-        records = compiled_fasta.read(in_two(text), text.count(b">"), policy)
     refused = policy is ResiduePolicy.ERROR and any(letter in text for letter in b"XBUZOJ")
-    assert records is not None or refused  # or else this test would compare numpy with itself
+    assert is_taken(text, FASTA, policy) or refused  # or else this test would compare numpy with itself
 
 
 @settings(max_examples=400)
@@ -178,6 +190,112 @@ def test_equals_numpy_on_real_files(reader, path, policy) -> None:
     assert_same(text, settings_of(policy, min_length=100, max_length=300, drop_fragments=True))
 
 
+names = st.text(st.sampled_from("AZaz09 (){}|:;=."), max_size=12)
+family_names = st.sampled_from(["PF00001", "PF00002", "PF00003"])
+entry_lines = st.one_of(
+    st.builds("DE   {}{}".format, st.sampled_from(["RecName: Full=", "SubName: Full=", "", "Flags: "]), names),
+    st.builds(
+        "DE   {}{}{}".format,
+        st.sampled_from(["Flags: ", "Flags: Precursor; ", "A ", ""]),
+        st.sampled_from(["Fragment", "Fragments", "(Fragment)", "(FRAGMENTS)", "(fragmenT", "Fragments)", "FFragment"]),
+        st.sampled_from([";", ".", " ", "", "s;", "s", "x;"]),
+    ),
+    st.builds("OS   {}".format, names),
+    st.builds(
+        "OX   NCBI_TaxID={}".format, st.sampled_from(["", "x", "9606;", "2147483647", "2147483648", "99999999999"])
+    ),
+    st.builds("PE   {}".format, st.sampled_from(["1: Evidence;", "5:", "6: no", "0:", "4", "", "11:"])),
+    st.builds("DR   Pfam; {}; name; 1.".format, family_names),
+    st.builds("AC   {}".format, st.sampled_from(["P1; P2;", " ;", "", ";", "P3", " P 4 ;"])),
+    st.sampled_from(
+        ["XX", "", "DR", "CC   -!- SIMILARITY: >(Fragment)", "SQ  no", "/", "///", "AC", "DE", "D", "PE   1"]
+    ),
+)
+
+
+def layed_out(residues: str, group: int, width: int) -> list[str]:
+    groups = [residues[place : place + group] for place in range(0, len(residues), group)]
+    return [f"     {' '.join(groups[place : place + width])}" for place in range(0, len(groups), width)]
+
+
+tens = st.just(10)
+
+
+@st.composite
+def flat_files(draw, residues=bodies | ambiguous, group=tens) -> bytes:
+    text = []
+    for number in range(draw(st.integers(1, 6))):
+        status = draw(st.sampled_from(["Reviewed;", "Unreviewed;", "STANDARD;", "PRELIMINARY;", "IPI;", ""]))
+        text += ["\n" * draw(st.integers(0, 2)) + f"ID   N{number}_X  {status}   9 AA.", f"AC   P{number};"]
+        text += draw(st.lists(entry_lines, max_size=8))
+        text += ["SQ   SEQUENCE   9 AA;", *layed_out(draw(residues), draw(group), 6), "//"]
+    return "".join(f"{line}\n" for line in text).encode() + draw(st.sampled_from([b"", b"\n"]))
+
+
+@settings(max_examples=400)
+@given(
+    text=flat_files(),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+    least=st.sampled_from([1, 20]),
+    families=st.lists(family_names, unique=True),
+)
+def test_equals_python_on_ordinary_flat_files(reader, text, policy, on_error, least, families) -> None:
+    assert_same(text, settings_of(policy, on_error, min_length=least), FLAT_FILE, families)
+    assert is_taken(text, FLAT_FILE, ResiduePolicy.KEEP)
+
+
+@settings(max_examples=400)
+@given(
+    text=flat_files(bodies | st.text(st.sampled_from("ACDacd*-.JX 1é"), max_size=140), st.integers(1, 70)),
+    damages=st.lists(
+        st.tuples(
+            st.floats(0, 1),
+            st.binary(max_size=3)
+            | st.sampled_from(
+                [b"\n//\n", b"//\n", b"\nAC   ;", b"\nSQ   x", b" \t", b"\nDE   \xff", b"\nID   ", b"\n" * 66]
+            ),
+        ),
+        max_size=2,
+    ),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+)
+@example(b"ID   A\nAC   A;\nSQ   \n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \nMK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\n// \n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\n//\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(b"ID   A\tReviewed; x\nAC   A;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   \t;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+def test_equals_python_on_any_flat_file(reader, text, damages, policy, on_error) -> None:
+    for where, piece in damages:
+        place = 1 + int(where * (len(text) - 2))
+        text = text[:place] + piece + text[place + len(piece) :]
+    text = text.replace(b"\r", b"")
+    assert_same(text if text.endswith(b"\n") else text + b"\n", settings_of(policy, on_error), FLAT_FILE)
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 31, 32, 33, 59, 60, 61, 64, 65, 128, 35_213])
+def test_equals_python_at_any_length_and_layout(reader, length) -> None:
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
+    body = letters[np.random.default_rng(length).integers(0, 20, length)].tobytes().decode()
+    for group, width in ((10, 6), (10, 7), (7, 8), (1, 60), (64, 1), (65, 1), (max(length, 9), 1)):
+        lines = "\n".join(layed_out(body, group, width))
+        text = f"ID   A\nAC   A;\nSQ   9\n{lines}\n//\nID   B\nAC   B;\nSQ   9\n{lines[:-1]}L\n//\n".encode()
+        assert_same(text, settings_of(ResiduePolicy.KEEP), FLAT_FILE)
+        assert_same(text.replace(b"L\n", b"L  \n"), settings_of(ResiduePolicy.KEEP), FLAT_FILE)
+        assert is_taken(text, FLAT_FILE, ResiduePolicy.KEEP) == (min(length, group * width) <= 64)
+
+
+@pytest.mark.parametrize("policy", ResiduePolicy)
+def test_equals_python_on_real_entries(reader, policy) -> None:
+    text, families = ENTRIES.read_bytes(), ["PF00891", "PF12942"]
+    assert_same(text, settings_of(policy), FLAT_FILE, families)
+    assert_same(text, settings_of(policy, min_length=200, drop_fragments=True), FLAT_FILE, families)
+    assert is_taken(text, FLAT_FILE, policy)
+
+
 @pytest.mark.parametrize("workers", [None, 0, 2])
 def test_stores_are_the_same(reader, workers, tmp_path, monkeypatch) -> None:
     odd = tmp_path / "odd.fasta"
@@ -186,7 +304,7 @@ def test_stores_are_the_same(reader, workers, tmp_path, monkeypatch) -> None:
     for path in ("", build.OFF):
         monkeypatch.setenv(build.VARIABLE, path)
         options = {"on_error": OnError.SKIP, "block_bytes": 2**14, "workers": workers}
-        manifests[path] = prepare([SAMPLE, odd], tmp_path / f"store{path}", **options)
+        manifests[path] = prepare([SAMPLE, odd, ENTRIES], tmp_path / f"store{path}", **options)
     assert manifests[""] == manifests[build.OFF]  # with checksums of all files
     assert manifests[""]["num_dropped"]["malformed"] == 1
 
@@ -204,21 +322,29 @@ def test_a_damaged_reader_is_said_in_a_line(reader, tmp_path, monkeypatch) -> No
     monkeypatch.setenv(build.VARIABLE, "")
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
     library.forget()
-    assert library.fasta_reader() is None
+    assert library.compiled_reader() is None
     build.folder().mkdir()
     build.reader_library().write_bytes(b"no library")
     library.forget()
     with pytest.raises(ConfigError, match=r"reader.so cannot be used .*; build it anew with protein-lm kernels build"):
-        library.fasta_reader()
+        library.compiled_reader()
     monkeypatch.setenv(build.VARIABLE, build.OFF)
-    assert library.fasta_reader() is None
+    assert library.compiled_reader() is None
     library.forget()
 
 
 @pytest.mark.slow
 def test_all_of_reading_and_preparing_again(reader) -> None:
-    """The tests of what reads FASTA, which take numpy's way by default, with the reader in use."""
-    names = ["test_fasta", "test_header_fields", "test_journal", "test_prepare", "test_readers", "test_readers_fuzz"]
+    """The tests of what reads files, which take numpy's way by default, with the reader in use."""
+    names = [
+        "test_families",
+        "test_fasta",
+        "test_header_fields",
+        "test_journal",
+        "test_prepare",
+        "test_readers",
+        "test_readers_fuzz",
+    ]
     files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
@@ -234,15 +360,13 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
 @given(text=st.binary(max_size=300), times=st.integers(1, 120))
 def test_bytes_are_counted(reader, text, times) -> None:
     text *= times
-    for first, second in ((b"\n", b">"), (b"\xff", b"a")):
-        assert reader.count(text, first, second) == (text.count(first), text.count(second))
-        both = Text(text, memoryview(text)[1:])
+    both = Text(text, memoryview(text)[1:])
+    for byte in (b"\n", b"\xff"):
+        assert reader.count(text, byte) == text.count(byte)
         for path in ("", build.OFF):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv(build.VARIABLE, path)
-                assert both.count(first, second) == tuple(
-                    2 * text.count(byte) - text[:1].count(byte) for byte in (first, second)
-                )
+                assert both.count(byte) == 2 * text.count(byte) - text[:1].count(byte)
 
 
 @given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=200))
