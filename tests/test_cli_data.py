@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from protein_lm import cli
 from protein_lm.cli import main
+from protein_lm.cli.app import app
 
 FIXTURE = Path(__file__).parent / "fixtures" / "headers.fasta"
 COMMAND = [sys.executable, "-m", "protein_lm", "data"]
@@ -220,6 +223,18 @@ def test_help_has_an_example_and_loads_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Example: protein-lm data prepare" in shown
     assert not {"torch", "pandas", "matplotlib", "pyarrow", "scipy"} & set(shown.split())
+
+
+def test_only_the_file_of_the_verb_is_imported_and_help_knows_all_verbs():
+    code = "import sys; from protein_lm.cli import main; main(['data', '--help']); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "protein_lm.cli.data" in shown and "protein_lm.cli.training" not in shown
+    main(["--help"])
+    found: dict[str, list[str]] = {}
+    for name, command in get_command(app).commands.items():
+        verb = next(iter(command.commands.values())) if hasattr(command, "commands") else command
+        found.setdefault(verb.callback.__module__.removeprefix("protein_lm.cli."), []).append(name)
+    assert found == cli._VERBS
 
 
 def test_prepare_loads_nothing_heavy(tmp_path):

@@ -4,27 +4,38 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
 from protein_lm.cli.app import app
-from protein_lm.cli.contacts import contacts as contact_verbs
-from protein_lm.cli.data import data as data_verbs
 from protein_lm.errors import ProteinLMError
 
-from protein_lm.cli import training, inference, variants, generation, embedding, attention, analysis, conversion, models  # noqa: F401  # isort: skip
-from protein_lm.cli import similarity, report, kernels  # noqa: F401  # isort: skip
-
+_VERBS = {
+    "data": ["data"],
+    "contacts": ["contacts"],
+    "training": ["train", "curves", "finetune"],
+    "inference": ["evaluate", "score", "predict"],
+    "variants": ["variants"],
+    "generation": ["generate", "infill", "compare"],
+    "embedding": ["embed"],
+    "attention": ["attention"],
+    "analysis": ["kernel-error"],
+    "conversion": ["convert"],
+    "models": ["info", "push"],
+    "similarity": ["similarity"],
+    "report": ["report"],
+    "kernels": ["kernels"],
+}
+"""By the file that has them, in the order of the help."""
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
-app.add_typer(data_verbs, name="data")
-app.add_typer(contact_verbs, name="contacts")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 2, with one line on standard error, for what a user can mend."""
+    _load(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(arguments, prog_name="protein-lm", standalone_mode=False) or 0
     except ProteinLMError as error:
@@ -47,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == _INTERRUPTED:  # some versions of Typer catch Ctrl-C themselves
         _report("interrupted")
     return status
+
+
+def _load(arguments: Sequence[str]) -> None:
+    """Import the file of the verb that is asked for; all of them where none is, as for help."""
+    files = [file for file, verbs in _VERBS.items() if arguments and arguments[0] in verbs]
+    for file in files or _VERBS:
+        import_module(f"protein_lm.cli.{file}")
 
 
 def _report(message: str) -> int:

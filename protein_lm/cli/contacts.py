@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from protein_lm.choices import FigureFormat
+from protein_lm.cli.app import app
 from protein_lm.cli.options import Device, ModelName
 
 contacts = typer.Typer(help="Contacts of residues out of attention, by logistic regression.")
+app.add_typer(contacts, name="contacts")
 
 
 @contacts.command(epilog="Example: protein-lm contacts train 1abc.cif 2ptc.pdb:I --model run -o contacts.json")

@@ -10,10 +10,12 @@ import typer
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
+from protein_lm.cli.app import app
 from protein_lm.cli.options import bytes_progress
 
 _SHOWN = 20
 data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
+app.add_typer(data, name="data")
 
 
 @data.command("download", epilog="Example: protein-lm data download uniref50 -o downloads --dry-run")

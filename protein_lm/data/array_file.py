@@ -23,7 +23,7 @@ from protein_lm.data.journal import Growth, Mark
 from protein_lm.data.records import copy_kept, kept
 from protein_lm.output import checksum
 
-_BLOCK_BYTES, _PAGE_BYTES = 2**20, 2**12
+_BLOCK_BYTES, _PAGE_BYTES = 2**21, 2**12
 """The least that is written at a time, and what the places and sizes of such writes are multiples of."""
 _MOST_WRITING = 8
 """Blocks on their way to the disk, which may falter for a moment."""

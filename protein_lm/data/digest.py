@@ -6,12 +6,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +22,9 @@ from protein_lm.data.hashing import hash_letters
 from protein_lm.data.readers import Part
 from protein_lm.data.records import Columns
 from protein_lm.native.reader import compiled_reader
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 _PARTS_PER_WORKER = 3
 """Read ahead of what is written."""
@@ -130,8 +132,11 @@ class Workers:
             yield running.popleft()()
 
 
-def make_pool(workers: int) -> ProcessPoolExecutor:
+def make_pool(workers: int) -> "ProcessPoolExecutor":
     """Processes that make digests; they end with this one, however it ends."""
+    from concurrent.futures import ProcessPoolExecutor  # which takes longer to import than most stores need them
+    from multiprocessing import get_context
+
     return ProcessPoolExecutor(workers, get_context("spawn"), initializer=partial(_begin, os.getpid()))
 
 

@@ -158,6 +158,8 @@ class Memberships:
 
 def selected(columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
     """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
+    if keep.all():
+        return list(columns)
     if (reader := compiled_reader()) is not None:
         return reader.select(columns, keep)
     return [column[keep] for column in columns]

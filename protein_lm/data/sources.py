@@ -20,7 +20,7 @@ from isal import igzip, isal_zlib
 from protein_lm.data.text import JoinedBlocks
 from protein_lm.errors import InputError
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**21
 """Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
 STANDARD_INPUT = Path("-")
 _READ_AHEAD, _DECOMPRESSED_AHEAD = 2, 8

@@ -17,6 +17,7 @@ from protein_lm.data.journal import Growth, Mark
 from protein_lm.data.records import Columns, Spans, kept, selected
 from protein_lm.data.split import Split
 from protein_lm.data.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
+from protein_lm.native.reader import compiled_reader
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -160,6 +161,8 @@ class StoreWriter:
 
 def _count(splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """(2, S) sequences and residues of each split."""
+    if (reader := compiled_reader()) is not None:
+        return reader.tally(splits, lengths, len(Split))
     residues = np.bincount(splits, lengths, len(Split)).astype(np.int64)
     return np.stack((np.bincount(splits, minlength=len(Split)), residues))
 

@@ -77,6 +77,15 @@ void protein_lm_split(const uint64_t* hashes, int64_t number, uint64_t seed, dou
     }
 }
 
+// Adds up records and their residues by split: `totals` (2, num_splits).
+void protein_lm_tally(const Byte* splits, const int64_t* lengths, int64_t number, int64_t num_splits, int64_t* totals) {
+    std::memset(totals, 0, 2 * num_splits * sizeof(int64_t));
+    for (int64_t place = 0; place < number; ++place) {
+        ++totals[splits[place]];
+        totals[num_splits + splits[place]] += lengths[place];
+    }
+}
+
 // Notes fingerprints (number, 2) in a hash table (size slots) whose free slots are 0, and says which were not there. Their
 // first halves say where, their second halves are what is kept. Each has some places in a row: one that finds them taken takes
 // the place of another. Returns how many were lost so.

@@ -65,12 +65,10 @@ class Reader:
         }
         self._count = library.protein_lm_count
         self._keep, self._spread = library.protein_lm_keep, library.protein_lm_spread
-        self._see, self._select, self._split = (
-            library.protein_lm_see,
-            library.protein_lm_select,
-            library.protein_lm_split,
-        )
-        self._spread.restype = self._select.restype = self._split.restype = None
+        self._see, self._select = library.protein_lm_see, library.protein_lm_select
+        self._split, self._tally = library.protein_lm_split, library.protein_lm_tally
+        for function in (self._spread, self._select, self._split, self._tally):
+            function.restype = None
         for function in (*self._formats.values(), self._count, self._keep, self._see):
             function.restype = ctypes.c_int64
 
@@ -122,6 +120,15 @@ class Reader:
         )
         return splits
 
+    def tally(self, splits: NDArray[np.uint8], lengths: NDArray[np.int64], num_splits: int) -> NDArray[np.int64]:
+        """(2, S) sequences and residues of each split, of sequences (N,) and their lengths."""
+        splits, lengths = np.ascontiguousarray(splits), np.ascontiguousarray(lengths)
+        totals = np.empty((2, num_splits), dtype=np.int64)
+        numbers = ctypes.c_int64(splits.size), ctypes.c_int64(num_splits)
+        addresses = [ctypes.c_void_p(address(array)) for array in (splits, lengths, totals)]
+        self._tally(*addresses[:2], *numbers, addresses[2])
+        return totals
+
     def see(self, prints: NDArray[np.uint64], slots: NDArray[np.uint64], places: int) -> tuple[NDArray[np.bool_], int]:
         """Note fingerprints (N, 2) in a hash table (M,) whose free slots are 0, each in one of a number of places.
 
@@ -143,7 +150,12 @@ class Reader:
 
 def address(array: NDArray) -> int:
     """Where an array's values begin in memory; they must lie back to back."""
+    if array.flags.writeable:
+        return ctypes.addressof(_NOTHING.from_buffer(array))  # five times as quick
     return array.ctypes.data
+
+
+_NOTHING = ctypes.c_char * 0
 
 
 def compiled_reader() -> Reader | None:
