@@ -7,6 +7,7 @@ machine that lost its power did not write is noticed, and the run starts over.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,8 +16,8 @@ import xxhash
 
 from protein_lm.data.sources import STANDARD_INPUT
 
-SAVED_BYTES = 2**29
-"""Of text, about, between two saves, which take 0.07 s of a processor each: about a hundredth of the time."""
+SAVED_SECONDS = 10.0
+"""Between two saves, which take 0.07 s each: what a killed run loses at most."""
 STATE = "progress.json"
 _READ_BYTES = 2**22
 
@@ -65,7 +66,6 @@ class Journal:
         output: the store that is made; for messages.
         sources: its sources; with standard input among them, which cannot be read again, nothing is saved.
         facts: all that determines the result, by name, as JSON gives it back.
-        block_bytes: of text in a part.
         say: called with a line for the user.
     """
 
@@ -75,12 +75,10 @@ class Journal:
         sources: Sequence[Path],
         facts: dict[str, Any],
         *,
-        block_bytes: int,
         say: Callable[[str], None] | None,
     ) -> None:
         self._output, self._sources, self._facts, self._say = output, sources, facts, say or (lambda line: None)
-        self._parts_between = max(1, SAVED_BYTES // block_bytes)
-        self._parts_since = 0
+        self._saved = time.monotonic()
         self.state: dict[str, Any] | None = None
         """As it was saved by the killed run that is gone on with."""
         self.files: dict[str, Growth] = {}
@@ -125,8 +123,7 @@ class Journal:
 
     def is_due(self) -> bool:
         """Called after each part: whether it is time to save."""
-        self._parts_since += 1
-        return self._parts_since >= self._parts_between and STANDARD_INPUT not in self._sources
+        return time.monotonic() - self._saved >= SAVED_SECONDS and STANDARD_INPUT not in self._sources
 
     def save(self, folder: Path, state: dict[str, Any], files: Mapping[str, Mark], read: tuple[int, str]) -> None:
         """Save a state in the midst of a source.
@@ -142,7 +139,7 @@ class Journal:
         partial = folder / f"{STATE}.new"
         partial.write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
         partial.replace(folder / STATE)
-        self._parts_since = 0
+        self._saved = time.monotonic()
 
     def close(self, folder: Path) -> None:
         """Give up what was saved: the files will be altered."""

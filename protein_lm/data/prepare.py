@@ -94,7 +94,7 @@ def prepare(
         threads = processes = workers
     settings = Settings(policy, on_error, filters or Filters())
     facts = _determinants(sources, settings, rule, table, of_clusters, families, block_bytes)
-    journal = Journal(output, sources, facts, block_bytes=block_bytes, say=say)
+    journal = Journal(output, sources, facts, say=say)
     with (
         new_directory(output, adopt=journal.adopt) as folder,
         StoreWriter(folder, journal.files) as writer,

@@ -151,7 +151,7 @@ class Reader:
 def address(array: NDArray) -> int:
     """Where an array's values begin in memory; they must lie back to back."""
     if array.flags.writeable:
-        return ctypes.addressof(_NOTHING.from_buffer(array))  # five times as quick
+        return ctypes.addressof(_NOTHING.from_buffer(array.data))  # five times as quick
     return array.ctypes.data
 
 

@@ -465,7 +465,7 @@ def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypa
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
 def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
-    monkeypatch.setattr("protein_lm.data.journal.SAVED_BYTES", 2**18)
+    monkeypatch.setattr("protein_lm.data.journal.SAVED_SECONDS", 0)
     again = tmp_path / "again.fasta"
     with Source(SAMPLE) as source:
         again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))

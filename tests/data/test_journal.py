@@ -57,7 +57,7 @@ def tables(tmp_path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr("protein_lm.data.journal.SAVED_BYTES", 600)
+    monkeypatch.setattr("protein_lm.data.journal.SAVED_SECONDS", 0)
     monkeypatch.setattr("protein_lm.data.duplicates._HELD_ROWS", 40)
 
 

@@ -326,7 +326,7 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
         "    if not saves_left[0]:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
-        "    journal.SAVED_BYTES, journal.Journal.save = 2**18, save_and_die\n"
+        "    journal.SAVED_SECONDS, journal.Journal.save = 0, save_and_die\n"
         "    sys.exit(main(sys.argv[2:]))\n"
     )
 
