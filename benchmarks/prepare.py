@@ -2,9 +2,9 @@
 
     python -m benchmarks.prepare FOLDER -o prepare.json --markdown prepare.md --megabytes 10 100 1000 10000
 
-writes FASTA like UniRef's into FOLDER, with the lengths and the composition of the bundled sample, and prepares it, each in a
-process of its own. Beside it, in the same run: a plain read with a hash, the gunzip library alone, and `Bio.SeqIO`. Results
-are kept as they come; the same command goes on where it stopped.
+writes FASTA like UniRef's and flat files like TrEMBL's into FOLDER, with the lengths and the composition of the bundled
+sample, and prepares them, each in a process of its own. Beside it, in turns: a plain read with a hash, the gunzip library
+alone, `Bio.SeqIO` and `Bio.SwissProt`. Results are kept as they come; the same command goes on where it stopped.
 """
 
 import argparse
@@ -12,11 +12,13 @@ import gzip
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from protein_lm.data.readers import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
+ENTRIES = ROOT / "tests" / "fixtures" / "entries.dat"
 UNIREF50, TREMBL = (27e9, "UniRef50, 27 GB"), (110e9, "TrEMBL, 110 GB")
 """FASTA of recent releases, decompressed, about; for the extrapolation."""
 _LINE = 60
@@ -35,7 +38,7 @@ _RECORDS = 20_000
 _WATCHED_SECONDS = 0.02
 """Between two looks at the memory, which disturb what is timed."""
 MOST_FOR_PEERS = 1000
-"""Megabytes beyond which Bio.SeqIO is not timed."""
+"""Megabytes beyond which Biopython is not timed."""
 
 
 def write_fasta(path: Path, megabytes: int, seed: int = 0) -> None:
@@ -60,6 +63,34 @@ def write_fasta(path: Path, megabytes: int, seed: int = 0) -> None:
                 pieces += [body[place : place + _LINE] + b"\n" for place in range(0, len(body), _LINE)]
                 previous, start = body, end
             file.write(b"".join(pieces))
+    partial.rename(path)
+
+
+def write_flat_file(path: Path, megabytes: int, seed: int = 0) -> None:
+    """Write entries, all that they say but identifiers and sequences being a real one's, until the file is so large."""
+    lengths, letters = _statistics()
+    generator = np.random.default_rng(seed)
+    entry = next(text for text in ENTRIES.read_bytes().split(b"//\n") if b"Unreviewed" in text)
+    head = (
+        entry[: entry.index(b"SQ   ")]
+        .replace(b"%", b"%%")
+        .replace(b"H2CNN8", b"%(name)b")
+        .replace(b"196 AA", b"%(size)d AA")
+    )
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        for number in _numbers(file, megabytes):
+            chosen = generator.choice(lengths, _RECORDS)
+            text = letters[generator.integers(0, 2**16, int(chosen.sum()), dtype=np.uint16)].tobytes()
+            for record, end in enumerate(np.cumsum(chosen).tolist()):
+                size = int(chosen[record])
+                body = text[end - size : end]
+                file.write(head % {b"name": b"A0A%07X" % (number + record), b"size": size})
+                file.write(b"SQ   SEQUENCE   %d AA;  %d MW;  1E4E6A76ECF7AAA4 CRC64;\n" % (size, 110 * size))
+                for place in range(0, size, _LINE):
+                    line = body[place : place + _LINE]
+                    file.write(b"     " + b" ".join(line[at : at + 10] for at in range(0, len(line), 10)) + b"\n")
+                file.write(b"//\n")
     partial.rename(path)
 
 
@@ -93,19 +124,29 @@ with igzip_threaded.open(sys.argv[1], "rb") as file:
     while file.read(2**20):
         pass
 """
-_BIOPYTHON = """
+_SEQIO = """
 import sys
 from Bio import SeqIO
 for record in SeqIO.parse(sys.argv[1], "fasta"):
     len(record.seq)
 """
+_SWISSPROT = """
+import sys
+from Bio import SwissProt
+with open(sys.argv[1]) as file:
+    for record in SwissProt.parse(file):
+        len(record.sequence)
+"""
+
+
+_PEERS = {"read": _READ, "gunzip": _GUNZIP, "Bio.SeqIO": _SEQIO, "Bio.SwissProt": _SWISSPROT}
 
 
 def command(task: str, path: Path) -> list[str]:
     """What is timed, as its users start it."""
     if task == "prepare":
         return [sys.executable, "-m", "protein_lm", "data", "prepare", str(path), "-o", str(path.with_suffix(".store"))]
-    return [sys.executable, "-c", {"read": _READ, "gunzip": _GUNZIP, "Bio.SeqIO": _BIOPYTHON}[task], str(path)]
+    return [sys.executable, "-c", _PEERS[task], str(path)]
 
 
 def measure(task: str, path: Path) -> dict[str, Any]:
@@ -151,70 +192,86 @@ def _resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(_resident(int(child)) for child in children)
 
 
-def run(folder: Path, megabytes: Sequence[int], output: Path) -> list[dict[str, Any]]:
+def tasks_of(megabytes: int) -> dict[str, list[str]]:
+    """File -> what is timed with it, in turns."""
+    is_for_peers = megabytes <= MOST_FOR_PEERS
+    tasks = {
+        f"uniref_{megabytes}.fasta": ["read", "prepare", *["Bio.SeqIO"] * is_for_peers],
+        f"uniref_{megabytes}.fasta.gz": ["prepare", "gunzip"],
+    }
+    return tasks | ({f"trembl_{megabytes}.dat": ["prepare", "Bio.SwissProt"]} if is_for_peers else {})
+
+
+def run(folder: Path, megabytes: Sequence[int], turns: int, output: Path) -> list[dict[str, Any]]:
     """Measure what is not there yet; returns all results."""
     journal = output.with_suffix(".jsonl")
     rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    done = {(row["file"], row["task"], row["turn"]) for row in rows}
     folder.mkdir(parents=True, exist_ok=True)
     for size in megabytes:
-        for name in (f"uniref_{size}.fasta", f"uniref_{size}.fasta.gz"):
-            tasks = ["prepare", "gunzip"] if name.endswith(".gz") else ["read", "prepare", "Bio.SeqIO"]
-            for task in tasks:
-                if (task == "Bio.SeqIO" and size > MOST_FOR_PEERS) or any(
-                    row["file"] == name and row["task"] == task for row in rows
-                ):
+        for name, tasks in tasks_of(size).items():
+            for turn, task in product(range(turns), tasks):
+                if (name, task, turn) in done:
                     continue
                 path = _file(folder, name, size)
-                row = {
-                    "file": name,
-                    "megabytes": size,
-                    "task": task,
-                    "bytes": (folder / f"uniref_{size}.fasta").stat().st_size,
-                }
+                text = path.with_suffix("") if path.suffix == ".gz" else path
+                row = {"file": name, "megabytes": size, "task": task, "turn": turn, "bytes": text.stat().st_size}
                 row |= measure(task, path)
                 rows.append(row)
                 with journal.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(
-                    f"{task} {name}: {row['seconds']:.1f} s, {row['peak_bytes'] / 1e6:.0f} MB",
+                    f"{task} {name}: {row['seconds']:.2f} s, {row['peak_bytes'] / 1e6:.0f} MB",
                     file=sys.stderr,
                     flush=True,
                 )
-    return [row for row in rows if row["megabytes"] in megabytes]
+    return [row for row in rows if row["megabytes"] in megabytes and row["turn"] < turns]
 
 
 def _file(folder: Path, name: str, size: int) -> Path:
-    plain = folder / f"uniref_{size}.fasta"
-    if not plain.exists():
-        write_fasta(plain, size)
     path = folder / name
-    if not path.exists():
-        partial = path.with_suffix(".partial")
+    if path.exists():
+        return path
+    if path.suffix == ".gz":
+        plain, partial = _file(folder, path.stem, size), path.with_suffix(".partial")
         with plain.open("rb") as source, gzip.open(partial, "wb", compresslevel=1) as target:
             shutil.copyfileobj(source, target, 2**22)
         partial.rename(path)
+    elif path.suffix == ".dat":
+        write_flat_file(path, size)
+    else:
+        write_fasta(path, size)
     return path
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Table of all tasks, and what it comes to for real databases."""
+    turns = 1 + max(row["turn"] for row in rows)
     lines = [
-        f"{processor()}, {os.cpu_count()} cores.",
+        f"{processor()}, {os.cpu_count()} cores. Medians of {turns} turns, and the largest peaks.",
         "",
-        "| file | task | seconds | MB/s of text | peak MB |",
-        "|---|---|---:|---:|---:|",
+        "| file | task | seconds | from | to | MB/s of text | peak MB |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        speed = row["bytes"] / 1e6 / row["seconds"]
-        lines.append(
-            f"| {row['file']} | {row['task']} | {row['seconds']:.1f} | {speed:,.0f} | {row['peak_bytes'] / 1e6:,.0f} |"
-        )
+    medians = dict[tuple[str, str], float]()
+    for name, task in dict.fromkeys((row["file"], row["task"]) for row in rows):
+        own = [row for row in rows if (row["file"], row["task"]) == (name, task)]
+        seconds = [row["seconds"] for row in own]
+        medians[name, task] = median = statistics.median(seconds)
+        speed, peak = own[0]["bytes"] / 1e6 / median, max(row["peak_bytes"] for row in own) / 1e6
+        times = f"{median:.2f} | {min(seconds):.2f} | {max(seconds):.2f}"
+        lines.append(f"| {name} | {task} | {times} | {speed:,.0f} | {peak:,.0f} |")
+    lines.append("")
+    for (name, task), median in medians.items():
+        if task != "prepare":
+            lines.append(f"{name}: {task} takes {median / medians[name, 'prepare']:.2f} times as long as prepare.")
     largest = max(
         (row for row in rows if row["task"] == "prepare" and row["file"].endswith("fasta")), key=lambda r: r["bytes"]
     )
+    seconds = medians[largest["file"], "prepare"]
     lines.append("")
     for size, name in (UNIREF50, TREMBL):
-        hours = size / largest["bytes"] * largest["seconds"] / 3600
+        hours = size / largest["bytes"] * seconds / 3600
         lines.append(f"Extrapolated from the largest plain file to {name}: {hours:.2f} h.")
     return "\n".join(lines) + "\n"
 
@@ -228,8 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("prepare.json"))
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000, 10000])
+    parser.add_argument("--turns", type=int, default=3, help="how often each task is timed, in turns (3)")
     options = parser.parse_args(arguments)
-    rows = run(options.folder, options.megabytes, options.output)
+    rows = run(options.folder, options.megabytes, options.turns, options.output)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
     table = markdown(rows)
     if options.markdown:
