@@ -5,7 +5,7 @@ import typer
 from protein_lm.cli.app import app
 
 kernels = typer.Typer(
-    help="Compiled kernels: linear attention on CPUs, two to three times as fast, and reading FASTA and flat files, up to six times.",
+    help="Compiled kernels: linear attention on CPUs, two to three times as fast, and reading files, up to six times.",
     no_args_is_help=True,
 )
 
