@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.machine import processor
 from protein_lm.alphabet import RESIDUES, STANDARD_RESIDUES
 from protein_lm.data.readers import read_records
+from protein_lm.data.records import Spans
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
@@ -43,33 +44,23 @@ MOST_FOR_PEERS = 1000
 
 def write_fasta(path: Path, megabytes: int, seed: int = 0) -> None:
     """Write records until the file has so many megabytes; a tenth of the sequences are there twice."""
-    lengths, letters = _statistics()
-    generator = np.random.default_rng(seed)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        for number in _numbers(file, megabytes):
-            chosen = generator.choice(lengths, _RECORDS)
-            chosen[1::10] = chosen[::10]
-            text = letters[generator.integers(0, 2**16, int(chosen.sum()), dtype=np.uint16)].tobytes()
-            ends = np.cumsum(chosen).tolist()
-            pieces, previous, start = [], b"", 0
-            for record, end in enumerate(ends):
-                body = previous if record % 10 == 1 else text[start:end]
+        for number, bodies in _drawn(file, megabytes, seed, repeats=True):
+            pieces = []
+            for record, (body, end) in enumerate(zip(bodies, accumulate(map(len, bodies)), strict=True)):
                 name = b"%012X" % (number + record)
                 pieces.append(
                     b">UniRef50_%b Uncharacterized protein n=%d Tax=Bacteria TaxID=2 RepID=%b_9BACT\n"
                     % (name, end % 9 + 1, name)
                 )
                 pieces += [body[place : place + _LINE] + b"\n" for place in range(0, len(body), _LINE)]
-                previous, start = body, end
             file.write(b"".join(pieces))
     partial.rename(path)
 
 
 def write_flat_file(path: Path, megabytes: int, seed: int = 0) -> None:
     """Write entries, all that they say but identifiers and sequences being a real one's, until the file is so large."""
-    lengths, letters = _statistics()
-    generator = np.random.default_rng(seed)
     entry = next(text for text in ENTRIES.read_bytes().split(b"//\n") if b"Unreviewed" in text)
     head = (
         entry[: entry.index(b"SQ   ")]
@@ -79,25 +70,33 @@ def write_flat_file(path: Path, megabytes: int, seed: int = 0) -> None:
     )
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        for number in _numbers(file, megabytes):
-            chosen = generator.choice(lengths, _RECORDS)
-            text = letters[generator.integers(0, 2**16, int(chosen.sum()), dtype=np.uint16)].tobytes()
-            for record, end in enumerate(np.cumsum(chosen).tolist()):
-                size = int(chosen[record])
-                body = text[end - size : end]
-                file.write(head % {b"name": b"A0A%07X" % (number + record), b"size": size})
-                file.write(b"SQ   SEQUENCE   %d AA;  %d MW;  1E4E6A76ECF7AAA4 CRC64;\n" % (size, 110 * size))
-                for place in range(0, size, _LINE):
+        for number, bodies in _drawn(file, megabytes, seed, repeats=False):
+            for record, body in enumerate(bodies):
+                file.write(head % {b"name": b"A0A%07X" % (number + record), b"size": len(body)})
+                file.write(b"SQ   SEQUENCE   %d AA;  %d MW;  1E4E6A76ECF7AAA4 CRC64;\n" % (len(body), 110 * len(body)))
+                for place in range(0, len(body), _LINE):
                     line = body[place : place + _LINE]
                     file.write(b"     " + b" ".join(line[at : at + 10] for at in range(0, len(line), 10)) + b"\n")
                 file.write(b"//\n")
     partial.rename(path)
 
 
-def _numbers(file: Any, megabytes: int) -> Iterator[int]:
-    number = 0
+def _drawn(file: Any, megabytes: int, seed: int, *, repeats: bool) -> Iterator[tuple[int, list[bytes]]]:
+    """Sequences, many at a time with the number of the first, until the file that takes them has so many megabytes.
+
+    With `repeats` the second of ten is the first again.
+    """
+    lengths, letters = _statistics()
+    generator, number = np.random.default_rng(seed), 0
     while file.tell() < megabytes * 10**6:
-        yield number
+        chosen = generator.choice(lengths, _RECORDS)
+        if repeats:
+            chosen[1::10] = chosen[::10]
+        text = letters[generator.integers(0, 2**16, int(chosen.sum()), dtype=np.uint16)].tobytes()
+        bodies = Spans.back_to_back(text, chosen).cut()
+        if repeats:
+            bodies[1::10] = bodies[::10]
+        yield number, bodies
         number += _RECORDS
 
 

@@ -27,7 +27,7 @@ _VERBS = {
     "report": ["report"],
     "kernels": ["kernels"],
 }
-"""By the file that has them, in the order of the help."""
+"""By the file that has them."""
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141

@@ -59,7 +59,7 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
 
 
 def memberships(text: bytes, families: Sequence[str]) -> Memberships:
-    """Of a text's entries, by their cross-references to Pfam."""
+    """Of a text's entries in families, accessions of Pfam, by their cross-references to it."""
     numbers = {family.encode(): number for number, family in enumerate(families)}
     found = [(line.start(), numbers[line[1]]) for line in _FAMILY.finditer(text) if line[1] in numbers]
     places = np.array(found, dtype=np.int64).reshape(-1, 2)

@@ -5,7 +5,6 @@ One parser per format serves `data prepare`, which takes blocks, and scoring, wh
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import compress
 from pathlib import Path
 
@@ -123,8 +122,8 @@ class Part:
             raw = self.content
         else:
             assert self.form is not None
-            parse = partial(self.form.parse, families=self.families) if self.form.tells_families else self.form.parse
-            raw = parse(self.content.join(), self.line, self.path)
+            families = [self.families] if self.form.tells_families else []
+            raw = self.form.parse(self.content.join(), self.line, self.path, *families)
         return raw.finish(policy, on_error) if raw.lines.size else None
 
 

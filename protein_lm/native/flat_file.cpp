@@ -10,7 +10,7 @@ namespace {
 using namespace reading;
 
 constexpr int64_t KEY = 5;            // bytes of a line before what it says
-constexpr int64_t MOST_BLANK = 64;  // empty lines before an entry, as in flat_file.py
+constexpr int64_t MOST_BLANK = 64;    // empty lines before an entry, as in flat_file.py
 constexpr int64_t MOST_LETTERS = 64;  // of a line
 
 bool has_control(Span text) {
@@ -27,7 +27,7 @@ bool begins_in_any_case(Span text, const char* word) {
 }
 
 struct Entry : Facts {
-    // From the ID line to behind the SQ line, where `place` is then.
+    // From the ID line to behind the SQ line, where `place` is then; false: it is not ordinary, or lacks one of its lines.
     bool read(const Byte*& place, const Byte* end) {
         bool has_taxon = false;
         Span line = next_line(place, end);
@@ -53,7 +53,7 @@ struct Entry : Facts {
                     if (const Byte level = line.start[KEY]; level >= '1' && level <= '5') protein_existence = level - '0';
                 break;
             case 'S':
-                if (line.begins("SQ   ")) return id.start;
+                if (line.begins("SQ   ")) return id.start != nullptr;
                 break;
             case '/':
                 if (line.is("//")) return false;
@@ -119,7 +119,7 @@ private:
     }
 };
 
-// The letters of a line, without the blanks between groups of them; -1: there are too many.
+// Copies the letters of a line, without the blanks between groups of them; returns their number, -1: too many.
 int64_t gather(Span line, Byte* to) {
     int64_t size = 0;
     for (const Byte *place = line.start, *stop; place < line.end; place = stop + 1) {
@@ -132,7 +132,7 @@ int64_t gather(Span line, Byte* to) {
     return size;
 }
 
-// From behind the SQ line to behind the line `//`.
+// The codes of residues, from behind the SQ line to behind the line `//`; false: there are none, or not only residues.
 bool read_residues(const Codes& codes, Byte last, const Byte*& place, const Byte* end, Byte*& to, Byte& largest) {
     const Byte* begin = to;
     Byte letters[MOST_LETTERS];

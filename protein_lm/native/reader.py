@@ -148,14 +148,14 @@ class Reader:
         return ends
 
 
+_NOTHING = ctypes.c_char * 0
+
+
 def address(array: NDArray) -> int:
     """Where an array's values begin in memory; they must lie back to back."""
     if array.flags.writeable:
         return ctypes.addressof(_NOTHING.from_buffer(array.data))  # five times as quick
     return array.ctypes.data
-
-
-_NOTHING = ctypes.c_char * 0
 
 
 def compiled_reader() -> Reader | None:

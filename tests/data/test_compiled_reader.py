@@ -213,7 +213,7 @@ entry_lines = st.one_of(
 )
 
 
-def layed_out(residues: str, group: int, width: int) -> list[str]:
+def laid_out(residues: str, group: int, width: int) -> list[str]:
     groups = [residues[place : place + group] for place in range(0, len(residues), group)]
     return [f"     {' '.join(groups[place : place + width])}" for place in range(0, len(groups), width)]
 
@@ -228,7 +228,7 @@ def flat_files(draw, residues=bodies | ambiguous, group=tens) -> bytes:
         status = draw(st.sampled_from(["Reviewed;", "Unreviewed;", "STANDARD;", "PRELIMINARY;", "IPI;", ""]))
         text += ["\n" * draw(st.integers(0, 2)) + f"ID   N{number}_X  {status}   9 AA.", f"AC   P{number};"]
         text += draw(st.lists(entry_lines, max_size=8))
-        text += ["SQ   SEQUENCE   9 AA;", *layed_out(draw(residues), draw(group), 6), "//"]
+        text += ["SQ   SEQUENCE   9 AA;", *laid_out(draw(residues), draw(group), 6), "//"]
     return "".join(f"{line}\n" for line in text).encode() + draw(st.sampled_from([b"", b"\n"]))
 
 
@@ -281,7 +281,7 @@ def test_equals_python_at_any_length_and_layout(reader, length) -> None:
     letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
     body = letters[np.random.default_rng(length).integers(0, 20, length)].tobytes().decode()
     for group, width in ((10, 6), (10, 7), (7, 8), (1, 60), (64, 1), (65, 1), (max(length, 9), 1)):
-        lines = "\n".join(layed_out(body, group, width))
+        lines = "\n".join(laid_out(body, group, width))
         text = f"ID   A\nAC   A;\nSQ   9\n{lines}\n//\nID   B\nAC   B;\nSQ   9\n{lines[:-1]}L\n//\n".encode()
         assert_same(text, settings_of(ResiduePolicy.KEEP), FLAT_FILE)
         assert_same(text.replace(b"L\n", b"L  \n"), settings_of(ResiduePolicy.KEEP), FLAT_FILE)
