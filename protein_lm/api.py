@@ -11,7 +11,7 @@ or a string with a dot or a slash in it. Those without a name are called 1, 2, 3
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
 from protein_lm.analysis.variants import REASON, scan, scored
 from protein_lm.checkpoint import load_model, load_predictor
-from protein_lm.choices import VariantStrategy
+from protein_lm.choices import Precision, VariantStrategy
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import clean, encode_letters, first_illegal
@@ -132,6 +132,7 @@ def variants(
     strategy: str | None = None,
     first_residue: int = 1,
     tokens_per_batch: int = 2048,
+    precision: str = "auto",
 ) -> pd.DataFrame:
     """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
 
@@ -142,10 +143,11 @@ def variants(
         strategy: masked-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a causal one.
         first_residue: number of the first residue.
         tokens_per_batch: memory against speed; results do not depend on it.
+        precision: of matrix products: float32, bfloat16, or auto, which is the faster of both on the model's device.
 
     Raises:
         InputError: not one protein, one that is longer than the model's window, or a mutant that it cannot have.
-        ConfigError: a strategy that has no meaning for the model.
+        ConfigError: a strategy that has no meaning for the model, or an unknown precision.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
     >>> variants(model, "CYIQNCPLG", ["Y2F", "Y2F:L8I"]).columns.tolist()
@@ -156,7 +158,8 @@ def variants(
     given = _within_window(model, wild_type)
     if len(given) != 1:
         raise InputError(f"variants have one wild type; {len(given)} proteins were given")
-    scoring = Scoring(choose_strategy(model, _strategy(strategy)), tokens_per_batch)
+    wanted = None if strategy is None else _chosen("strategy", VariantStrategy, strategy)
+    scoring = Scoring(choose_strategy(model, wanted), tokens_per_batch, _chosen("precision", Precision, precision))
     if mutants is None:
         return scan(model, given[0], scoring, first_residue=first_residue)[0]
     frame = pd.DataFrame({MUTANT: list(mutants)})
@@ -306,13 +309,14 @@ def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 
     return frame(correlation_over_heads(sums))
 
 
-def _strategy(name: str | None) -> VariantStrategy | None:
+_Chosen = TypeVar("_Chosen", VariantStrategy, Precision)
+
+
+def _chosen(what: str, names: type[_Chosen], given: str) -> _Chosen:
     try:
-        return None if name is None else VariantStrategy(name)
+        return names(given)
     except ValueError:
-        raise ConfigError(
-            f"unknown strategy {name!r}; choose {', '.join(each.value for each in VariantStrategy)}"
-        ) from None
+        raise ConfigError(f"unknown {what} {given!r}; choose {', '.join(each.value for each in names)}") from None
 
 
 def _within_window(model: ProteinLM, proteins: Proteins) -> list[SequenceRecord]:

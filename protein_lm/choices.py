@@ -175,6 +175,8 @@ class ProjectionKind(str, Enum):
 class Precision(str, Enum):
     """Type of matrix products; weights, features and running states stay float32."""
 
+    AUTO = "auto"
+    """bfloat16 where the device multiplies it faster than float32, else float32."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 

@@ -278,8 +278,8 @@ class TrainingConfig(_Section):
     """Fraction of the run, at its end, over which the learning rate falls linearly to final_fraction."""
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     """Learning rate at the end, as a fraction of the peak."""
-    precision: Precision = Precision.BFLOAT16
-    """float32, or bfloat16 matrix products by autocast."""
+    precision: Precision = Precision.AUTO
+    """Of matrix products: float32, bfloat16 (by autocast), or auto: the faster of both where the run begins."""
     sequence_parallel: int = Field(default=1, ge=1)
     """Processes that hold each batch together, a stretch of its tokens each; for linear kinds of attention."""
     orthogonality: float = Field(default=0.0, ge=0.0)

@@ -53,7 +53,7 @@ def variants(
     first_residue: Annotated[
         int, typer.Option("--offset-idx", metavar="N", help="Number of the sequence's first residue.")
     ] = 1,
-    precision: Annotated[Precision, typer.Option(help="Of matrix products.")] = Precision.FLOAT32,
+    precision: Annotated[Precision, typer.Option(help="Of matrix products; auto: the faster here.")] = Precision.AUTO,
     figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the heatmap.")] = FigureFormat.PNG,
     batch_tokens: BatchTokens = 2048,
     device: Device = "auto",
@@ -80,8 +80,11 @@ def variants(
 
     from protein_lm.checkpoint import load_model
     from protein_lm.inference.variants import Scoring, choose_strategy
+    from protein_lm.precision import choose
 
     opened = load_model(model, device=device)
+    if reason := choose(precision, opened.device.type).reason:
+        print(reason, file=sys.stderr)
     scoring = Scoring(choose_strategy(opened, strategy), batch_tokens, precision)
     if mutants is None:
         _scan(opened, sequence, output, figure, first_residue, scoring)

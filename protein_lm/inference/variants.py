@@ -4,9 +4,7 @@ The marginals and the pseudo-log-likelihood are those of Meier et al. 2021, sect
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from protein_lm.inference.likelihood import (
 )
 from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.precision import choose
 
 MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.WT_MARGINALS)
 """Strategies that compare residues at one site, and so know no insertions and deletions."""
@@ -75,15 +74,12 @@ def variant_scores(
         raise ValueError(f"{scoring.strategy.value} know no insertions and deletions")
     reuse_freed_memory()
     different = [variant for variant in dict.fromkeys(variants) if not variant.is_wild_type]
-    with _working_in(scoring.precision, model.device.type), torch.inference_mode():
+    device = model.device.type
+    with choose(scoring.precision, device).context(device), torch.inference_mode():
         scorer = _SCORERS[scoring.strategy]
         found = scorer(model, wild_type, different, scoring.tokens_per_batch) if different else []
         scores = dict(zip(different, found, strict=True))
     return np.array([scores.get(variant, 0.0) for variant in variants], dtype=np.float64)
-
-
-def _working_in(precision: Precision, device: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device, torch.bfloat16) if precision is Precision.BFLOAT16 else nullcontext()
 
 
 def _masked_marginals(

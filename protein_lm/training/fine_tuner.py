@@ -129,7 +129,7 @@ class FineTuner(Trainer):
 
     def _loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         assert self.head is not None
-        with self.accelerator.autocast():  # see Trainer._loss
+        with self._autocast():
             outputs = self.model(batch.tokens, packing=batch.packing)
         loss = self.head.loss(outputs, batch.targets)
         if self.task.is_regression:
@@ -143,7 +143,7 @@ class FineTuner(Trainer):
         indices = np.array(self.validation)
         sequences = [self.store.residues(i) for i in self.validation]
         predictor = Predictor(self.plain_model, self.head)
-        with self.accelerator.autocast(), self._whole_weights():
+        with self._autocast(), self._whole_weights():
             found = predictions(predictor, sequences, tokens_per_batch=self.recipe.data.tokens_per_batch)
             values = np.concatenate(list(found))
         labels = self.labels.of(indices)

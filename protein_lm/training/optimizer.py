@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protein_lm.choices import OptimizerName
+from protein_lm.choices import OptimizerName, Precision
 from protein_lm.config import TrainingConfig
 from protein_lm.training.muon import Muon
 from protein_lm.training.sharded import own_shard
@@ -27,9 +27,9 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
         return [
             Muon(
                 matrices,
-                lr=config.learning_rate,
+                learning_rate=config.learning_rate,
                 weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
+                dtype=torch.bfloat16 if config.precision is Precision.BFLOAT16 else torch.float32,
             ),
             torch.optim.AdamW([plain], lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True),
         ]

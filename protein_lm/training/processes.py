@@ -5,7 +5,7 @@ from typing import cast
 
 import torch.distributed
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import AutocastKwargs, FullyShardedDataParallelPlugin, KwargsHandler
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
@@ -14,10 +14,11 @@ from protein_lm.choices import Precision
 from protein_lm.config import TrainingConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.precision import Choice, choose
 
 
 def start_accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate as its launcher configured it.
+    """Accelerate as its launcher configured it, but for the type of matrix products, see `common_precision`.
 
     Raises:
         ConfigError: it is configured for hardware or a library that is not there, or in a way that is not offered.
@@ -25,14 +26,9 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Launchers start CPU processes as they start those of GPUs, but with no GPU to see.
     is_for_cpus = num_launched > 1 and os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] in ("", "-1")
-    mixed_precision = "bf16" if config.precision is Precision.BFLOAT16 else "no"
     try:
         sharding = _sharding(config) if num_launched > 1 else None
-        # Autocast would keep its copies of weights that FSDP has let go.
-        handlers: list[KwargsHandler] = [] if sharding is None else [AutocastKwargs(cache_enabled=False)]
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision, cpu=is_for_cpus, fsdp_plugin=sharding, kwargs_handlers=handlers
-        )
+        accelerator = Accelerator(mixed_precision="no", cpu=is_for_cpus, fsdp_plugin=sharding)
         reason = "" if accelerator.num_processes == num_launched else "no GPU is here"
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             reason = "DeepSpeed clips and steps on its own; FSDP (scripts/accelerate/fsdp.yaml) shards the same"
@@ -48,6 +44,17 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
             "machine: scripts/accelerate/cpu.yaml, ddp.yaml or fsdp.yaml"
         )
     return accelerator
+
+
+def common_precision(wanted: Precision, accelerator: Accelerator) -> Choice:
+    """What the first process chooses, in all of them: the measurements of others might say something else.
+
+    Raises:
+        ConfigError: the device cannot compute with the precision that is asked for.
+    """
+    choices = [choose(wanted, accelerator.device.type)]
+    broadcast_object_list(choices)
+    return choices[0]
 
 
 def _sharding(config: TrainingConfig) -> FullyShardedDataParallelPlugin | None:

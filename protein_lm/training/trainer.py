@@ -42,7 +42,7 @@ from protein_lm.checkpoint import (
     write_model,
     write_training_state,
 )
-from protein_lm.choices import TrainingLongPolicy
+from protein_lm.choices import Precision, TrainingLongPolicy
 from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.data.corpus import Corpus
@@ -58,7 +58,7 @@ from protein_lm.output import new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor, optimizer_tensors, restore_optimizers
-from protein_lm.training.processes import group_of_rows, start_accelerator
+from protein_lm.training.processes import common_precision, group_of_rows, start_accelerator
 from protein_lm.training.progress import Progress, Speed, peak_memory_bytes, perplexity
 from protein_lm.training.run_log import RECIPE, RunLog
 from protein_lm.training.sharded import is_sharded, whole, whole_on_cpu, whole_weights
@@ -116,27 +116,30 @@ class Trainer:
             )
         if allowed_changes and not resume:
             raise ConfigError(f"{run}: --allow-change is for a run that is resumed; add --resume, or leave it out")
-        config = recipe.training
-        check_trackers(config.trackers)
+        check_trackers(recipe.training.trackers)
         self.recipe, self.store, self.run = recipe, store, run
-        self.accelerator = start_accelerator(config)
         self.batches = self._batches()
         self.validation = self._validation_sequences()
         self.progress = Progress()
-        self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
         self.checkpoints = Checkpoints(run)
         self._last_saved = 0
         self._changes: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._damaged: list[Path] = []
         self._check_run_directory(resume)
-        self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         checkpoint, moments = self._restore(allowed_changes) if resume else (None, {})
+        self.accelerator = start_accelerator(recipe.training)
+        self._precision = common_precision(self.recipe.training.precision, self.accelerator)
+        self._settle(precision=self._precision.precision)
+        self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
+        self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         model, self.base = self._build_model(checkpoint, initial)
         self.head = self._build_head(checkpoint)
         self.group = self._group_of_rows(model)
         trained = model if self.head is None else Predictor(model, self.head)
-        self.model, *self.optimizers = self.accelerator.prepare(trained, *build_optimizers(trained, config))
+        self.model, *self.optimizers = self.accelerator.prepare(
+            trained, *build_optimizers(trained, self.recipe.training)
+        )
         if resume:
             restore_optimizers(self.optimizers, moments)
         self.plain_model = model
@@ -153,6 +156,11 @@ class Trainer:
             max_length=recipe.model.max_length,
             seed=recipe.training.seed,
         )
+
+    def _settle(self, precision: Precision) -> None:
+        """Put into the recipe what was left to the machine."""
+        training = self.recipe.training.model_copy(update={"precision": precision})
+        self.recipe = self.recipe.model_copy(update={"training": training})
 
     def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
         """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
@@ -315,7 +323,7 @@ class Trainer:
         """Sum of the losses of what a batch predicts, and how much of it is right."""
         selected = batch.targets != IGNORED
         targets = self._own(batch.targets)[self._own(selected)]
-        with self.accelerator.autocast():  # which Accelerate puts around models itself, but not around sharded ones
+        with self._autocast():
             logits = self.model(batch.tokens, packing=batch.packing, selected=selected, group=self.group)
         loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
         return loss, (logits.detach().argmax(-1) == targets).sum()
@@ -328,7 +336,7 @@ class Trainer:
         """Say where the numbers of this step stopped being finite; the weights are still those before it."""
         places = set()
         for batch in (batch.to(self.accelerator.device) for batch in batches):
-            with self.accelerator.autocast(), self._whole_weights():
+            with self._autocast(), self._whole_weights():
                 places.add(self._place_of_fault(batch))
         place = min(set(gather_object(sorted(places))) - {ALL_FINITE}, default="the gradient")
         taken = (
@@ -348,6 +356,11 @@ class Trainer:
         if place == ALL_FINITE:
             place = last_non_finite_gradient(self.plain_model, batch.tokens, batch.targets, batch.packing)
         return place
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Within, matrix products have the type of the run."""
+        # Copies of weights would be kept that FSDP has let go.
+        return self._precision.context(self.accelerator.device.type, keeps_copies=not self.is_sharded)
 
     def _whole_weights(self) -> AbstractContextManager[None]:
         """Within, this process has all weights, and may use the model on its own."""
@@ -393,7 +406,7 @@ class Trainer:
         """Mean loss in nats over the validation residues, shared out over the processes."""
         self.model.eval()
         mine = self.validation[self.accelerator.process_index :: self.accelerator.num_processes]
-        with self.accelerator.autocast(), self._whole_weights():
+        with self._autocast(), self._whole_weights():
             results = evaluation_log_probabilities(
                 self.plain_model, mine, tokens_per_batch=self.recipe.data.tokens_per_batch
             )
@@ -449,6 +462,8 @@ class Trainer:
     def _describe(self, log: RunLog) -> None:
         for note in self._notes:
             log.line(note)
+        if self._precision.reason:
+            log.line(self._precision.reason)
         model, batches = self.recipe.model, self.batches
         num_weights = f"{self.plain_model.num_parameters:,} weights"
         if self.base is not None:
@@ -563,6 +578,8 @@ class Trainer:
                 f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
             )
         old = parse(type(self.recipe), state["recipe"], str(checkpoint))
+        if self.recipe.training.precision is Precision.AUTO:
+            self._settle(old.training.precision)
         changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
         self._changes = state["changes"]
         if changes:

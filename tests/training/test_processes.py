@@ -125,11 +125,7 @@ def assert_same(found: Path, expected: Path, relative: float = 1e-5) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_processes_with_a_shard_each_are_one_with_all(corpus, tmp_path, optimizer) -> None:
-    """50 steps; and 1 process to step 20, 2 with half of everything to step 40, 1 again to the end.
-
-    Muon rounds to bfloat16, where a last bit of float32 can become a last bit of bfloat16: processes that hold whole models
-    differ by 4e-5 with it, too.
-    """
+    """50 steps; and 1 process to step 20, 2 with half of everything to step 40, 1 again to the end."""
     constant = {"decay_fraction": 0.0, "optimizer": optimizer, "gradient_checkpointing": True, "validate_every": 10}
     launch(1, settings(50, **constant, accumulation=4), corpus, tmp_path / "one", [])
     launch(2, settings(50, **constant, accumulation=2), corpus, tmp_path / "two", [], **SHARDED, SHARDS="yes")
@@ -138,7 +134,7 @@ def test_processes_with_a_shard_each_are_one_with_all(corpus, tmp_path, optimize
     launch(2, settings(40, **constant, accumulation=2), corpus, tmp_path / "both", keys, **SHARDED)
     launch(1, settings(50, **constant, accumulation=4), corpus, tmp_path / "both", keys)
     for run in ("two", "both"):
-        assert_same(tmp_path / run, tmp_path / "one", {"adamw": 1e-5, "muon": 1e-4}[optimizer])
+        assert_same(tmp_path / run, tmp_path / "one")
     held = [int((tmp_path / "two" / f"held-{rank}.txt").read_text()) for rank in (0, 1)]
     model = load_model(tmp_path / "two")
     all_of_it = {"adamw": 3, "muon": 2}[optimizer] * model.num_parameters

@@ -1,0 +1,100 @@
+"""The type of matrix products: the one that was asked for, or the one that is fast on this device."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from protein_lm.choices import Precision
+from protein_lm.errors import ConfigError
+
+_SMALL, _MIDDLE, _LARGE = 128, 256, 512
+"""Sizes of the square matrices that are multiplied: emulated bfloat16 shows at the first, which takes it some 20 ms."""
+_SURELY_EMULATED = 1 / 4
+"""Of the speed of float32."""
+
+
+class Choice(NamedTuple):
+    """What a device computes with, and why."""
+
+    precision: Precision
+    """float32 or bfloat16."""
+    reason: str
+    """A line for the user; empty where there is nothing to say."""
+
+    def context(self, device: str, *, keeps_copies: bool = True) -> AbstractContextManager[Any]:
+        """Within, matrix products have this type; copies of weights that are made for them are kept to its end, or not."""
+        if self.precision is not Precision.BFLOAT16:
+            return nullcontext()
+        return torch.autocast(device, torch.bfloat16, cache_enabled=keeps_copies)
+
+
+def choose(wanted: Precision, device: str) -> Choice:
+    """The precision to compute with.
+
+    Args:
+        wanted: auto is bfloat16 where its products are faster than those of float32, else float32.
+        device: type of the device, as torch names it: cpu, cuda, mps.
+
+    Raises:
+        ConfigError: bfloat16 is asked for, and the device cannot do it at all.
+    """
+    if wanted is Precision.FLOAT32:
+        return Choice(wanted, "")
+    speed = bfloat16_speed(device)
+    if wanted is Precision.AUTO:
+        chosen = Precision.BFLOAT16 if speed > 1 else Precision.FLOAT32
+        return Choice(chosen, f"precision: {chosen.value}, by auto: on this {_name(device)} {_described(speed)}")
+    if not speed:
+        raise ConfigError(f"precision bfloat16: this {_name(device)} cannot multiply bfloat16; choose float32 or auto")
+    slow = f"precision: bfloat16, as set, but on this {_name(device)} {_described(speed)}; auto would choose float32"
+    return Choice(wanted, "" if speed > 1 else slow)
+
+
+def _name(device: str) -> str:
+    return {"cpu": "processor", "cuda": "GPU"}.get(device, device)
+
+
+def _described(speed: float) -> str:
+    if not speed:
+        return "bfloat16 cannot be multiplied"
+    factor = f"{max(speed, 1 / speed):,.{1 if 0.1 < speed < 10 else 0}f} times as"
+    return f"products in bfloat16 are {factor} {'fast' if speed > 1 else 'slow'} as in float32"
+
+
+@lru_cache
+def bfloat16_speed(device: str) -> float:
+    """How fast a device multiplies bfloat16, in speeds of float32, by a small product of each; 0 if it cannot.
+
+    Measured once in a process: what a processor has, what its libraries use, and what they are told not to use all count.
+    """
+    try:
+        if _relative_speed(device, _SMALL, repeats=2) < _SURELY_EMULATED:
+            return _relative_speed(device, _MIDDLE, repeats=1)
+        return _relative_speed(device, _LARGE, repeats=5)
+    except (RuntimeError, TypeError):  # what backends raise for a type that they lack
+        return 0.0
+
+
+def _relative_speed(device: str, size: int, *, repeats: int) -> float:
+    """Seconds of a float32 product over those of one in bfloat16, the fastest of each, taken in turns."""
+    float32 = torch.ones(size, size, device=device)
+    operands = float32, float32.to(torch.bfloat16)
+    fastest = [float("inf"), float("inf")]
+    with torch.autocast(device, enabled=False), torch.inference_mode():
+        for repeat in range(repeats + 1):
+            for place, operand in enumerate(operands):
+                _wait_for(device)
+                start = time.perf_counter()
+                torch.mm(operand, operand)
+                _wait_for(device)
+                if repeat:  # the first is a warm-up
+                    fastest[place] = min(fastest[place], time.perf_counter() - start)
+    return fastest[0] / fastest[1]
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
