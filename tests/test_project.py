@@ -112,3 +112,13 @@ def test_links_of_the_guide_lead_somewhere(page) -> None:
             assert anchor in [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings], (
                 target
             )
+
+
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}], ids=str)
+def test_threads_wait_without_spinning_unless_the_user_says_so(given) -> None:
+    names = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    code = f"import protein_lm, os, sys; print([os.environ.get(name) for name in {names}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
+    expected = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"} if "OMP_WAIT_POLICY" not in given else {}
+    assert done.stdout.strip() == f"{[(expected | given).get(name) for name in names]} False"
