@@ -18,9 +18,12 @@ import psutil
 import torch
 
 from benchmarks.worker import seconds
+from protein_lm.choices import Precision
 from protein_lm.native.library import kernels
+from protein_lm.precision import bfloat16_speed, choose
 
-MATRIX_SIZE = 3000
+MATRIX_SIZE, EMULATED_MATRIX_SIZE = 3000, 256
+"""The second where bfloat16 is emulated, which may take a minute for a large product."""
 COPIED_BYTES = 1 << 28
 REPEATS = 5
 PACKAGES = ("performer-pytorch", "pytorch-fast-transformers", "transformers", "fair-esm", "fla-core")
@@ -38,6 +41,7 @@ def description() -> dict[str, Any]:
         "torch": torch.__version__,
         "peers": {name: version for name in PACKAGES if (version := installed_version(name))},
         "kernels": getattr(kernels(), "level", "torch"),
+        "fast_dtypes": fast_dtypes(),
         "code": code_hash(),
     }
 
@@ -56,10 +60,16 @@ def limits() -> dict[str, float]:
 
 def matrix_product_gflops(dtype: torch.dtype) -> float:
     """What the machine reaches in a large matrix product of this type, after one pass of warm-up."""
-    left, right = (torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype) for _ in range(2))
+    size = EMULATED_MATRIX_SIZE if dtype is torch.bfloat16 and bfloat16_speed("cpu") < 0.5 else MATRIX_SIZE
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
     product = left @ right
     median = statistics.median(seconds(lambda: torch.mm(left, right, out=product)) for _ in range(REPEATS))
-    return 2 * MATRIX_SIZE**3 / median / 1e9
+    return 2 * size**3 / median / 1e9
+
+
+def fast_dtypes() -> list[str]:
+    """Types whose products this machine does not emulate."""
+    return ["float32", "bfloat16"] if choose(Precision.AUTO, "cpu").precision is Precision.BFLOAT16 else ["float32"]
 
 
 def installed_version(package: str) -> str | None:

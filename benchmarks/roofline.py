@@ -1,8 +1,10 @@
 """How near our attention and our training step come to what the machine can do: executed FLOPs, their fraction of the
 rate of large matrix products in the same process, and where the time of a step goes.
 
-    python -m benchmarks.roofline [--dtypes bfloat16 float32] [--lengths 1024 8192] [-o FILE.json] [--markdown FILE.md]
+    python -m benchmarks.roofline [--dtypes bfloat16 float32] [--lengths 1024 8192] [--recipes FILE.yaml ...]
+                                  [-o FILE.json] [--markdown FILE.md]
 
+Recipes are measured as they are, optimizer, norm of the gradient and all, on proteins as long as the bundled sample's.
 FLOPs are those that are executed, padding of tiles included, as torch's counter finds them; those of the compiled kernel
 are counted from the loops of linear_attention.cpp. The rate of matrix products is taken before and after each measurement,
 and the larger one counts, so that a machine that became slower makes no fraction better.
@@ -16,16 +18,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from benchmarks.contestants import attention, training
 from benchmarks.contestants.base import Prepared
-from benchmarks.machine import description, matrix_product_gflops
+from benchmarks.machine import description, fast_dtypes, matrix_product_gflops
 from benchmarks.spec import Spec
 from benchmarks.worker import seconds
+from protein_lm import alphabet
+from protein_lm.choices import Objective
+from protein_lm.config import Recipe, load_recipe
+from protein_lm.data.batches import IGNORED, causal_targets, pack
+from protein_lm.model.language_model import ProteinLM
 from protein_lm.native.library import describe
+from protein_lm.precision import choose
+from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3
 CHUNK, STRIP, TALL = 128, 32, 8
@@ -45,8 +57,9 @@ REST = "rest"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float32"])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 8192])
+    parser.add_argument("--dtypes", nargs="+", default=fast_dtypes(), choices=["bfloat16", "float32"])
+    parser.add_argument("--recipes", nargs="*", type=Path, default=[], help="training steps of these, too")
+    parser.add_argument("--lengths", nargs="*", type=int, default=[1024, 8192])
     parser.add_argument(
         "--tokens", type=int, default=8192, help="of a batch of a training step, %(default)s by default"
     )
@@ -63,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             spec = Spec("training_step", "ours-relu", "masked", dtype, max(1, options.tokens // length), length)
             rows.append(_measure(spec, training.CONTESTANTS["ours-relu"].prepare(spec), with_parts=True))
             print(rows[-1], file=sys.stderr, flush=True)
+        for path in options.recipes:
+            recipe = load_recipe(path, [f"training.precision={dtype}"])
+            tokens = recipe.data.tokens_per_batch
+            spec = Spec("training_step", path.stem, recipe.model.objective.value, dtype, 1, tokens)
+            rows.append(_measure(spec, recipe_step(recipe), with_parts=True))
+            print(rows[-1], file=sys.stderr, flush=True)
     if options.output:
         options.output.write_text(
             json.dumps({"machine": description(), "path": describe(), "rows": rows}, indent=1) + "\n"
@@ -73,6 +92,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(text)
     return 0
+
+
+def recipe_step(recipe: Recipe) -> Prepared:
+    """One step of a recipe without the reading of a corpus: a batch of random proteins, packed and masked as in training."""
+    config = recipe.training
+    model = ProteinLM(recipe.model)
+    model.initialize(torch.Generator().manual_seed(0))
+    model.train()
+    optimizers = build_optimizers(model, config)
+    tokens, packing = pack(_proteins(recipe.data.tokens_per_batch, recipe.model.max_length - 2))
+    if recipe.model.objective is Objective.CAUSAL:
+        targets = causal_targets(tokens, packing)
+    else:
+        targets = tokens.masked_fill(torch.rand(tokens.shape) > recipe.data.mask_fraction, IGNORED)
+    selected = targets != IGNORED
+    kept = targets[selected]
+    context = choose(config.precision, "cpu")
+
+    def once() -> None:
+        with context.context("cpu"):
+            logits = model(tokens, packing=packing, selected=selected)
+        functional.cross_entropy(logits.float(), kept).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return Prepared(once, units=tokens.numel())
+
+
+def _proteins(num_tokens: int, longest: int) -> list[Any]:
+    """Random ones that fill a batch, of 20 residues to the longest, most of them of some hundreds."""
+    generator, proteins = np.random.default_rng(0), []
+    while num_tokens > 22:
+        length = min(int(generator.lognormal(5.6, 0.6)) + 20, longest, num_tokens - 2)
+        proteins.append(generator.integers(0, alphabet.NUM_STANDARD, length) + alphabet.FIRST_RESIDUE)
+        num_tokens -= length + 2
+    return proteins
 
 
 def _measure(spec: Spec, prepared: Prepared, *, with_parts: bool) -> dict[str, Any]:

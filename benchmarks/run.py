@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 from benchmarks import session
 from benchmarks.cases import CASES, Choice, specs
 from benchmarks.journal import Journal, JournalError
-from benchmarks.machine import description, installed_version
+from benchmarks.machine import description, fast_dtypes, installed_version
 from benchmarks.report import markdown, summary
 from benchmarks.spec import ALLOCATORS, Spec
 
@@ -68,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--batches", type=int, nargs="+", metavar="N", help="only shapes of these batch sizes")
     add("--contestants", nargs="+", metavar="NAME", help="only these")
     add("--directions", nargs="+", metavar="NAME", help="only these of causal, bidirectional, masked")
-    add("--dtypes", nargs="+", metavar="NAME", help="only these of float32, bfloat16")
+    add(
+        "--dtypes",
+        nargs="+",
+        metavar="NAME",
+        help="only these of float32, bfloat16; by default those that are not emulated",
+    )
     add("--allocator", choices=[*ALLOCATORS, "both"], default="default", help="settings of glibc's malloc")
     add("--time-limit", type=float, default=900.0, metavar="SECONDS", help="per process, %(default)g by default")
     add("--fresh", action="store_true", help="forget earlier measurements of the same output")
@@ -89,7 +94,7 @@ def _chosen_specs(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         batches=options.batches,
         contestants=options.contestants,
         directions=options.directions,
-        dtypes=options.dtypes,
+        dtypes=options.dtypes or fast_dtypes(),
         allocators=tuple(ALLOCATORS) if options.allocator == "both" else (options.allocator,),
     )
     chosen = [spec for name in names for spec in specs(name, choice)]

@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # How long threads that wait for each other keep their processor busy (some 20 µs, then they sleep), of GNU's OpenMP and of
-    # LLVM's. Their own idea, milliseconds, makes training ten times as slow beside other work. Read when torch is imported.
+    # How long threads that wait for each other keep their processor busy: some 20 µs, then they sleep. For GNU's OpenMP and
+    # LLVM's, when torch is imported. Their own idea, milliseconds, makes training many times as slow beside other work.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
 

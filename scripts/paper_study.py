@@ -122,7 +122,7 @@ def recipe(letter: str, model: str, seed: int, options: argparse.Namespace) -> R
                 "learning_rate": 0.006,
                 "gradient_clip": 1.0,
                 "warmup_steps": min(30, options.steps // 5),
-                "precision": "bfloat16",
+                "precision": "auto",
                 "validate_every": max(1, options.steps // 8),
                 "num_validation_sequences": 128,
                 "checkpoint_every": max(1, options.steps // 4),

@@ -1,7 +1,10 @@
 """The files around the package agree with each other."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.contestants import models
 from protein_lm import alphabet
-from protein_lm.choices import Objective
+from protein_lm.choices import Objective, Precision
 from protein_lm.config import Recipe
 from protein_lm.data.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
 from protein_lm.data.corpus import Corpus
@@ -25,6 +25,7 @@ from protein_lm.data.plan import Place
 from protein_lm.data.split import Split
 from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.precision import choose
 from protein_lm.training.optimizer import build_optimizers
 
 Logits = Callable[[Tensor], Tensor]
@@ -52,12 +53,12 @@ class Learner:
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, loss: Callable[[], Tensor], fraction: float) -> None:
-        """One optimizer step, bfloat16 by autocast, when a fraction of the whole training is over."""
+        """One optimizer step, in the precision that auto chooses, when a fraction of the whole training is over."""
         factor = learning_rate_factor(fraction)
         for optimizer, rates in zip(self.optimizers, self._peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with choose(Precision.AUTO, "cpu").context("cpu"):
             value = loss()
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
@@ -66,9 +67,9 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
 
     def perplexity(self) -> float:
-        """Of the validation residues, bfloat16 by autocast."""
+        """Of the validation residues, in the same precision."""
         self.model.eval()
-        with torch.autocast("cpu", torch.bfloat16):
+        with choose(Precision.AUTO, "cpu").context("cpu"):
             return self.validate()
 
 
@@ -113,7 +114,8 @@ def ours(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues]) -> Lear
         results = evaluation_log_probabilities(model, validation, tokens_per_batch=tokens)
         return float(np.exp(-np.concatenate([result.log_probabilities for result in results]).mean()))
 
-    return Learner(model, build_optimizers(model, recipe.training), steps, validate, recipe.training.gradient_clip)
+    training = recipe.training.model_copy(update={"precision": choose(recipe.training.precision, "cpu").precision})
+    return Learner(model, build_optimizers(model, training), steps, validate, training.gradient_clip)
 
 
 def peer(name: str, recipe: Recipe, corpus: Corpus, validation: Sequence[Residues], learning_rate: float) -> Learner:
