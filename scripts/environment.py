@@ -1,7 +1,7 @@
 """Makes or reuses the project's virtual environment (.venv) with the tested versions; needs nothing but Python.
 
 Imported by scripts/demo and scripts/test. An environment that was made from the same pyproject.toml and
-requirements.lock is used as it is.
+requirements.lock is used as it is. Where there is a C++ compiler, the compiled kernels are built.
 """
 
 import hashlib
@@ -18,7 +18,14 @@ TOOL = "protein-lm"
 
 
 def ready(*extras: str) -> Path:
-    """Install the project with `extras` into .venv, unless that is done; the folder of its programs."""
+    """Install the project with `extras` into .venv and build its kernels, unless that is done; the folder of its programs."""
+    programs = _installed(*extras)
+    if os.environ.get("PROTEIN_LM_KERNELS") != "off":  # it says in a line what it does, or why not; nothing needs them
+        subprocess.run([str(programs / "protein-lm"), "kernels", "build", "--missing"])
+    return programs
+
+
+def _installed(*extras: str) -> Path:
     programs = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
     stamp = ENVIRONMENT / "installed.txt"
     wanted = _fingerprint()

@@ -1,7 +1,8 @@
 """Shared by all tests: a small corpus with a rule to learn, and small models trained on it."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +122,32 @@ def fresh_model(**changes: Any) -> ProteinLM:
 
 
 @pytest.fixture(scope="session")
-def built_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the compiled libraries of all levels, for `$PROTEIN_LM_KERNELS_FOLDER`."""
-    folder = tmp_path_factory.mktemp("kernels")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.FOLDER_VARIABLE, str(folder))
-        build.build()
-    return folder
+def kernels_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `$PROTEIN_LM_KERNELS_FOLDER` that all tests share; `have_built` fills it."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+def have_built(names: Sequence[str], root: Path) -> None:
+    """Have libraries in the shared folder: those that this machine has of this version already, the others are built once."""
+    target = root / build.stamp()
+    target.mkdir(exist_ok=True)
+    names = [name for name in names if not (target / build.file_of(name)).exists()]
+    for name in names:
+        if (there := build.library_of(name)).exists():
+            shutil.copy(there, target)
+    if names := [name for name in names if not (target / build.file_of(name)).exists()]:
+        assert not build.build(names, compiler=build.find_compiler(), target=target).left_out
 
 
 @pytest.fixture(scope="module")
-def kernels_folder(built_kernels):
-    """A folder with the libraries of all levels."""
+def kernels_folder(kernels_root):
+    """A folder with the libraries of the levels that this processor has."""
+    have_built(build.levels_of_this_processor(build.find_compiler(), kernels_root), kernels_root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(built_kernels))
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
         patch.setenv(library.VARIABLE, library.OFF)
         library.forget()
-        yield Path(build.folder())
+        yield build.folder()
     library.forget()
 
 
@@ -162,11 +172,10 @@ def emulated_tiles(kernels_folder, tmp_path_factory, monkeypatch):
     if "avx512-bf16" not in library.available_levels():
         pytest.skip("they are emulated with AVX-512")
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path_factory.getbasetemp() / "emulated"))
-    flags = {level: [*given, "-O1"] for level, given in build.LEVELS.items() if level == "plain"}
     emulated = [*build.LEVELS["avx512-bf16"], "-DPROTEIN_LM_EMULATED_TILES"]
-    monkeypatch.setattr(build, "LEVELS", {"avx512-bf16": emulated, **flags})
+    monkeypatch.setattr(build, "LEVELS", {"avx512-bf16": emulated, "plain": ["-O1"]})
     if not build.library_of("plain").exists():
-        build.build()
+        build.build(list(build.LEVELS), compiler=build.find_compiler())
     monkeypatch.setenv(library.VARIABLE, "avx512-bf16")
     library.forget()
     yield

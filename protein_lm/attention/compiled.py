@@ -60,14 +60,17 @@ FORMS: dict[type, Callable[..., MapForm]] = {ReLUFeatures: _relu, SoftmaxFeature
 def takes(query: Tensor, value: Tensor, feature_map: FeatureMap) -> bool:
     """Whether there are kernels for this call."""
     return (
-        type(feature_map) in FORMS
+        is_among_kernels(feature_map, max(query.shape[-1], value.shape[-1]))
         and query.device.type == "cpu"
         and query.dtype == value.dtype
         and query.dtype in (torch.float32, torch.bfloat16)
-        and feature_map.num_features % FEATURES_STEP == 0
-        and max(query.shape[-1], value.shape[-1]) <= GREATEST_WIDTH
         and kernels() is not None
     )
+
+
+def is_among_kernels(feature_map: FeatureMap, width: int) -> bool:
+    """Whether a CPU would have kernels for features of heads of a width, if they were built."""
+    return type(feature_map) in FORMS and feature_map.num_features % FEATURES_STEP == 0 and width <= GREATEST_WIDTH
 
 
 def compiled_linear_attention(

@@ -1,25 +1,33 @@
 """Building the compiled kernels: one library per level of processor, out of the same sources; and the reader of files.
 
-They lie in a folder of the user's, named after what they are built from, so that another version of the source or of the
-flags is not taken for this one. Nothing is built unless it is asked for.
+They lie in a folder of the user's, or came with the installation, in a folder named after what they are built from, so that
+another version of the source or of the flags is not taken for this one. `protein-lm kernels build`, scripts/demo,
+scripts/test and setup.py build them; nothing else does. Needs no torch, which is not there while pip builds.
 """
 
 import hashlib
+import importlib.util
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from protein_lm.errors import ConfigError, OutputError
 
+PROBE = Path(__file__).with_name("levels.cpp")
+"""Built by itself, it tells which levels this processor has."""
 SOURCES = [
-    Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "rotary", "decoding")
-]
+    Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "decoding", "rotary")
+] + [PROBE]
+"""What takes the compiler longest is first."""
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 READER_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("fasta", "flat_file", "columns")]
 READER_HEADER = Path(__file__).with_name("reading.h")
@@ -38,33 +46,68 @@ VARIABLE = "PROTEIN_LM_KERNELS"
 """Names the level to use; or `OFF`, which turns off the reader too."""
 OFF = "off"
 READER = "reader"
+INSTALLED = Path(__file__).with_name("built")
+"""Where `pip install` puts libraries."""
+_TRIAL = """
+import ctypes, os, sys
+try:
+    library = ctypes.CDLL(sys.argv[1], mode=os.RTLD_LAZY)
+except OSError as error:
+    sys.exit(f"error: it made a library that cannot be loaded: {error}")
+print(*(name for name in sys.argv[2:] if getattr(library, name)()))
+"""
+"""Loads a library in a process of its own, without what torch brings; prints which of its functions return what is not 0."""
+
+
+def stamp() -> str:
+    """What libraries are built from, in twelve letters: sources, flags and kind of machine."""
+    sources = [*SOURCES, *HEADERS, *READER_SOURCES, READER_HEADER]
+    settings = repr((LEVELS, FLAGS, platform.system(), platform.machine()))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources) + settings.encode()).hexdigest()[:12]
 
 
 def folder() -> Path:
-    """Where the libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache.
+    """Where the user's libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache.
 
     Raises:
         ConfigError: the user has no home directory, and no folder is named.
     """
-    content = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS, *READER_SOURCES, READER_HEADER])
-    digest = hashlib.sha256(content + repr((LEVELS, FLAGS)).encode()).hexdigest()[:12]
     if given := os.environ.get(FOLDER_VARIABLE):
-        return Path(given) / digest
+        return Path(given) / stamp()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
         raise ConfigError(f"this user has no home directory to keep kernels in; set {FOLDER_VARIABLE}") from None
-    return cache / "protein_lm" / "kernels" / digest
+    return cache / "protein_lm" / "kernels" / stamp()
 
 
-def library_of(level: str) -> Path:
-    """The file of a level, built or not."""
-    return folder() / f"kernels-{level}.so"
+def folders() -> list[Path]:
+    """Where libraries are looked for, in this order: the user's own, then those that came with the installation.
+
+    `$PROTEIN_LM_KERNELS_FOLDER` is looked in alone.
+    """
+    installed = INSTALLED / stamp()
+    try:
+        own = folder()
+    except ConfigError:
+        return [installed]
+    return [own] if os.environ.get(FOLDER_VARIABLE) else [own, installed]
 
 
-def reader_library() -> Path:
-    """The file of the reader, built or not."""
-    return folder() / f"{READER}.so"
+def library_of(name: str) -> Path:
+    """The file of a level, or of the reader, in the first folder that has it; a file that does not exist: it is not built."""
+    files = [place / file_of(name) for place in folders()]
+    return next((file for file in files if file.exists()), files[0])
+
+
+def file_of(name: str) -> str:
+    """How the library of a level, or the reader, is called."""
+    return f"{READER}.so" if name == READER else f"kernels-{name}.so"
+
+
+def probe_of(level: str) -> str:
+    """The function of levels.cpp that tells whether this processor has a level; `plain` has none."""
+    return f"protein_lm_supports_{level.replace('-', '_')}"
 
 
 def levels_of_this_kind() -> list[str]:
@@ -80,7 +123,7 @@ def find_compiler() -> str:
     """
     given = os.environ.get("CXX")
     for name in [given] if given else COMPILERS:
-        if shutil.which(shlex.split(name)[0]):
+        if _is_program(name):
             return name
     if given:
         raise ConfigError(f"$CXX is {given}, which is no program here; correct or unset it")
@@ -90,67 +133,165 @@ def find_compiler() -> str:
     )
 
 
+def levels_of_this_processor(compiler: str, target: Path | None = None) -> list[str]:
+    """Levels that this processor has, the best first.
+
+    Args:
+        compiler: builds the small library that tells.
+        target: a folder to work in; that of the user's libraries if not given.
+
+    Raises:
+        ConfigError: the compiler does not work.
+        OutputError: the folder cannot be written.
+    """
+    levels = levels_of_this_kind()
+    functions = {level: probe_of(level) for level in levels if level != "plain"}
+    with _partial(target or folder()) as partial:
+        library = partial / "probe"
+        made = _run([*shlex.split(compiler), "-shared", *FLAGS, str(PROBE), "-o", str(library)])
+        tried = _try(library, functions.values()) if made.returncode == 0 else made
+    if fault := _fault(tried):
+        raise _no_kernels(compiler, fault)
+    has = tried.stdout.split()
+    return [level for level in levels if level == "plain" or functions[level] in has]
+
+
 class Built(NamedTuple):
     """What `build` made."""
 
     libraries: list[Path]
-    """The best level first, the reader last."""
+    """In the order that was asked for."""
     left_out: dict[str, str]
     """Levels that are too new for the compiler, and what it says; of the reader too."""
 
 
-def build(*, compiler: str | None = None) -> Built:
-    """Build the libraries of all levels for this kind of processor; those that are there already are built anew.
+def build(names: Sequence[str], *, compiler: str, target: Path | None = None) -> Built:
+    """Build libraries; those that are there already are built anew. None is seen before it is whole and was loaded once.
+
+    Args:
+        names: levels, of `levels_of_this_kind()`, and `READER`.
+        compiler: with its first arguments, if it has any.
+        target: the folder; that of the user's libraries if not given.
 
     Raises:
-        ConfigError: no compiler, or one that cannot build the least level, with the first line of what it says.
+        ConfigError: the compiler cannot build the least level, or anything, with the first line of what it says.
         OutputError: the folder cannot be written.
     """
-    compiler = compiler or find_compiler()
-    target = folder()
-    left_out: dict[str, str] = {}
+    target = target or folder()
+    with _partial(target) as partial:
+        faults = _compile(compiler, names, partial)
+        fault = faults.get("plain") or (faults.get(names[0]) if len(faults) == len(names) else None)
+        if fault:
+            raise _no_kernels(compiler, fault)
+        built = [name for name in names if name not in faults]
+        for name in built:  # only when all of them are there
+            (partial / name).replace(target / file_of(name))
+    return Built([target / file_of(name) for name in built], faults)
+
+
+def install(root: Path) -> Built:
+    """Build what this processor can run and is not there yet into a folder of the package, and remove other versions from it.
+
+    Raises:
+        ConfigError: no compiler, or one that does not work.
+        OutputError: the folder cannot be written.
+    """
+    target, compiler = root / stamp(), find_compiler()
+    names = [*levels_of_this_processor(compiler, target), READER]
+    names = [name for name in names if not (target / file_of(name)).exists()]
+    built = build(names, compiler=compiler, target=target) if names else Built([], {})
+    for other in set(root.iterdir()) - {target}:
+        shutil.rmtree(other)
+    return built
+
+
+def _is_program(command: str) -> bool:
+    try:
+        first = shlex.split(command)[:1]
+    except ValueError:  # a quote that does not end
+        return False
+    return any(map(shutil.which, first))
+
+
+def _no_kernels(compiler: str, fault: str) -> ConfigError:
+    return ConfigError(
+        f"{compiler} could not build the kernels: {fault}; try another one by setting CXX. Without the kernels everything "
+        "works, more slowly"
+    )
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A folder inside another, which is made, for what is not whole yet; it is gone afterwards."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as partial:
-            for level in levels_of_this_kind():
-                if fault := _compile(compiler, SOURCES, ["-fopenmp", *LEVELS[level]], Path(partial) / level):
-                    left_out[level] = fault
-            if "plain" in left_out:
-                raise ConfigError(
-                    f"{compiler} could not build the kernels: {left_out['plain']}; try another one by setting CXX"
-                )
-            if fault := _compile(compiler, READER_SOURCES, [f"-I{_includes()}"], Path(partial) / READER):
-                left_out[READER] = fault
-            targets = {level: library_of(level) for level in levels_of_this_kind()} | {READER: reader_library()}
-            built = {name: path for name, path in targets.items() if name not in left_out}
-            for name, path in built.items():  # only when all of them are there
-                (Path(partial) / name).replace(path)
+            yield Path(partial)
     except OSError as error:
         raise OutputError(
             f"the kernels cannot be written to {target} ({error.strerror}); set {FOLDER_VARIABLE}"
         ) from None
-    return Built(list(built.values()), left_out)
 
 
-def _includes() -> str:
-    """Arrow's headers, which have the one of xxHash among them."""
-    import pyarrow
+def _compile(compiler: str, names: Collection[str], partial: Path) -> dict[str, str]:
+    """Build libraries in a folder, named as they are, on all processors; what the compiler says of those it could not.
 
-    return pyarrow.get_include()
-
-
-def _compile(compiler: str, sources: Sequence[Path], flags: list[str], library: Path) -> str | None:
-    """One library, or what the compiler says. Threads are torch's own: its OpenMP is in the process when a library is loaded,
-    none is linked.
+    Threads are torch's own: its OpenMP is in the process when a library is loaded, none is linked.
     """
-    command = shlex.split(compiler)
-    later = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-    objects = {source: library.with_suffix(f".{source.stem}.o") for source in sources}
-    steps = [[*FLAGS, *flags, "-c", str(source), "-o", str(target)] for source, target in objects.items()]
-    steps.append(["-shared", *later, *map(str, objects.values()), "-o", str(library)])
-    for arguments in steps:
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.splitlines() or ["no message"]
-            return next((line for line in lines if "error" in line), lines[0]).strip()
-    return None
+    command, faults = shlex.split(compiler), {}
+    sources = {name: READER_SOURCES if name == READER else SOURCES for name in names}
+    flags = {name: ["-fopenmp", *LEVELS[name]] for name in names if name != READER}
+    if READER in sources:
+        if arrow := importlib.util.find_spec("pyarrow"):  # its headers have the one of xxHash among them
+            flags[READER] = [f"-I{Path(str(arrow.origin)).with_name('include')}"]
+        else:
+            faults[READER] = "pyarrow is not there, whose headers it needs"
+
+    def compile_one(work: tuple[str, Path]) -> None:
+        name, source = work
+        arguments = [*FLAGS, *flags.get(name, ()), "-c", str(source), "-o", str(partial / f"{name}.{source.stem}.o")]
+        if name not in faults and (fault := _fault(_run([*command, *arguments]))):
+            faults[name] = fault
+
+    work = [(name, source) for name in names for source in sources[name]]
+    work.sort(key=lambda each: [*SOURCES, *READER_SOURCES].index(each[1]))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        list(pool.map(compile_one, work))
+    for name in names:
+        objects = [partial / f"{name}.{source.stem}.o" for source in sources[name]]
+        if name not in faults and (fault := _link(command, objects, partial / name)):
+            faults[name] = fault
+    return faults
+
+
+def _link(command: list[str], objects: Sequence[Path], library: Path) -> str | None:
+    """Make a library and see whether it loads; what is said if not. Functions of OpenMP are looked for when called."""
+    own = {"Darwin": ["-undefined", "dynamic_lookup"], "Linux": ["-Wl,-z,lazy"]}.get(platform.system(), [])
+    if fault := _fault(_run([*command, "-shared", *own, *map(str, objects), "-o", str(library)])):
+        return fault
+    if platform.system() == "Darwin":  # there all functions are looked for at once, and OpenMP is not here
+        return None if library.exists() else "it made no library"
+    return _fault(_try(library))
+
+
+def _try(library: Path, functions: Collection[str] = ()) -> subprocess.CompletedProcess:
+    """Load a library in a process of its own, which one that ends too early kills; print which functions return something."""
+    done = _run([sys.executable, "-I", "-S", "-c", _TRIAL, str(library), *functions])
+    if done.returncode < 0:
+        done.stderr = f"it made a library that cannot be loaded (signal {-done.returncode})"
+    return done
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:  # for example a script without the name of its interpreter
+        return subprocess.CompletedProcess(command, 127, "", f"error: {error.strerror}")
+
+
+def _fault(done: subprocess.CompletedProcess) -> str | None:
+    """What a program says that failed, in a line."""
+    if not done.returncode:
+        return None
+    lines = done.stderr.splitlines() or [f"it stopped with status {done.returncode} and no message"]
+    return next((line for line in lines if "error" in line), lines[0]).strip()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.errors import ConfigError
-from protein_lm.native.build import OFF, VARIABLE, reader_library
+from protein_lm.native.build import OFF, READER, VARIABLE, library_of
 
 _TEXTS = "head", "body", "codes"
 _SIZES = "head_size", "body_size", "capacity"
@@ -174,10 +174,7 @@ def forget() -> None:
 
 @lru_cache
 def _load() -> Reader | None:
-    try:
-        path = reader_library()
-    except ConfigError:  # nowhere to look
-        return None
+    path = library_of(READER)
     if not path.exists():
         return None
     try:

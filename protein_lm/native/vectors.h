@@ -10,13 +10,6 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #if defined(__AMX_BF16__) || defined(PROTEIN_LM_EMULATED_TILES)
 #define HAS_TILES  // matrix units; emulated to test on other processors what surrounds them

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from protein_lm import __version__
+from protein_lm.attention.compiled import is_among_kernels
+from protein_lm.attention.feature_maps import FeatureMap
 from protein_lm.attention.parallel import Group, own_span
 from protein_lm.base_model import Base
 from protein_lm.checkpoint import (
@@ -54,6 +56,7 @@ from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.native import library
 from protein_lm.output import new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
@@ -477,6 +480,8 @@ class Trainer:
             f"{self.accelerator.device.type}, from step {self.progress.step} to {self.recipe.training.num_steps}"
         )
         num_valid = self.store.indices(Split.VALID).size
+        if advice := self._advice():
+            log.line(advice)
         if len(self.validation) < num_valid:
             log.line(
                 f"validation uses {len(self.validation):,} of {num_valid:,} sequences, "
@@ -487,6 +492,14 @@ class Trainer:
         elif (number := batches.plan.num_too_long) and isinstance(self.recipe, Recipe):
             done = _DONE_TO_LONG[self.recipe.data.long_sequences]
             log.line(f"{number:,} sequences of over {batches.plan.max_residues:,} residues are {done}")
+
+    def _advice(self) -> str | None:
+        """What would make this training faster: kernels that are not built, where its attention has some."""
+        if self.accelerator.device.type != "cpu" or self.recipe.training.sequence_parallel > 1:
+            return None
+        width = self.recipe.model.width // self.recipe.model.num_heads
+        maps = (module for module in self.plain_model.modules() if isinstance(module, FeatureMap))
+        return library.advice() if any(is_among_kernels(each, width) for each in maps) else None
 
     def _save(self, name: str, log: RunLog, *, must: bool) -> bool:
         """Write the model, and for `last` the training state, into the run; whether that went well.

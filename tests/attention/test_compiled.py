@@ -14,12 +14,12 @@ from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.operations import LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
-from protein_lm.errors import ConfigError, OutputError
 from protein_lm.native import build, library
 
 KINDS = ["performer-relu", "performer-softmax", "elu"]
 HEADS = 3
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1, 300]
+EXACT_TESTS = Path(__file__).with_name("test_compiled_exact.py")
 READER_TESTS = Path(__file__).parents[1] / "data" / "test_compiled_reader.py"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
@@ -263,61 +263,6 @@ def test_what_there_is_no_kernel_for_takes_the_torch_path(best_level) -> None:
     assert not takes(wide, wide, ReLUFeatures(160, 96))
 
 
-def test_only_what_is_built_and_possible_can_be_forced(kernels_folder, monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv(library.VARIABLE, "avx1024")
-    with pytest.raises(ConfigError, match=r"PROTEIN_LM_KERNELS is avx1024; choose .*plain, off"):
-        library.kernels()
-    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path))
-    monkeypatch.setenv(library.VARIABLE, "plain")
-    library.forget()
-    with pytest.raises(ConfigError, match="not built: protein-lm kernels build"):
-        library.kernels()
-    monkeypatch.delenv(library.VARIABLE)
-    assert library.kernels() is None
-    assert "protein-lm kernels build makes it faster" in library.describe()
-    library.forget()
-
-
-def test_damaged_libraries_and_missing_homes_are_said_in_a_line(monkeypatch, tmp_path) -> None:
-    monkeypatch.delenv(library.VARIABLE)
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
-    build.folder().mkdir()
-    build.library_of("plain").write_bytes(b"no library")
-    library.forget()
-    with pytest.raises(ConfigError, match=r"kernels-plain.so cannot be used .*; build them anew with protein-lm"):
-        library.kernels()
-    monkeypatch.delenv(build.FOLDER_VARIABLE)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    library.forget()
-    assert library.kernels() is None
-    with pytest.raises(ConfigError, match="no home directory to keep kernels in; set PROTEIN_LM_KERNELS_FOLDER"):
-        build.build(compiler="/bin/true")
-    library.forget()
-
-
-def test_a_missing_or_failing_compiler_is_said_in_a_line(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match="CXX is no-such-compiler, which is no program here"):
-        build.find_compiler()
-    monkeypatch.delenv("CXX")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"no C\+\+ compiler: looked for c\+\+, g\+\+, clang\+\+; install one"):
-        build.find_compiler()
-    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path / "kernels"))
-    with pytest.raises(ConfigError, match=r"could not build the kernels: .*try another one by setting CXX"):
-        build.build(compiler="/bin/sh -c 'echo error: no such flag >&2; exit 1'")
-    assert not list(build.folder().iterdir())
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path / "file"))
-    with pytest.raises(OutputError, match=r"cannot be written to .*; set PROTEIN_LM_KERNELS_FOLDER"):
-        build.build(compiler="/bin/true")
-
-
 @forms
 def test_what_surrounds_the_matrix_units(emulated_tiles, kind, causal) -> None:
     packing = Packing.of_lengths(LENGTHS)
@@ -327,34 +272,25 @@ def test_what_surrounds_the_matrix_units(emulated_tiles, kind, causal) -> None:
         assert_as_exact_as_torch(operation_of(kind, causal), tensors, Rows(packing=packing), weight, dtype)
 
 
-def test_levels_too_new_for_the_compiler_are_left_out(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("PROTEIN_LM_KERNELS_FOLDER", str(tmp_path))
-    monkeypatch.setattr(build, "LEVELS", {"avx2": ["-march=no-such-processor"], "plain": ["-O0"]})
-    built = build.build()
-    assert [path.name for path in built.libraries] == ["kernels-plain.so", "reader.so"]
-    assert "no-such-processor" in built.left_out["avx2"]
-
-
 SANITIZED = """
 import sys
 from protein_lm.native import build
 build.FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O1"]
 import pytest
-sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "", "-k", "{tests}", "--no-header", "{file}"]))
+sys.exit(pytest.main(["-p", "no:cacheprovider", "-m", "", "-k", "{tests}", "--no-header", *sys.argv[1:]]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "tests"),
+    ("files", "tests"),
     [
-        (Path(__file__), "torch_path or width or keys_gives_zeros"),
-        (Path(__file__).with_name("test_compiled_exact.py"), "equals_torch or width or rotary"),
-        (READER_TESTS, "equals"),
+        ([Path(__file__), EXACT_TESTS], "equals_torch or torch_path or width or keys_gives_zeros or rotary"),
+        ([READER_TESTS], "equals"),
     ],
-    ids=["linear", "exact", "reading"],
+    ids=["attention", "reading"],
 )
-def test_sanitizers_find_nothing(tmp_path, file, tests) -> None:
+def test_sanitizers_find_nothing(tmp_path, files, tests) -> None:
     """The tests of equality again, with the kernels built for the address and undefined-behaviour sanitizers."""
     compiler = build.find_compiler()
     runtimes = [
@@ -365,9 +301,8 @@ def test_sanitizers_find_nothing(tmp_path, file, tests) -> None:
     ]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
         pytest.skip("this compiler brings no sanitizers")
-    script = SANITIZED.format(tests=tests, file=file.as_posix())
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", SANITIZED.format(tests=tests), *map(str, files)],
         env={
             "PATH": "/usr/bin:/bin",
             "HOME": str(tmp_path),

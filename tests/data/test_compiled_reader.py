@@ -29,6 +29,7 @@ from protein_lm.data.text import Text
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native import build
 from protein_lm.native import reader as library
+from tests.conftest import have_built
 from tests.data.test_header_fields import cluster_headers, knowledgebase_headers
 from tests.data.test_journal import contents, killed
 
@@ -42,12 +43,11 @@ policies = st.sampled_from(ResiduePolicy)
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory):
+def reader(kernels_root):
     """The reader built, and in use."""
+    have_built([build.READER], kernels_root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
-        patch.setattr(build, "LEVELS", {"plain": ["-O0"]})  # the others are not needed here
-        assert not build.build().left_out
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
         patch.delenv(build.VARIABLE)
         library.forget()
         yield library.compiled_reader()
@@ -324,7 +324,7 @@ def test_a_damaged_reader_is_said_in_a_line(reader, tmp_path, monkeypatch) -> No
     library.forget()
     assert library.compiled_reader() is None
     build.folder().mkdir()
-    build.reader_library().write_bytes(b"no library")
+    build.library_of(build.READER).write_bytes(b"no library")
     library.forget()
     with pytest.raises(ConfigError, match=r"reader.so cannot be used .*; build it anew with protein-lm kernels build"):
         library.compiled_reader()
@@ -346,8 +346,12 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
         "test_readers_fuzz",
     ]
     files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
+    script = (
+        "import sys, pytest; from protein_lm.native.reader import compiled_reader; assert compiled_reader() is not None; "
+        "sys.exit(pytest.main(sys.argv[1:]))"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", *files],
         env={**os.environ, build.VARIABLE: ""},
         cwd=ROOT,
         capture_output=True,

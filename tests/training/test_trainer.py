@@ -16,6 +16,7 @@ from protein_lm.config import Recipe
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.model.conversion import with_attention
+from protein_lm.native import build, library
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import KINDS, small_recipe
@@ -294,3 +295,17 @@ def test_two_pairs_of_processes_train_as_one_process_with_two_batches(corpus, tm
     expected, together = weights(tmp_path / "one"), weights(tmp_path / "four")
     for name, weight in expected.items():
         assert (together[name] - weight).abs().max() <= 0.02 * weight.abs().max(), name
+
+
+def test_where_kernels_are_missing_it_is_said_once(corpus, tmp_path, capsys, monkeypatch) -> None:
+    command = "protein-lm kernels build makes linear attention two to three times as fast"
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    said = {}
+    for attention, path in (("performer-relu", ""), ("exact", ""), ("cosformer", ""), ("performer-relu", library.OFF)):
+        monkeypatch.setenv(library.VARIABLE, path)
+        library.forget()
+        recipe = small_recipe(attention=attention, num_steps=1, warmup_steps=0)
+        Trainer(recipe, corpus, tmp_path / f"{attention}{path}").fit()
+        said[attention, path] = capsys.readouterr().err.count(command)
+    library.forget()
+    assert list(said.values()) == [1, 0, 0, 0]
