@@ -305,7 +305,7 @@ class ProteinLM(Pretrained, nn.Module):
             ValueError: as `hidden_states`.
             ConfigError: the model has no head.
         """
-        return self._logits(
+        return self.logits(
             self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
         )
 
@@ -380,7 +380,7 @@ class ProteinLM(Pretrained, nn.Module):
         state.num_tokens += tokens.shape[1]
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
-        return self._logits(self.final_norm(hidden))
+        return self.logits(self.final_norm(hidden))
 
     def _compiled(self, state: DecodingState) -> CompiledDecoding | None:
         """The kernels for a step of `state`, if there are any."""
@@ -432,8 +432,14 @@ class ProteinLM(Pretrained, nn.Module):
         transform = [] if self.output_transform is None else list(self.output_transform.parameters())
         return transform if self.output_bias is None else [*transform, self.output_bias]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of final hidden states (..., D).
+
+        Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says.
+
+        Raises:
+            ConfigError: the model has no head.
+        """
         if self.output_bias is None:
             raise ConfigError(
                 "this model has no language-model head and predicts no residues; it gives hidden states and attention, and "
