@@ -51,8 +51,8 @@ def test_what_stands_for_proteins(tmp_path) -> None:
     [
         ("MK1", "sequence 1: '1' at position 3 is not a residue letter"),
         ({"a b": "MKé"}, "sequence a b: 'é' at position 3 is not a residue letter"),
-        (["MKT", ""], "sequence 2 has no residues"),
-        ({"gaps": "--*"}, "sequence gaps has no residues"),
+        (["MKT", ""], "sequence 2: no residues; correct the sequence or remove it"),
+        ({"gaps": "--*"}, "sequence gaps: no residues"),
         ("absent.fasta", "absent.fasta does not exist"),
         (["proteins.fasta"], "sequence 1: 'proteins.fasta' is no protein but a path; give it alone"),
         ("M" * 63, "sequence 1 has 63 residues; this model reads 62"),

@@ -128,7 +128,9 @@ def _residue_tokenizer() -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(TOKENS)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     raised = [Replace(letter.lower(), letter) for letter in RESIDUES]
-    tokenizer.normalizer = Sequence([Replace(Regex(r"[\s.-]|\*\s*$"), ""), Replace(Regex("[jJ]"), "X"), *raised])
+    left_out = r"[ \t\v\f\r\n.-]"
+    cleaned = Replace(Regex(rf"{left_out}|\*{left_out}*\z"), "")
+    tokenizer.normalizer = Sequence([cleaned, Replace(Regex("[jJ]"), "X"), *raised])
     tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
     tokenizer.post_processor = TemplateProcessing(
         single="<cls> $A <eos>",
@@ -283,8 +285,8 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
         `use_cache` the tokens follow those that `state` has seen, and the output has the state behind them.
 
         Raises:
-            ValueError: padding behind a state's tokens, rows of different lengths for a state that takes none, more tokens than
-                the model's window, or attentions are asked for.
+            ValueError: padding behind a state's tokens, rows of different lengths for a state that takes none, more tokens
+                than the model's window, or attentions are asked for.
         """
         _check_options(loss_options)
         mask = _valid_mask(attention_mask)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from protein_lm.checkpoint import load_model, save_model
+from protein_lm.data.residues import residues_of
 from protein_lm.errors import ModelError
 from tests.conftest import fresh_model
 
@@ -137,6 +140,25 @@ def test_the_tokenizer_agrees_with_that_of_esm(directories, tmp_path) -> None:
     assert type(again) is type(ours) and again("MKT")["input_ids"] == ours("MKT")["input_ids"]
 
 
+@pytest.fixture(scope="module")
+def tokenizer(directories):
+    return transformers.AutoTokenizer.from_pretrained(directories["masked"])
+
+
+@example(text="MK*\nA")
+@example(text="mk-j t*-")
+@settings(max_examples=60)
+@given(
+    text=st.text(st.sampled_from("MKBJmkj*-. \n") | st.characters(codec="utf-8", exclude_characters="<"), max_size=9)
+)
+def test_the_tokenizer_treats_letters_as_readers_do(text, tokenizer) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        assert ids == residues_of(text).tokens.tolist()
+    except ValueError as error:
+        assert (3 in ids) if ids else str(error) == "no residues"
+
+
 def test_generate_carries_a_state(directories) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
     model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"])
@@ -210,10 +232,10 @@ def test_prompts_behind_which_nothing_goes_on_are_refused(directories) -> None:
         ),
     }
     for fault, prompts in faults.items():
-        for given in (prompts, {"inputs": prompts["input_ids"]}):
+        for arguments in (prompts, {"inputs": prompts["input_ids"]}):
             for use_cache in (True, False):
                 with pytest.raises(ValueError, match=fault):
-                    model.generate(**given, max_new_tokens=4, use_cache=use_cache)
+                    model.generate(**arguments, max_new_tokens=4, use_cache=use_cache)
     with pytest.raises(ValueError, match=r"valid_mask is torch.bool \(1, 2\), expected boolean \(1, 4\)"):
         model.generate(**begun(tokenizer, "<cls>MKT") | {"attention_mask": torch.ones(1, 2)}, max_new_tokens=4)
 

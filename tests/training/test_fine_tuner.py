@@ -267,7 +267,7 @@ HEADER = "sequence,label,split\n"
         ("regression", HEADER + GOOD + "MKK,nan,train\n", "row 5: label 'nan' is not a finite number"),
         ("regression", HEADER + GOOD + "MKK,,train\n", "row 5: no label; write one or remove the row"),
         ("regression", HEADER + GOOD + "MK1,5,train\n", "row 5: '1' at position 3 is not a residue letter"),
-        ("regression", HEADER + GOOD + ",5,train\n", "row 5: no sequence"),
+        ("regression", HEADER + GOOD + ",5,train\n", "row 5: no residues"),
         ("regression", HEADER + GOOD + "MKK,5,tran\n", "row 5: unknown split 'tran'; choose from train, valid"),
         ("regression", HEADER + GOOD + "MKK,5,train,x\n", "cannot be read as a table"),
         (
