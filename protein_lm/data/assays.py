@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from protein_lm.data.proteins import without_repeats
+from protein_lm.data.proteins import read_distinct
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import read_residues
@@ -117,7 +117,7 @@ def _reference(path: Path) -> dict[str, _Protein] | None:
 
 
 def _sequences(path: Path, names: list[str]) -> dict[str, _Protein]:
-    records = list(without_repeats(read_records(path), f"{path}, "))
+    records = list(read_distinct(path))
     if len(records) == 1:
         return {name: _Protein(records[0]) for name in names}
     return {record.sequence_id: _Protein(record) for record in records}

@@ -6,6 +6,7 @@ from pathlib import Path
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import read_residues
+from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.errors import InputError
 
 _SHOWN_LETTERS = 40
@@ -31,19 +32,30 @@ def records(proteins: Proteins) -> Iterator[SequenceRecord]:
     >>> [(record.sequence_id, record.sequence) for record in records(["MKT", "mk-j*"])]
     [('1', 'MKT'), ('2', 'MKX')]
     """
-    if is_path(proteins):
-        path = Path(str(proteins))
-        return without_repeats(read_records(path), f"{path}, ")
+    if isinstance(proteins, Path):
+        return read_distinct(proteins)
     if isinstance(proteins, str):
+        if is_path(proteins):
+            return read_distinct(Path(proteins))
         proteins = [proteins]
     if not isinstance(proteins, Mapping):
         proteins = {str(number): text for number, text in enumerate(proteins, 1)}
     return (_record(name, text, number) for number, (name, text) in enumerate(proteins.items(), 1))
 
 
-def is_path(proteins: Proteins) -> bool:
+def is_path(text: str | Path) -> bool:
     """Whether a file is meant: a path, or a string with a dot or a slash in it."""
-    return isinstance(proteins, Path) or (isinstance(proteins, str) and any(mark in proteins for mark in "./\\"))
+    return isinstance(text, Path) or any(mark in text for mark in "./\\")
+
+
+def read_distinct(path: Path) -> Iterator[SequenceRecord]:
+    """The records of a sequence file, of which no two have one identifier.
+
+    Raises:
+        InputError: as `read_records` and `without_repeats`.
+    """
+    shown = "standard input" if path == STANDARD_INPUT else path
+    return without_repeats(read_records(path), f"{shown}, ")
 
 
 def without_repeats(records: Iterable[SequenceRecord], source: str = "") -> Iterator[SequenceRecord]:

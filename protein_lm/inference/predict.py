@@ -13,8 +13,7 @@ from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.labels import read_sequence_table
-from protein_lm.data.proteins import named_twice, without_repeats
-from protein_lm.data.readers import read_records
+from protein_lm.data.proteins import named_twice, read_distinct
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.model.predictor import Predictor
 from protein_lm.tables import SUFFIXES
@@ -87,7 +86,7 @@ def read_sequences(
             rows[identifier] = row
         return table.identifiers, table.residues, table.too_long
     identifiers, residues, dropped = [], [], []
-    for record in without_repeats(read_records(source), f"{source}, "):
+    for record in read_distinct(source):
         if len(record) > max_residues:
             if long_sequences is LongPolicy.ERROR:
                 raise InputError(

@@ -358,7 +358,7 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
             _check_prompts(prompts, _valid_mask(options.get("attention_mask")))
         # Model directories say nothing of generation; without these tokens it would go on behind <eos>.
         self.generation_config.update(defaults_only=True, bos_token_id=CLS, eos_token_id=EOS, pad_token_id=PAD)
-        return super().generate(inputs, *args, **options)
+        return super().generate(inputs, *args, **options)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: GenerationMode, *sizes: int
