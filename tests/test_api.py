@@ -12,7 +12,7 @@ import torch
 import protein_lm
 from protein_lm.api import records
 from protein_lm.checkpoint import save_model
-from protein_lm.choices import LongPolicy
+from protein_lm.choices import LongPolicy, Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig
 from protein_lm.data.assays import read_assays
@@ -80,7 +80,7 @@ def test_an_identifier_that_comes_twice_is_refused_everywhere(base, tmp_path) ->
     fasta, table = tmp_path / "twice.fasta", tmp_path / "twice.csv"
     fasta.write_text(">a\nMKT\n>b\nMK\n>a x\nGSS\n")
     table.write_text("sequence_id,sequence\na,MKT\nb,MK\na,GSS\n")
-    predictor = Predictor(base, PredictionHead(HeadConfig(task="regression"), base.config.width)).eval()
+    predictor = Predictor(base, PredictionHead(HeadConfig(task=Task.REGRESSION), base.config.width)).eval()
     functions = [protein_lm.score, protein_lm.embed, protein_lm.attention_maps, protein_lm.similarity]
     for given, lines in ((fasta, (5, 1)), (str(table), (4, 2))):
         fault = (
