@@ -1,7 +1,8 @@
 """Models in Python: open one, ask it about proteins. Found as `protein_lm.load`, `protein_lm.score` and so on too.
 
 Proteins are given as one string, several strings, a mapping of names to strings, or a sequence file: a `pathlib.Path`,
-or a string with a dot or a slash in it. Those without a name are called 1, 2, 3 and so on.
+or a string with a dot or a slash in it. Those without a name are called 1, 2, 3 and so on. No two of a file may have one
+identifier.
 
 >>> import protein_lm
 >>> model = protein_lm.load("checkpoints/tiny-causal", device="cpu")
@@ -9,7 +10,7 @@ or a string with a dot or a slash in it. Those without a name are called 1, 2, 3
 ('performer-relu', True)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,20 +19,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.alphabet import ResiduePolicy, decode
+from protein_lm.alphabet import decode
 from protein_lm.analysis.attention_maps import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
 from protein_lm.analysis.variants import REASON, scan, scored
 from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import Precision, VariantStrategy
-from protein_lm.data.readers import read_records
+from protein_lm.data.proteins import Proteins, records
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.residues import clean, encode_letters, first_illegal
 from protein_lm.data.variants import MUTANT, parse_variants
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.embed import embed as embeddings
-from protein_lm.inference.generate import NO_PREFIX, Generator, Prefix
+from protein_lm.inference.generate import Generator, read_prefixes
 from protein_lm.inference.predict import prediction_table
 from protein_lm.inference.sampling import Sampling
 from protein_lm.inference.score import check_length
@@ -58,8 +58,6 @@ __all__ = [
     "similarity",
     "variants",
 ]
-
-Proteins = str | Path | Sequence[str] | Mapping[str, str]
 
 
 def load(name: str | Path, *, device: str = "auto") -> ProteinLM:
@@ -174,7 +172,7 @@ def generate(
     model: ProteinLM,
     number: int = 1,
     *,
-    prefix: str = "",
+    prefix: Proteins = "",
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -186,7 +184,8 @@ def generate(
 ) -> pd.DataFrame:
     """New proteins of a causal model: sequence_id, sequence, length, log_likelihood (nats), perplexity, is_finished.
 
-    The same seed gives the same proteins; see `protein_lm.inference.generate` and `Sampling` for what the arguments do.
+    The same seed gives the same proteins; see `protein_lm.inference.generate` and `Sampling` for what the arguments do. With
+    several prefixes, each has its `number` of proteins, which are named after it.
 
     Raises:
         ConfigError: a masked model, or a value that has no meaning.
@@ -201,7 +200,6 @@ def generate(
     generator = Generator(
         model, sampling=sampling, min_length=min_length, max_length=max_length, batch_size=batch_size, seed=seed
     )
-    begun = [Prefix(NO_PREFIX.name, record.tokens) for record in records(prefix)] if prefix else [NO_PREFIX]
     rows = [
         {
             "sequence_id": made.sequence_id,
@@ -211,7 +209,7 @@ def generate(
             "perplexity": float(np.exp(-made.log_likelihood / made.residues.size)),
             "is_finished": made.is_finished,
         }
-        for made in generator.generate(number, begun)
+        for made in generator.generate(number, read_prefixes(prefix))
     ]
     return pd.DataFrame(rows)
 
@@ -324,49 +322,3 @@ def _within_window(model: ProteinLM, proteins: Proteins) -> list[SequenceRecord]
     for record in chosen:
         check_length(record, model)
     return chosen
-
-
-class _Named(SequenceRecord):
-    """A protein whose header is its name, whatever that looks like."""
-
-    __slots__ = ()
-
-    @property
-    def sequence_id(self) -> str:
-        return self.header
-
-
-def records(proteins: Proteins) -> Iterator[SequenceRecord]:
-    """One record for each protein, letters treated as in sequence files.
-
-    Raises:
-        InputError: a string that is no protein sequence, or a file that cannot be read.
-
-    >>> [(record.sequence_id, record.sequence) for record in records(["MKT", "mk-j*"])]
-    [('1', 'MKT'), ('2', 'MKX')]
-    """
-    if isinstance(proteins, Path) or (isinstance(proteins, str) and _looks_like_a_path(proteins)):
-        return read_records(Path(proteins))
-    if isinstance(proteins, str):
-        proteins = [proteins]
-    if not isinstance(proteins, Mapping):
-        proteins = {str(number): text for number, text in enumerate(proteins, 1)}
-    return (_record(name, text, number) for number, (name, text) in enumerate(proteins.items(), 1))
-
-
-def _looks_like_a_path(text: str) -> bool:
-    return any(character in text for character in "./\\")
-
-
-def _record(name: str, text: str, number: int) -> SequenceRecord:
-    if _looks_like_a_path(text):
-        raise InputError(f"sequence {name}: {text!r} is no protein but a path; give it alone, not among sequences")
-    letters = text.encode("ascii", "replace")
-    codes = encode_letters(letters)
-    residues = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP)
-    if residues.is_illegal[0]:
-        position = first_illegal(letters)
-        raise InputError(f"sequence {name}: {text[position]!r} at position {position + 1} is not a residue letter")
-    if not residues.tokens:
-        raise InputError(f"sequence {name} has no residues")
-    return _Named(name, np.frombuffer(residues.tokens, dtype=np.uint8), number)

@@ -13,8 +13,8 @@ from protein_lm.analysis.variants import SCORE, check_scorable, scored
 from protein_lm.data.assays import Assay
 from protein_lm.data.clusters import nearest_in_training, shares_of_relatives
 from protein_lm.data.corpus import Corpus
+from protein_lm.data.proteins import without_repeats
 from protein_lm.data.records import SequenceRecord
-from protein_lm.errors import InputError
 from protein_lm.inference.variants import Scoring
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory, new_file, safe_name
@@ -91,11 +91,7 @@ def write_generated_and_real(
         InputError: an identifier comes twice, the corpus has too few training sequences, or MMseqs2 failed.
         OutputError: `output` exists or cannot be written.
     """
-    letters = {record.sequence_id: record.sequence for record in records}
-    if len(letters) < len(records):
-        raise InputError(
-            "two sequences have one identifier, by which the nearest ones are told apart; rename one of them"
-        )
+    letters = {record.sequence_id: record.sequence for record in without_repeats(records)}
     generated = [record.tokens for record in records]
     real = reference(store, max_sequences=max_sequences, seed=seed)
     table, shares = compare(generated, real, seed=seed), composition(generated, real.all)

@@ -12,13 +12,23 @@ import torch
 import protein_lm
 from protein_lm.api import records
 from protein_lm.checkpoint import save_model
+from protein_lm.choices import LongPolicy, Task
 from protein_lm.cli import main
+from protein_lm.config import HeadConfig
+from protein_lm.data.assays import read_assays
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.inference.predict import read_sequences
+from protein_lm.model.predictor import PredictionHead, Predictor
 from tests.conftest import fresh_model, write_fasta
 
 PROTEINS = {"first protein": "MKTAYIAKQR", "sp|P12345|X": "mkvlaag-*", "third": "GSSJ"}
 ROOT = Path(__file__).parent.parent
 CLEAN = ["MKTAYIAKQR", "MKVLAAG", "GSSX"]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return fresh_model()
 
 
 def test_every_name_is_there() -> None:
@@ -51,8 +61,8 @@ def test_what_stands_for_proteins(tmp_path) -> None:
     [
         ("MK1", "sequence 1: '1' at position 3 is not a residue letter"),
         ({"a b": "MKé"}, "sequence a b: 'é' at position 3 is not a residue letter"),
-        (["MKT", ""], "sequence 2 has no residues"),
-        ({"gaps": "--*"}, "sequence gaps has no residues"),
+        (["MKT", ""], "sequence 2: no residues; correct the sequence or remove it"),
+        ({"gaps": "--*"}, "sequence gaps: no residues"),
         ("absent.fasta", "absent.fasta does not exist"),
         (["proteins.fasta"], "sequence 1: 'proteins.fasta' is no protein but a path; give it alone"),
         ("M" * 63, "sequence 1 has 63 residues; this model reads 62"),
@@ -63,6 +73,45 @@ def test_what_does_not(given, message) -> None:
     for function in (protein_lm.score, protein_lm.similarity, protein_lm.attention_maps):
         with pytest.raises(InputError, match=message):
             function(model, given)
+
+
+def test_an_identifier_that_comes_twice_is_refused_everywhere(base, tmp_path) -> None:
+    """No function keeps the last of two results, or gives two rows that cannot be told apart."""
+    fasta, table = tmp_path / "twice.fasta", tmp_path / "twice.csv"
+    fasta.write_text(">a\nMKT\n>b\nMK\n>a x\nGSS\n")
+    table.write_text("sequence_id,sequence\na,MKT\nb,MK\na,GSS\n")
+    predictor = Predictor(base, PredictionHead(HeadConfig(task=Task.REGRESSION), base.config.width)).eval()
+    functions = [protein_lm.score, protein_lm.embed, protein_lm.attention_maps, protein_lm.similarity]
+    for given, lines in ((fasta, (5, 1)), (str(table), (4, 2))):
+        fault = (
+            f"twice.*, line {lines[0]}: sequence a is on line {lines[1]} too, and results are found by identifiers; ren"
+        )
+        for function in [*functions, protein_lm.variants, protein_lm.attention_viewer]:
+            with pytest.raises(InputError, match=fault):
+                function(base, given)
+        with pytest.raises(InputError, match=fault):
+            protein_lm.predict(predictor, given)
+        with pytest.raises(InputError, match=fault):
+            protein_lm.generate(base, prefix=given)
+    for path, place in ((fasta, "line 5: sequence a is on line 1"), (table, "row 3: sequence a is on row 1")):
+        with pytest.raises(InputError, match=f"twice.*, {place} too, and results are found by identifiers"):
+            read_sequences(path, max_residues=62, long_sequences=LongPolicy.ERROR)
+    (tmp_path / "assays").mkdir()
+    (tmp_path / "assays" / "a.csv").write_text("mutant,DMS_score\nM1A,1\nK2A,2\n")
+    with pytest.raises(InputError, match=r"twice.fasta, line 5: sequence a is on line 1 too"):  # wild types
+        read_assays(tmp_path / "assays", fasta, first_residue=1, max_residues=62)
+
+
+def test_prefixes_have_names(base, tmp_path) -> None:
+    fasta = write_fasta(tmp_path / "p.fasta", {"a": "MK", "b": "m-k*"})
+    options = {"max_length": 5, "seed": 1}
+    made = protein_lm.generate(base, 2, prefix=fasta, **options)
+    assert made["sequence_id"].tolist() == ["a_1", "a_2", "b_1", "b_2"]
+    assert set(made["sequence"].str[:2]) == {"MK"}
+    assert protein_lm.generate(base, 1, prefix="m-k*", **options)["sequence_id"].tolist() == ["generated_1"]
+    assert protein_lm.generate(base, 1, prefix=["MK", "GS"], **options)["sequence_id"].tolist() == ["1_1", "2_1"]
+    by_letters, by_file = (protein_lm.generate(base, 2, prefix=given, **options) for given in ("MK", {"a": "m k"}))
+    assert by_letters["sequence"].tolist() == by_file["sequence"].tolist()
 
 
 def test_it_agrees_with_the_command_line(runs, tmp_path) -> None:

@@ -107,11 +107,14 @@ CONTENTS = {
         (["picture.fasta"], "picture.fasta looks like a PNG image; give FASTA, a UniProtKB flat file, "),
         (["cut.fasta.gz"], "cut.fasta.gz is a truncated gzip file, or has a few other bytes after its data; "),
         (["hollow.fasta"], "hollow.fasta, line 1, sequence a: no residues; remove the record or add its sequence"),
-        (["digits.fasta"], "digits.fasta, line 3, sequence a: '1' is not a residue letter; correct the sequence or "),
+        (
+            ["digits.fasta"],
+            "digits.fasta, line 3, sequence a: '1' at position 3 is not a residue letter; ",
+        ),
         (["nameless.fasta"], "nameless.fasta, line 1: the header has no identifier; write one after its '>'"),
         (["latin.fasta"], "latin.fasta, line 1, sequence a: byte 0xE9 in its header is not UTF-8; save the file as "),
         (["twice.fasta"], "twice.fasta, line 3: sequence a has other residues than at twice.fasta, line 1; rename or "),
-        (["good.fasta", "--residues", "error"], "good.fasta, line 2, sequence a: ambiguous residue 'X', refused by "),
+        (["good.fasta", "--residues", "error"], "good.fasta, line 2, sequence a: ambiguous residue 'X' at position "),
         (["good.fasta", "--residues", "drop"], "no sequence is left of 1 in good.fasta: ambiguous residue 1; relax "),
         (
             ["good.fasta", "--min-length", "9"],

@@ -43,12 +43,12 @@ def test_generation_mistakes(runs, tmp_path, capsys) -> None:
     def refused(*arguments: object, model: str = "causal") -> str:
         return fails(capsys, "generate", "--model", runs[model], "-o", output, *arguments)
 
-    assert "--prefix MK1: '1' at position 3 is not a residue letter; give residue letters" in refused("--prefix", "MK1")
+    assert "prefix MK1: '1' at position 3 is not a residue letter; give residue letters" in refused("--prefix", "MK1")
     assert "prefix generated has 80 residues, which leaves no room" in refused("--prefix", "M" * 80)
     assert "absent.fasta does not exist" in refused("--prefix", tmp_path / "absent.fasta")
     twice = tmp_path / "twice.fasta"
     twice.write_text(">a\nMK\n>a\nML\n")
-    assert "twice.fasta, line 3: sequence a was there before" in refused("--prefix", twice)
+    assert "twice.fasta, line 3: sequence a is on line 1 too" in refused("--prefix", twice)
     assert "Invalid value for '--number' / '-n'" in refused("-n", 0)
     assert "Invalid value for '--seed'" in refused("--seed", -1)
     assert "Invalid value for '--seed'" in refused("--seed", "x")
@@ -111,7 +111,7 @@ def test_compare_without_the_search(made_of_real, tmp_path, capsys, monkeypatch)
     np.testing.assert_allclose(composition[["generated", "real"]].sum(), 1)
     assert "exists already" in fails(capsys, *made_of_real, "-o", tmp_path / "out")
     (tmp_path / "made.fasta").write_text(">a\nMKV\n>a\nMKL\n")
-    assert "two sequences have one identifier" in fails(capsys, *made_of_real, "-o", tmp_path / "other")
+    assert "line 3: sequence a is on line 1 too" in fails(capsys, *made_of_real, "-o", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -3,18 +3,15 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from protein_lm.alphabet import STANDARD_RESIDUES, decode, encode
+from protein_lm.alphabet import STANDARD_RESIDUES, decode
 from protein_lm.choices import FigureFormat, FillingOrder
 from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName
-from protein_lm.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from protein_lm.inference.generate import Prefix
+from protein_lm.errors import ConfigError
 
 FastaOutput = Annotated[
     str, typer.Option("--output", "-o", metavar="FASTA", help=".fasta, .fa or .faa, also .gz; - for standard output.")
@@ -40,11 +37,11 @@ def generate(
     ] = 1.0,
     repetition_window: Annotated[int, typer.Option(metavar="W", help="How many residues before.")] = 8,
     prefix: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="RESIDUES", help="How sequences begin: residues, or a FASTA file (its name has a dot or /)."
         ),
-    ] = None,
+    ] = "",
     min_length: Annotated[int, typer.Option(min=1, help="Residues before which no sequence ends.")] = 1,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Residues at which a sequence stops, unfinished; the window if none.")
@@ -69,9 +66,9 @@ def generate(
     )
 
     from protein_lm.checkpoint import load_model
-    from protein_lm.inference.generate import NO_PREFIX, Generator
+    from protein_lm.inference.generate import Generator, read_prefixes
 
-    prefixes = [NO_PREFIX] if prefix is None else _prefixes(prefix)
+    prefixes = read_prefixes(prefix)
     generator = Generator(
         load_model(model, device=device),
         sampling=sampling,
@@ -178,31 +175,6 @@ def compare(
     if missing:
         print(f"without nearest relatives: {missing}", file=sys.stderr)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
-
-
-def _prefixes(given: str) -> "list[Prefix]":
-    """What `--prefix` says: residue letters, or the name of a FASTA file.
-
-    Raises:
-        InputError: a letter that is none, a file that cannot be read, or an identifier that comes twice.
-    """
-    from protein_lm.data.readers import read_records
-    from protein_lm.inference.generate import Prefix
-
-    if not {".", "/"} & set(given):
-        try:
-            return [Prefix("generated", encode(given))]
-        except ValueError as error:
-            raise InputError(f"--prefix {given}: {error}; give residue letters, or a FASTA file by name") from error
-    prefixes: dict[str, Prefix] = {}
-    for record in read_records(Path(given)):
-        if record.sequence_id in prefixes:
-            raise InputError(
-                f"{given}, line {record.line}: sequence {record.sequence_id} was there before, and what is made of it "
-                "is named after it; rename one of them"
-            )
-        prefixes[record.sequence_id] = Prefix(record.sequence_id, record.tokens)
-    return list(prefixes.values())
 
 
 def _counted(made: Iterable[Item], total: int, output: str) -> Iterable[Item]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from protein_lm import alphabet
+from protein_lm.data.proteins import read_distinct
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
+from protein_lm.data.residues import read_residues
 from protein_lm.data.variants import VariantTable, read_variants
 from protein_lm.errors import InputError
 from protein_lm.tables import SUFFIXES, read_text_table
@@ -107,20 +108,16 @@ def _reference(path: Path) -> dict[str, _Protein] | None:
     for row, cells in enumerate(frame.to_dict("records"), 1):
         name = Path(cells[names]).name
         name = Path(name).stem if Path(name).suffix in SUFFIXES else name
-        try:
-            tokens = alphabet.encode(cells[TARGET].strip())
-        except ValueError as error:
-            raise InputError(f"{path}, row {row}: {TARGET}: {error}; correct it") from error
-        if name in proteins or not tokens.size:
-            fault = f"{name} has a row already" if tokens.size else f"no {TARGET}"
-            raise InputError(f"{path}, row {row}: {fault}; correct or remove the row")
+        tokens = read_residues(cells[TARGET], f"{path}, row {row}: {TARGET}", "correct or remove the row").tokens
+        if name in proteins:
+            raise InputError(f"{path}, row {row}: {name} has a row already; correct or remove the row")
         record = SequenceRecord(cells.get("UniProt_ID", "") or name, tokens, row + 1)
         proteins[name] = _Protein(record, {column: cells[column] for column in groups})
     return proteins
 
 
 def _sequences(path: Path, names: list[str]) -> dict[str, _Protein]:
-    records = list(read_records(path))
+    records = list(read_distinct(path))
     if len(records) == 1:
         return {name: _Protein(records[0]) for name in names}
     return {record.sequence_id: _Protein(record) for record in records}

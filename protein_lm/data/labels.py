@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
 from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
@@ -25,6 +24,7 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.plan import Planned, TrainingPlan
 from protein_lm.data.records import Annotations
+from protein_lm.data.residues import read_residues, residues_of
 from protein_lm.data.split import Split, SplitRule, parse_split
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.tables import read_text_table
@@ -49,7 +49,7 @@ class SequenceTable:
 
 
 def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPolicy) -> SequenceTable:
-    """Read a table with a column `sequence`; B, J, O, U, X, Z are kept, J as X.
+    """Read a table with a column `sequence`, by the policy of `residues`.
 
     Raises:
         InputError: the file cannot be read, has no such column or no rows, or a row holds no protein sequence, or one over
@@ -64,12 +64,7 @@ def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPo
     names = frame["sequence_id"].tolist() if "sequence_id" in frame else rows.astype(str).tolist()
     kept, residues, too_long = [], [], []
     for number, (row, letters) in enumerate(zip(rows, frame["sequence"], strict=True)):
-        try:
-            tokens = alphabet.encode(letters.strip())
-        except ValueError as error:
-            raise InputError(f"{path}, row {row}: {error}; correct the sequence or remove the row") from error
-        if not tokens.size:
-            raise InputError(f"{path}, row {row}: no sequence; write one or remove the row")
+        tokens = read_residues(letters, f"{path}, row {row}").tokens
         if tokens.size > max_residues:
             too_long.append(names[number])
             if long_sequences is LongPolicy.ERROR:
@@ -230,11 +225,13 @@ def _cell(table: SequenceTable, number: int, text: str, task: Task) -> list[Any]
         raise InputError(f"{place}: no label; write one or remove the row")
     if not task.is_of_residues:
         return [_number(text, place) if task.is_regression else text]
-    parts = text.split() if task.is_regression else list(text)
-    written = len(table.frame["sequence"].iloc[number].strip())
-    if len(parts) != written:
+    parts, letters = text.split() if task.is_regression else list(text), table.frame["sequence"].iloc[number].strip()
+    places = residues_of(letters).places
+    if len(parts) == len(letters):  # what is left out of the sequence has a label too, which is left out with it
+        parts = [parts[place] for place in places]
+    if len(parts) != places.size:
         what = "numbers, with blanks between them" if task.is_regression else "letters"
-        raise InputError(f"{place}: {len(parts):,} labels for {written:,} residues; give one for each: {what}")
+        raise InputError(f"{place}: {len(parts):,} labels for {places.size:,} residues; give one for each: {what}")
     return [_number(part, place) if task.is_regression else part for part in parts[:length]]
 
 

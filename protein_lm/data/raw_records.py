@@ -10,10 +10,16 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data.headers import sequence_id
 from protein_lm.data.records import Annotations, Memberships, RecordBlock, Spans
-from protein_lm.data.residues import clean, encode_letters, first_ambiguous, first_illegal
+from protein_lm.data.residues import (
+    clean,
+    describe_letter,
+    encode_letters,
+    first_ambiguous,
+    first_illegal,
+    position_of,
+)
 from protein_lm.errors import InputError
 
-_SPACE, _DELETE = b" \x7f"
 _SHOWN_LETTERS = 40
 
 
@@ -76,9 +82,10 @@ class RawRecords:
         letters = self.bodies.text[self.bodies.starts[record] : self.bodies.ends[record]]
         codes = encode_letters(letters, self.layout)
         is_illegal = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP).is_illegal[0]
-        position = first_illegal(letters) if is_illegal else first_ambiguous(letters)
-        line = self.body_lines[record] + letters.count(b"\n", 0, position)
-        return self._place(record, line) + _letter_fault(letters[position], is_illegal)
+        text = letters.decode("utf-8", "surrogateescape")
+        index = first_illegal(text) if is_illegal else first_ambiguous(text)
+        line = self.body_lines[record] + text.count("\n", 0, index)
+        return self._place(record, line) + _letter_fault(text, index, is_illegal)
 
     def _place(self, record: int, line: int) -> str:
         header = self.headers.text[self.headers.starts[record] : self.headers.ends[record]].decode("utf-8", "replace")
@@ -87,10 +94,9 @@ class RawRecords:
         return f"{self.path}, line {line}, sequence {sequence_id(header)[:_SHOWN_LETTERS]}: "
 
 
-def _letter_fault(byte: int, is_illegal: bool) -> str:
+def _letter_fault(text: str, index: int, is_illegal: bool) -> str:
     if not is_illegal:
-        return f"ambiguous residue {chr(byte)!r}, refused by the residue policy; choose keep, to-x or drop"
-    if byte == ord("*"):
-        return "a stop '*' before its end; cut the sequence there or remove the record"
-    shown = repr(chr(byte)) if _SPACE <= byte < _DELETE else f"byte 0x{byte:02X}"
-    return f"{shown} is not a residue letter; correct the sequence or remove the record"
+        where = f"{text[index]!r} at position {position_of(text, index)}"
+        return f"ambiguous residue {where}, refused by the residue policy; choose keep, to-x or drop"
+    remedy = "cut the sequence there" if text[index] == "*" else "correct the sequence"
+    return f"{describe_letter(text, index)}; {remedy} or remove the record"

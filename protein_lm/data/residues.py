@@ -1,4 +1,7 @@
-"""Letters of many sequences at once -> token ids, by the residue policy.
+"""Letters -> token ids, by the residue policy: of one sequence wherever it is written, of many at once in sequence files.
+
+The policy: blanks, line breaks and gaps (`-`, `.`) are left out, and then a final `*`. Lower case is raised, J becomes X.
+Everything else that is no residue letter is refused.
 
 Letters first become codes, one byte each: token ids for what may stay, larger numbers for what must be looked at.
 """
@@ -19,6 +22,7 @@ from protein_lm.alphabet import (
     TOKENS,
     ResiduePolicy,
 )
+from protein_lm.errors import InputError
 
 FIRST_AMBIGUOUS = FIRST_RESIDUE + NUM_STANDARD
 X = TOKENS.index("X")
@@ -26,7 +30,8 @@ J = FIRST_RESIDUE + NUM_RESIDUES
 _LOWER = 32
 """Added to the code of a lower-case letter."""
 _GAP, _STOP, _LAYOUT = 64, 65, 66
-_LAYOUT_BYTES = b" \t\v\f"
+_DELETE, _FIRST_SURROGATE, _LAST_SURROGATE = 0x7F, 0xD800, 0xDFFF
+_LAYOUT_BYTES = b" \t\v\f\r\n"
 
 
 def _code_table() -> NDArray[np.uint8]:
@@ -43,6 +48,61 @@ def _code_table() -> NDArray[np.uint8]:
 CODES = _code_table()
 """Byte value -> code: a token id below `FIRST_AMBIGUOUS`, then one of B, J, O, U, X, Z up to `J`, then no residue."""
 _TRANSLATION = CODES.tobytes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residues:
+    """What one sequence's letters are read as."""
+
+    tokens: NDArray[np.uint8]
+    """(length,) token ids, read-only."""
+    places: NDArray[np.int64]
+    """(length,) index of each one's letter in the text."""
+
+
+def residues_of(text: str) -> Residues:
+    """One sequence by the residue policy; B, O, U, X, Z keep their tokens.
+
+    Raises:
+        ValueError: there is no residue, or a letter that is none, named with its position.
+
+    >>> found = residues_of("mk-j*")
+    >>> found.tokens.tolist(), found.places.tolist()
+    ([20, 15, 24], [0, 1, 3])
+    """
+    codes = _codes_of(text)
+    if codes.size and codes.max() < J:  # tokens as they are
+        codes.flags.writeable = False
+        return Residues(codes, np.arange(codes.size))
+    residues = clean(codes.tobytes(), np.array([codes.size]), ResiduePolicy.KEEP)
+    if residues.is_illegal[0]:
+        raise ValueError(describe_letter(text, first_illegal(text)))
+    length = int(residues.lengths[0])
+    if not length:
+        raise ValueError("no residues")
+    places = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))[:length]  # what is left out behind them is a stop
+    return Residues(np.frombuffer(residues.tokens, dtype=np.uint8), places)
+
+
+def read_residues(text: str, place: str, remedy: str = "correct the sequence or remove it") -> Residues:
+    """As `residues_of`, of a sequence that someone gave.
+
+    Raises:
+        InputError: `place` (file and record), what is wrong, and the remedy.
+
+    >>> read_residues("MK1", "a.csv, row 7")
+    Traceback (most recent call last):
+    protein_lm.errors.InputError: a.csv, row 7: '1' at position 3 is not a residue letter; correct the sequence or remove it
+    """
+    try:
+        return residues_of(text)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}; {remedy}") from error
+
+
+def _codes_of(text: str) -> NDArray[np.uint8]:
+    """A code for each character."""
+    return CODES[np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,19 +159,38 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, is_illegal)
 
 
-def first_illegal(letters: bytes) -> int:
-    """Position in one sequence's text (with line feeds) of its first illegal character; a stop inside it is one."""
-    codes = CODES[np.frombuffer(letters, dtype=np.uint8)]
-    codes[np.frombuffer(letters, dtype=np.uint8) == ord("\n")] = _LAYOUT
+def first_illegal(text: str) -> int:
+    """Index in one sequence's text of its first illegal character; a stop inside it is one."""
+    codes = _codes_of(text)
     kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))
     inner_stop = (codes == _STOP) & (np.arange(codes.size) < kept[-1])
     return int(np.argmax(inner_stop | (codes == ILLEGAL)))
 
 
-def first_ambiguous(letters: bytes) -> int:
-    """Position in one sequence's text of its first B, J, O, U, X or Z."""
-    codes = CODES[np.frombuffer(letters.upper(), dtype=np.uint8)]
+def first_ambiguous(text: str) -> int:
+    """Index in one sequence's text of its first B, J, O, U, X or Z."""
+    codes = _codes_of(text.upper())
     return int(np.argmax((codes >= FIRST_AMBIGUOUS) & (codes <= J)))
+
+
+def position_of(text: str, index: int) -> int:
+    """Position, from 1, of the letter at an index of one sequence's text; blanks and line breaks do not count, gaps do."""
+    return int(np.count_nonzero(_codes_of(text[: index + 1]) != _LAYOUT))
+
+
+def describe_letter(text: str, index: int) -> str:
+    """What is wrong with the letter at an index of a text. Lone surrogates stand for bytes that are not UTF-8.
+
+    >>> describe_letter("MK T\u00c9", 4)
+    "'É' at position 4 is not a residue letter"
+    """
+    letter, position = text[index], position_of(text, index)
+    if letter == "*":
+        return f"a stop '*' at position {position}, before its end"
+    number = ord(letter)
+    is_byte = number < ord(" ") or number == _DELETE or _FIRST_SURROGATE <= number <= _LAST_SURROGATE
+    shown = f"byte 0x{number & 0xFF:02X}" if is_byte else repr(letter)
+    return f"{shown} at position {position} is not a residue letter"
 
 
 def _remove(

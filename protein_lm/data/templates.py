@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.data.headers import sequence_id
+from protein_lm.data.residues import read_residues
 from protein_lm.data.sources import Source
 from protein_lm.data.text import unix_lines
 from protein_lm.errors import InputError
@@ -34,7 +35,7 @@ class Template:
 
 
 def read_templates(path: Path) -> Iterator[Template]:
-    """The templates of a FASTA file, plain or compressed; `-` is standard input. Lower case is raised.
+    """The templates of a FASTA file, plain or compressed; `-` is standard input. Letters are treated as in sequence files.
 
     Raises:
         InputError: the file cannot be read or is no FASTA, an identifier comes twice, or a sequence has nothing to fill in or
@@ -60,12 +61,10 @@ def read_templates(path: Path) -> Iterator[Template]:
 
 
 def _residues(letters: str, place: str) -> NDArray[np.uint8]:
-    is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
-    if not is_marked.any():
+    if MARK not in letters:
         raise InputError(f"{place}: nothing to fill in; write {MARK} for each residue that is wanted")
-    try:
-        residues = alphabet.encode(letters.replace(MARK, "X"))
-    except ValueError as error:
-        raise InputError(f"{place}: {error}; write residue letters, and {MARK} for residues to fill in") from error
-    residues[is_marked] = alphabet.MASK
-    return residues
+    found = read_residues(
+        letters.replace(MARK, "X"), place, f"write residue letters, and {MARK} for residues to fill in"
+    )
+    is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
+    return np.where(is_marked[found.places], np.uint8(alphabet.MASK), found.tokens)

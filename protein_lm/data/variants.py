@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.data.records import SequenceRecord
+from protein_lm.data.residues import residues_of
 from protein_lm.errors import InputError
 from protein_lm.tables import read_text_table
 
@@ -190,7 +191,7 @@ def _parse_substitutions(text: str, wild_type: Residues, first_residue: int) -> 
 
 
 def _parse_sequence(text: str, wild_type: Residues) -> Variant:
-    residues = alphabet.encode(text)
+    residues = residues_of(text).tokens
     if residues.size == wild_type.size:
         places = np.flatnonzero(residues != wild_type)
         lost, gained = wild_type[places], residues[places]

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
+from protein_lm.data.proteins import Proteins, is_path, records
+from protein_lm.data.residues import read_residues
 from protein_lm.errors import ConfigError
 from protein_lm.inference.sampling import Sampling, draw, log_softmax, stream_of
 from protein_lm.model.language_model import DecodingState, ProteinLM
@@ -34,6 +36,22 @@ class Prefix:
 
 
 NO_PREFIX = Prefix("generated", np.empty(0, dtype=np.uint8))
+
+
+def read_prefixes(given: Proteins) -> list[Prefix]:
+    """Prefixes as a user gives them: residue letters (none if empty), or several with names, as in a sequence file.
+
+    Raises:
+        InputError: as `proteins.records`.
+    """
+    if given == "":
+        return [NO_PREFIX]
+    if isinstance(given, str) and not is_path(given):
+        return [Prefix(NO_PREFIX.name, read_residues(given, f"prefix {given[:40]}", _PREFIX_REMEDY).tokens)]
+    return [Prefix(record.sequence_id, record.tokens) for record in records(given)]
+
+
+_PREFIX_REMEDY = "give residue letters, or a FASTA file by name"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.data.batches import fill, pack, tokens_of
 from protein_lm.data.labels import read_sequence_table
-from protein_lm.data.readers import read_records
+from protein_lm.data.proteins import named_twice, read_distinct
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.model.predictor import Predictor
 from protein_lm.tables import SUFFIXES
@@ -71,16 +71,22 @@ def read_sequences(
     """Identifiers and residues of a sequence file, or of a table with the column `sequence`; identifiers of those left out.
 
     Raises:
-        InputError: the file cannot be read, or a sequence is over the window and the policy is `error`.
+        InputError: the file cannot be read, an identifier comes twice, or a sequence is over the window and the policy is
+            `error`.
         ConfigError: the policy is `crop`, and the prediction for a part is not that for the whole.
     """
     if long_sequences is LongPolicy.CROP:
         raise ConfigError("--long crop: what is predicted of a part is not meant for the whole; choose drop or error")
     if source.suffix in SUFFIXES:
         table = read_sequence_table(source, max_residues=max_residues, long_sequences=long_sequences)
+        rows: dict[str, int] = {}
+        for row, identifier in zip(table.rows.tolist(), table.identifiers, strict=True):
+            if identifier in rows:
+                raise named_twice(identifier, f"{source}, row {row}", f"row {rows[identifier]}")
+            rows[identifier] = row
         return table.identifiers, table.residues, table.too_long
     identifiers, residues, dropped = [], [], []
-    for record in read_records(source):
+    for record in read_distinct(source):
         if len(record) > max_residues:
             if long_sequences is LongPolicy.ERROR:
                 raise InputError(

@@ -11,6 +11,7 @@ import xxhash
 
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.data.duplicates import Ledger, fingerprints
+from protein_lm.data.proteins import named_twice
 from protein_lm.data.readers import read_blocks, read_records
 from protein_lm.data.records import RecordBlock, SequenceRecord
 from protein_lm.data.sources import STANDARD_INPUT, Source
@@ -52,10 +53,7 @@ def survey(source: Path, *, longest: int | None) -> int | None:
     if pairs:
         later, first = min(pairs)
         (_, earlier_line), (name, line) = _find(source, first), _find(source, later)
-        raise InputError(
-            f"line {line}: sequence {name} is on line {earlier_line} too, and results are found by identifiers; rename or "
-            "remove one of them"
-        )
+        raise named_twice(name, f"{source}, line {line}", f"line {earlier_line}")
     if not number:
         raise InputError(f"{source} holds no sequence")
     return number

@@ -39,6 +39,7 @@ from transformers.utils.generic import can_return_tuple
 
 from protein_lm import __version__
 from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
+from protein_lm.attention.checks import check_mask
 from protein_lm.checkpoint import FORMAT_VERSION, MODEL_TYPE
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig, parse
@@ -47,6 +48,7 @@ from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
 
 _BACKBONE = "backbone"
+States = tuple[Tensor, ...] | None
 
 
 class ProteinLMConfig(PreTrainedConfig):
@@ -126,7 +128,9 @@ def _residue_tokenizer() -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(TOKENS)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     raised = [Replace(letter.lower(), letter) for letter in RESIDUES]
-    tokenizer.normalizer = Sequence([Replace(Regex(r"[\s.-]|\*\s*$"), ""), Replace(Regex("[jJ]"), "X"), *raised])
+    left_out = r"[ \t\v\f\r\n.-]"
+    cleaned = Replace(Regex(rf"{left_out}|\*{left_out}*\z"), "")
+    tokenizer.normalizer = Sequence([cleaned, Replace(Regex("[jJ]"), "X"), *raised])
     tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
     tokenizer.post_processor = TemplateProcessing(
         single="<cls> $A <eos>",
@@ -183,24 +187,20 @@ class _WithBackbone(PreTrainedModel):
         """That of transformers for the class: with labels of the same positions, or shifted by one."""
         return None if labels is None else self.loss_function(logits, labels, vocab_size=VOCABULARY_SIZE, **options)
 
-    @contextmanager
-    def _recorded(self, wanted: bool | None) -> Iterator[list[Tensor]]:
-        """Hidden states (B, L, D) of a pass: embeddings, then each block's output, the last one behind the final norm."""
-        states: list[Tensor] = []
-        if not (self.config.output_hidden_states if wanted is None else wanted):
-            yield states
-            return
-        handles = [
-            block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
-            for block in self.backbone.blocks
-        ]
-        norm = self.backbone.final_norm
-        handles.append(norm.register_forward_hook(lambda _, __, output: states.append(output)))  # type: ignore[arg-type]
-        try:
-            yield states
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _wants_states(self, wanted: bool | None) -> bool:
+        return bool(self.config.output_hidden_states if wanted is None else wanted)
+
+    def _all_states(self, input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Hidden states (B, L, D): embeddings, then each block's output, the last one behind the final norm."""
+        layers = range(self.backbone.config.num_layers + 1)
+        return tuple(self.backbone.layer_states(input_ids, layers=layers, valid_mask=mask).values())
+
+    def _logits(self, input_ids: Tensor, mask: Tensor | None, wanted: bool | None) -> tuple[Tensor, States]:
+        """Logits (B, L, V), and hidden states if they are wanted."""
+        if not self._wants_states(wanted):
+            return self.backbone(input_ids, valid_mask=mask), None
+        states = self._all_states(input_ids, mask)
+        return self.backbone.logits(states[-1]), states
 
 
 def _valid_mask(attention_mask: Tensor | None) -> Tensor | None:
@@ -222,9 +222,11 @@ class ProteinLMModel(_WithBackbone):
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutput:
         """Hidden states (B, L, D) of token ids (B, L); `attention_mask` (B, L) is 1 for real tokens."""
-        with self._recorded(output_hidden_states) as states:
-            hidden = self.backbone.hidden_states(input_ids, valid_mask=_valid_mask(attention_mask))
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) or None)  # type: ignore[arg-type]
+        mask = _valid_mask(attention_mask)
+        if not self._wants_states(output_hidden_states):
+            return BaseModelOutput(last_hidden_state=self.backbone.hidden_states(input_ids, valid_mask=mask))  # type: ignore[arg-type]
+        states = self._all_states(input_ids, mask)
+        return BaseModelOutput(last_hidden_state=states[-1], hidden_states=states)  # type: ignore[arg-type]
 
 
 class ProteinLMForMaskedLM(_WithBackbone):
@@ -245,10 +247,9 @@ class ProteinLMForMaskedLM(_WithBackbone):
     ) -> MaskedLMOutput:
         """Logits (B, L, V); with labels (B, L), -100 where nothing is predicted, the mean cross-entropy in nats too."""
         _check_options(loss_options)
-        with self._recorded(output_hidden_states) as states:
-            logits = self.backbone(input_ids, valid_mask=_valid_mask(attention_mask))
+        logits, states = self._logits(input_ids, _valid_mask(attention_mask), output_hidden_states)
         loss = self._loss(logits, labels, loss_options)
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=tuple(states) or None)  # type: ignore[arg-type]
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=states)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -284,20 +285,80 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
         `use_cache` the tokens follow those that `state` has seen, and the output has the state behind them.
 
         Raises:
-            ValueError: a state together with padding, more tokens than the model's window, or attentions are asked for.
+            ValueError: padding behind a state's tokens, rows of different lengths for a state that takes none, more tokens
+                than the model's window, or attentions are asked for.
         """
         _check_options(loss_options)
         mask = _valid_mask(attention_mask)
-        if use_cache and state is None:
-            if mask is not None and not mask.all():
-                raise ValueError("prompts of different lengths cannot share a state; generate them one by one")
-            state = self.backbone.new_state(input_ids.shape[0])
-        with self._recorded(output_hidden_states) as states:
-            logits = (
-                self.backbone(input_ids, valid_mask=mask) if state is None else self.backbone.extend(input_ids, state)
-            )
+        if use_cache or state is not None:
+            logits, states, state = self._extended(input_ids, mask, state, output_hidden_states)
+        else:
+            logits, states = self._logits(input_ids, mask, output_hidden_states)
         loss = self._loss(logits, labels, loss_options)
-        return CausalOutput(loss=loss, logits=logits, hidden_states=tuple(states) or None, state=state)  # type: ignore[arg-type]
+        return CausalOutput(loss=loss, logits=logits, hidden_states=states, state=state)  # type: ignore[arg-type]
+
+    def _extended(
+        self, input_ids: Tensor, mask: Tensor | None, state: DecodingState | None, wanted: bool | None
+    ) -> tuple[Tensor, States, DecodingState]:
+        """Logits, hidden states if they are wanted, and the state behind tokens that follow those in `state`, or begin.
+
+        Prompts of different lengths are read one by one, each without its padding, into a row of the state.
+        """
+        size, length = input_ids.shape
+        if mask is not None:
+            mask = mask if state is None else mask[:, -length:]
+            check_mask(mask, (size, length))
+        if mask is None or mask.all():
+            state = state or self.backbone.new_state(size)
+            with self._recorded(wanted) as states:
+                logits = self.backbone.extend(input_ids, state)
+            return logits, tuple(states) or None, state
+        if state is not None:
+            raise ValueError("padding cannot follow tokens that a state has read; give real tokens alone")
+        if not self.backbone.rows_can_be_replaced:
+            raise ValueError(
+                f"prompts of different lengths cannot share a state of {self.backbone.config.attention_name} attention; "
+                "add use_cache=False"
+            )
+        state, rows = self.backbone.new_state(size), []
+        for row, real in enumerate(mask):
+            logits, states, own = self._extended(input_ids[row, real][None], None, None, wanted)
+            state.put(row, own)
+            rows.append([_placed(values, real) for values in (logits, *(states or ()))])
+        logits, *states = (torch.cat(values) for values in zip(*rows, strict=True))
+        return logits, tuple(states) or None, state
+
+    @contextmanager
+    def _recorded(self, wanted: bool | None) -> Iterator[list[Tensor]]:
+        """Hidden states of `extend`, as `_all_states` gives them."""
+        states: list[Tensor] = []
+        if not self._wants_states(wanted):
+            yield states
+            return
+        handles = [
+            block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+            for block in self.backbone.blocks
+        ]
+        norm = self.backbone.final_norm
+        handles.append(norm.register_forward_hook(lambda _, __, output: states.append(output)))  # type: ignore[arg-type]
+        try:
+            yield states
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
+        """As in transformers; prompts begin with <cls> and may be padded on the left, sequences end with <eos>.
+
+        Raises:
+            ValueError: a prompt without <cls>, with an <eos>, or with padding behind it.
+        """
+        prompts = options.get("input_ids") if inputs is None else inputs
+        if prompts is not None and prompts.ndim == 2:
+            _check_prompts(prompts, _valid_mask(options.get("attention_mask")))
+        # Model directories say nothing of generation; without these tokens it would go on behind <eos>.
+        self.generation_config.update(defaults_only=True, bos_token_id=CLS, eos_token_id=EOS, pad_token_id=PAD)
+        return super().generate(inputs, *args, **options)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: GenerationMode, *sizes: int
@@ -309,6 +370,32 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
         """
         if generation_config.use_cache and generation_mode not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH):
             raise ValueError(f"{generation_mode.value} cannot go back in the model's state; add use_cache=False")
+
+
+def _placed(values: Tensor, real: Tensor) -> Tensor:
+    """Values (1, K, N) of the K real tokens of a row (L,), and 0 at its padding: (1, L, N)."""
+    whole = values.new_zeros(1, real.shape[0], values.shape[2])
+    whole[:, real] = values
+    return whole
+
+
+def _check_prompts(prompts: Tensor, mask: Tensor | None) -> None:
+    """Refuse prompts (B, L) behind which no protein goes on.
+
+    Raises:
+        ValueError: naming the first of them and what to do.
+    """
+    real = prompts != PAD if mask is None else mask.to(prompts.device)
+    check_mask(real, (prompts.shape[0], prompts.shape[1]), empty_rows=True)
+    written = 'give it as tokenizer("<cls>MKT", add_special_tokens=False, return_tensors="pt")'
+    for number, (tokens, is_real) in enumerate(zip(prompts, real, strict=True), 1):
+        if not is_real[-1]:
+            raise ValueError(f'prompt {number} has padding behind it; pad on the left: tokenizer.padding_side = "left"')
+        kept = tokens[is_real].tolist()
+        if EOS in kept:
+            raise ValueError(f"prompt {number} holds <eos>, behind which no protein goes on; {written}")
+        if kept[0] != CLS:
+            raise ValueError(f"prompt {number} does not begin with <cls>, as every protein does; {written}")
 
 
 def _check_options(options: dict[str, Any]) -> None:

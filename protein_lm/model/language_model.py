@@ -32,6 +32,7 @@ from protein_lm.model.contact_head import ContactHead
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
 from protein_lm.model.output_transform import OutputTransform
+from protein_lm.model.padding import RealTokensFirst
 from protein_lm.model.positions import RotaryPositions, build_position_embedding
 from protein_lm.model.pretrained import Pretrained
 from protein_lm.model.recompute import nothing_recomputed
@@ -184,7 +185,8 @@ class ProteinLM(Pretrained, nn.Module):
 
         Args:
             tokens: (B, L) token ids.
-            valid_mask: (B, L) boolean, True for real tokens, of padded rows.
+            valid_mask: (B, L) boolean, True for real tokens, of padded rows. Padding may be on either side, or within; what
+                comes out at it means nothing.
             packing: the sequences of a packed row (B = 1).
             selected: (B, L) boolean; what the last block has behind its attention is computed for these tokens alone.
             group: processes that hold the rows together. Each is given the same whole rows, and computes the hidden states
@@ -192,7 +194,7 @@ class ProteinLM(Pretrained, nn.Module):
 
         Raises:
             ValueError: a sequence is longer than the model's window, a mask or packing does not fit, or rows or model cannot
-                be split.
+                be split (with a group, padding lies behind the real tokens).
         """
         states = self._states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
         return self.final_norm(deque(states, maxlen=1).pop())
@@ -230,7 +232,37 @@ class ProteinLM(Pretrained, nn.Module):
         selected: Tensor | None = None,
         group: Group | None = None,
     ) -> Iterator[Tensor]:
-        """What goes into the first block, and what comes out of each, (B, L, D); see `hidden_states`."""
+        """What goes into the first block, and what comes out of each, (B, L, D); see `hidden_states`.
+
+        Padding may lie anywhere; between a sequence's tokens it is left out.
+        """
+        shape = tokens.shape[0], tokens.shape[1]
+        moved = None if valid_mask is None or packing is not None else RealTokensFirst.of(valid_mask, shape)
+        if moved is None:
+            yield from self._states_of_rows(
+                tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group
+            )
+            return
+        if group is not None:
+            raise ValueError(
+                "rows that several processes hold together have their padding behind the real tokens; pad on the right"
+            )
+        selected = None if selected is None else moved.to_front(selected)
+        for hidden in self._states_of_rows(
+            moved.to_front(tokens), valid_mask=moved.valid_mask, packing=None, selected=selected, group=None
+        ):
+            yield moved.back(hidden, selected)
+
+    def _states_of_rows(
+        self,
+        tokens: Tensor,
+        *,
+        valid_mask: Tensor | None,
+        packing: Packing | None,
+        selected: Tensor | None,
+        group: Group | None,
+    ) -> Iterator[Tensor]:
+        """As `_states`, of rows whose real tokens come first."""
         length = tokens.shape[1] if packing is None else int(packing.lengths.max())
         self._check_length(length)
         rows, before = Rows(valid_mask, packing), None
@@ -273,7 +305,7 @@ class ProteinLM(Pretrained, nn.Module):
             ValueError: as `hidden_states`.
             ConfigError: the model has no head.
         """
-        return self._logits(
+        return self.logits(
             self.hidden_states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
         )
 
@@ -348,7 +380,7 @@ class ProteinLM(Pretrained, nn.Module):
         state.num_tokens += tokens.shape[1]
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
-        return self._logits(self.final_norm(hidden))
+        return self.logits(self.final_norm(hidden))
 
     def _compiled(self, state: DecodingState) -> CompiledDecoding | None:
         """The kernels for a step of `state`, if there are any."""
@@ -400,8 +432,14 @@ class ProteinLM(Pretrained, nn.Module):
         transform = [] if self.output_transform is None else list(self.output_transform.parameters())
         return transform if self.output_bias is None else [*transform, self.output_bias]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of final hidden states (..., D).
+
+        Outside of training they are not rounded to the three digits of bfloat16, whatever autocast says.
+
+        Raises:
+            ConfigError: the model has no head.
+        """
         if self.output_bias is None:
             raise ConfigError(
                 "this model has no language-model head and predicts no residues; it gives hidden states and attention, and "

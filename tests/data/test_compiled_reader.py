@@ -313,7 +313,9 @@ def test_a_fault_in_a_thread_is_said_and_nothing_left(reader, tmp_path, monkeypa
     monkeypatch.setenv(build.VARIABLE, "")
     text = b"".join(b">s%d\nMK%b\n" % (record, b"L" * (record % 50)) for record in range(5000))
     (tmp_path / "in.fasta").write_bytes(text + b">bad\nMK\nM1\n>good\nM\n")
-    with pytest.raises(InputError, match=r"in.fasta, line 10003, sequence bad: '1' is not a residue letter"):
+    with pytest.raises(
+        InputError, match=r"in.fasta, line 10003, sequence bad: '1' at position 4 is not a residue letter"
+    ):
         prepare([tmp_path / "in.fasta"], tmp_path / "store", block_bytes=1000)
     assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
 

@@ -102,7 +102,9 @@ def test_policy_for_each_letter(write, letter, policy):
     path = write(f">a\nM{letter}K\n>b\nMK\n>c\nm{letter.lower()}k\n")
     ambiguous = letter in "BJOUXZ"
     if ambiguous and policy is ResiduePolicy.ERROR:
-        with pytest.raises(InputError, match=rf"in.fasta, line 2, sequence a: ambiguous residue '{letter}', refused"):
+        with pytest.raises(
+            InputError, match=rf"in.fasta, line 2, sequence a: ambiguous residue '{letter}' at position 2, ref"
+        ):
             list(read_records(path, policy=policy))
         return
     shown = "X" if letter == "J" or (ambiguous and policy is ResiduePolicy.TO_X) else letter
@@ -127,13 +129,19 @@ def test_what_is_changed_is_counted(write, block_bytes):
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        ("MK1V", "line 4, sequence b: '1' is not a residue letter; correct the sequence or remove the record"),
-        ("MKV\nM*V", "line 5, sequence b: a stop '*' before its end; cut the sequence there or remove the record"),
-        ("M**", "line 4, sequence b: a stop '*' before its end"),
-        ("M\n\nK\0", "line 6, sequence b: byte 0x00 is not a residue letter"),
-        ("MK?", "line 4, sequence b: '?' is not a residue letter"),
-        ("MKé", "line 4, sequence b: byte 0xC3 is not a residue letter"),
-        ("MK>V", "line 4, sequence b: '>' is not a residue letter"),
+        (
+            "MK1V",
+            "line 4, sequence b: '1' at position 3 is not a residue letter; correct the sequence or remove the record",
+        ),
+        (
+            "MKV\nM*V",
+            "line 5, sequence b: a stop '*' at position 5, before its end; cut the sequence there or remove the",
+        ),
+        ("M**", "line 4, sequence b: a stop '*' at position 2, before its end"),
+        ("M\n\nK\0", "line 6, sequence b: byte 0x00 at position 3 is not a residue letter"),
+        ("MK?", "line 4, sequence b: '?' at position 3 is not a residue letter"),
+        ("MKé", "line 4, sequence b: 'é' at position 3 is not a residue letter"),
+        ("MK>V", "line 4, sequence b: '>' at position 3 is not a residue letter"),
         ("", "line 3, sequence b: no residues; remove the record or add its sequence"),
         ("--\n .*", "line 3, sequence b: no residues"),
     ],

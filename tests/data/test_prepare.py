@@ -197,7 +197,7 @@ def test_impossible_filters(settings, fault):
 
 def test_what_is_skipped_is_counted(tmp_path, fasta):
     fasta.write_text(fasta.read_text() + ">bad\nM1\n>empty\n>f\nMKVV\n")
-    with pytest.raises(InputError, match="line 15, sequence bad: '1' is not a residue letter"):
+    with pytest.raises(InputError, match="line 15, sequence bad: '1' at position 2 is not a residue letter"):
         prepare([fasta], tmp_path / "store")
     assert names(tmp_path) == ["in.fasta"]
     manifest = prepare([fasta], tmp_path / "store", on_error=OnError.SKIP)
@@ -225,7 +225,9 @@ def test_the_result_does_not_depend_on_workers(tmp_path):
     ]
     assert contents[1:] == contents[:1] * 2
     (tmp_path / "bad.fasta").write_text(">a\nMK\n" * 300 + ">b\nM1\n" + ">c\nM2\n" * 300)
-    with pytest.raises(InputError, match=r"bad\.fasta, line 602, sequence b: '1' is not a residue letter"):
+    with pytest.raises(
+        InputError, match=r"bad\.fasta, line 602, sequence b: '1' at position 2 is not a residue letter"
+    ):
         prepare([tmp_path / "bad.fasta"], tmp_path / "store", workers=2, block_bytes=100)
     assert not (tmp_path / "store").exists()
 

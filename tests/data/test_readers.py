@@ -124,7 +124,7 @@ def test_a_truncated_flat_file_is_never_read_as_whole(write, cut):
 def test_an_illegal_letter_in_a_flat_file_is_found_in_its_line(write):
     text = DAT.read_bytes()
     path = write(text.replace(b"RRSAALSLLG", b"RRSA?LSLLG"))
-    with pytest.raises(InputError, match=r"in\.fasta, line 149, sequence P39896: '\?' is not a residue letter"):
+    with pytest.raises(InputError, match=r"in\.fasta, line 149, sequence P39896: '\?' at position 285 is not a"):
         records(path)
 
 
@@ -196,7 +196,7 @@ def test_parquet(tmp_path):
         ("sequence_id,sequence\n,MK\n", "line 2: the row has no sequence_id; write one"),
         ("sequence_id,sequence\na b,MK\n", "line 2, sequence a: identifier 'a b' is not one word"),
         ("sequence_id,sequence\na,\n", "line 2, sequence a: no residues"),
-        ("sequence_id,sequence\na,MK\nb,M1\n", "line 3, sequence b: '1' is not a residue letter"),
+        ("sequence_id,sequence\na,MK\nb,M1\n", "line 3, sequence b: '1' at position 2 is not a residue letter"),
         ('sequence_id,sequence\na,"MK\n', "unexpected end of data; correct the table"),
         ("sequence_id,sequence,sequence\na,M,M\n", "line 1: two columns are called sequence"),
         (b"sequence_id,sequence\na,MK\n\xff,MK\n", "not UTF-8; save the file as UTF-8"),
@@ -268,7 +268,7 @@ def test_standard_input(pack):
     )
     assert result.stdout.decode().strip() == "[('a', 'MK'), ('b', 'MV')]"
     failed = subprocess.run([sys.executable, "-c", script], input=pack(b">a\nM1\n"), capture_output=True, check=False)
-    assert b"standard input, line 2, sequence a: '1' is not a residue letter" in failed.stderr
+    assert b"standard input, line 2, sequence a: '1' at position 2 is not a residue letter" in failed.stderr
 
 
 def test_skipped_fasta_records_are_counted(write):

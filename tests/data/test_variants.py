@@ -56,11 +56,14 @@ def test_whole_sequences(tmp_path) -> None:
         ",MKXAYIAKQRCCC": (None, "13 residues; this model reads 12"),
         ",MKAYIAKQR": (None, "what changes is not made of the 20 amino acids alone"),
         ",MKXAYIAKQRX": (None, "what changes is not made of the 20 amino acids alone"),
-        ",MK-AYIAKQR": (None, "'-' at position 3 is not a residue letter"),
+        ",MK-AYIAKQR": (None, "what changes is not made of the 20 amino acids alone"),
+        ",mkxayiakqc-.*": (Variant(((9, C),)), ""),
+        ",MK1AYIAKQR": (None, "'1' at position 3 is not a residue letter"),
+        ",-": (None, "no residues"),
     }
     table = read(tmp_path / "t.csv", "mutant,mutated_sequence\n" + "".join(f"{row}\n" for row in rows))
     assert list(zip(table.variants, table.reasons, strict=True)) == list(rows.values())
-    assert [v.first_place(WILD_TYPE.tokens) for v in table.variants if v] == [0, 10, 0, 6, 7]
+    assert [v.first_place(WILD_TYPE.tokens) for v in table.variants if v] == [0, 10, 0, 6, 7, 9]
 
 
 def test_another_offset_is_proposed_where_all_rows_would_fit(tmp_path) -> None:

@@ -101,7 +101,8 @@ def test_templates_are_read(tmp_path) -> None:
     [
         (">a\nMKV\n", "sequence a: nothing to fill in; write _ for each residue that is wanted"),
         (">a\n", "sequence a: nothing to fill in"),
-        (">a\nMK-_\n", "sequence a: '-' at position 3 is not a residue letter; write residue letters, and _ for"),
+        (">a\nMK1_\n", "sequence a: '1' at position 3 is not a residue letter; write residue letters, and _ for"),
+        (">a\nM*_\n", "sequence a: a stop '*' at position 2, before its end; write residue letters, and _ for"),
         (">a\nM_\n>a\nM_\n", "sequence a: an identifier that was there before; give it its own"),
         (">\nM_\n", "sequence 1: no identifier; give it its own"),
         ("M_K\n", "begins with no header; give FASTA with _ for each residue to fill in"),

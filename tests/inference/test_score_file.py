@@ -231,7 +231,7 @@ def test_everything_that_would_stop_the_work_stops_it_first(tmp_path) -> None:
             f"sequence_id,sequence\na,MKV\nb,{'M' * 63}\n",
             "sequence b has 63 residues; this model reads 62; leave it out",
         ),
-        ("sequence_id,sequence\na,MKV\nb,M1\n", "line 3, sequence b: '1' is not a residue letter"),
+        ("sequence_id,sequence\na,MKV\nb,M1\n", "line 3, sequence b: '1' at position 2 is not a residue letter"),
     ):
         table = tmp_path / "input.csv"
         table.write_text(content)

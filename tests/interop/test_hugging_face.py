@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from protein_lm.checkpoint import load_model, save_model
+from protein_lm.data.residues import residues_of
 from protein_lm.errors import ModelError
 from tests.conftest import fresh_model
 
@@ -137,6 +140,25 @@ def test_the_tokenizer_agrees_with_that_of_esm(directories, tmp_path) -> None:
     assert type(again) is type(ours) and again("MKT")["input_ids"] == ours("MKT")["input_ids"]
 
 
+@pytest.fixture(scope="module")
+def tokenizer(directories):
+    return transformers.AutoTokenizer.from_pretrained(directories["masked"])
+
+
+@example(text="MK*\nA")
+@example(text="mk-j t*-")
+@settings(max_examples=60)
+@given(
+    text=st.text(st.sampled_from("MKBJmkj*-. \n") | st.characters(codec="utf-8", exclude_characters="<"), max_size=9)
+)
+def test_the_tokenizer_treats_letters_as_readers_do(text, tokenizer) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        assert ids == residues_of(text).tokens.tolist()
+    except ValueError as error:
+        assert (3 in ids) if ids else str(error) == "no residues"
+
+
 def test_generate_carries_a_state(directories) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
     model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"])
@@ -154,9 +176,95 @@ def test_generate_carries_a_state(directories) -> None:
     assert beams.shape == (2, 7)
     with pytest.raises(ValueError, match="beam_search cannot go back in the model's state; add use_cache=False"):
         model.generate(**prompt, max_new_tokens=4, num_beams=2)
-    padded = tokenizer(["<cls>MKT", "<cls>G"], add_special_tokens=False, padding=True, return_tensors="pt")
-    with pytest.raises(ValueError, match="prompts of different lengths cannot share a state"):
-        model.generate(**padded, max_new_tokens=4)
+
+
+def begun(tokenizer, *prompts: str, side: str = "left"):
+    return tokenizer(list(prompts), add_special_tokens=False, padding=True, padding_side=side, return_tensors="pt")
+
+
+@pytest.mark.parametrize("attention", ["performer-relu", "cosformer", "exact"])
+def test_prompts_of_different_lengths_go_on_as_alone(attention, directories, tmp_path) -> None:
+    save_model(fresh_model(attention=attention, positions="learned", kmer_sizes=(3,), kmer_buckets=64), tmp_path / "m")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    options = {"max_new_tokens": 6, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
+    prompts = ["<cls>MKTAY", "<cls>G", "<cls>", "<cls>MKT"]
+    alone = [model.generate(**begun(tokenizer, prompt), **options) for prompt in prompts]
+    for use_cache in (True, False):
+        if use_cache and attention == "exact":
+            with pytest.raises(ValueError, match="cannot share a state of exact attention; add use_cache=False"):
+                model.generate(**begun(tokenizer, *prompts), **options)
+            continue
+        together = model.generate(**begun(tokenizer, *prompts), use_cache=use_cache, **options)
+        for row, (prompt, own) in enumerate(zip(prompts, alone, strict=True)):
+            length = own.sequences.shape[1]
+            assert torch.equal(together.sequences[row, -length:], own.sequences[0]), prompt
+            for layer, states in enumerate(together.hidden_states[0]):
+                found, expected = states[row, -own.hidden_states[0][layer].shape[1] :], own.hidden_states[0][layer][0]
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_left_padding_changes_no_hidden_state(opened, directories) -> None:
+    _, wrapped, batch = opened
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
+    left = tokenizer(PROTEINS, padding=True, padding_side="left", return_tensors="pt")
+    real, expected = batch["attention_mask"].bool(), wrapped(**batch, output_hidden_states=True)
+    found = wrapped(**left, output_hidden_states=True)
+    moved = left["attention_mask"].bool()
+    for one, other in zip(
+        [*expected.hidden_states, expected.logits], [*found.hidden_states, found.logits], strict=True
+    ):
+        torch.testing.assert_close(other[moved], one[real], rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_behind_which_nothing_goes_on_are_refused(directories) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"])
+    faults = {
+        r'prompt 1 holds <eos>, behind which no protein goes on; give it as tokenizer\("<cls>MKT", add_sp': tokenizer(
+            ["MKT"], return_tensors="pt"
+        ),
+        "prompt 2 holds <eos>": begun(tokenizer, "<cls>MKT", "<cls>M<eos>"),
+        "prompt 1 does not begin with <cls>, as every protein does; give it as tokenizer": begun(tokenizer, "MKT"),
+        "prompt 2 does not begin with <cls>": begun(tokenizer, "<cls>MKT", "M"),
+        'prompt 2 has padding behind it; pad on the left: tokenizer.padding_side = "left"': begun(
+            tokenizer, "<cls>MKT", "<cls>M", side="right"
+        ),
+    }
+    for fault, prompts in faults.items():
+        for arguments in (prompts, {"inputs": prompts["input_ids"]}):
+            for use_cache in (True, False):
+                with pytest.raises(ValueError, match=fault):
+                    model.generate(**arguments, max_new_tokens=4, use_cache=use_cache)
+    with pytest.raises(ValueError, match=r"valid_mask is torch.bool \(1, 2\), expected boolean \(1, 4\)"):
+        model.generate(**begun(tokenizer, "<cls>MKT") | {"attention_mask": torch.ones(1, 2)}, max_new_tokens=4)
+
+
+def test_generate_ends_with_eos(directories) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"])
+    assert model.generate(max_new_tokens=4, do_sample=False).shape == (1, 5)
+    with torch.no_grad():
+        model.backbone.output_bias[2] = 100.0
+    prompts = torch.tensor([[1, 0], [0, 20]])  # the first with <pad> before it, which the tokens tell
+    assert model.generate(prompts, max_new_tokens=4, do_sample=False).tolist() == [[1, 0, 2], [0, 20, 2]]
+    assert model.generate(prompts, max_new_tokens=4, do_sample=False, eos_token_id=None).shape == (2, 6)
+
+
+def test_a_state_is_followed_by_real_tokens(directories) -> None:
+    """Prompts padded on any side are read into one state, which tokens then follow."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"]).eval()
+    tokens, mask = torch.tensor([[0, 20, 15], [0, 7, 1]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    more, ones = torch.tensor([[4, 5], [6, 7]]), torch.ones(2, 2, dtype=torch.int64)
+    with torch.no_grad():
+        first = model(tokens, attention_mask=mask, use_cache=True)
+        with pytest.raises(ValueError, match="padding cannot follow tokens that a state has read"):
+            model(more, attention_mask=torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0]]), state=first.state)
+        second = model(more, attention_mask=torch.cat((mask, ones), 1), state=first.state).logits
+        for row in range(2):
+            real = tokens[row, mask[row].bool()]
+            alone = model(torch.cat((real, more[row]))[None]).logits[0]
+            torch.testing.assert_close(first.logits[row, : len(real)], alone[: len(real)], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(second[row], alone[len(real) :], rtol=1e-4, atol=1e-5)
 
 
 def trained(model, path: Path, tokenizer, num_steps: int = 20) -> list[float]:

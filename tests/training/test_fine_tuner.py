@@ -14,8 +14,9 @@ from protein_lm import alphabet
 from protein_lm.checkpoint import load_model, load_predictor, save_model
 from protein_lm.choices import LongPolicy
 from protein_lm.cli import main
-from protein_lm.config import FineTuningRecipe
+from protein_lm.config import FineTuningRecipe, HeadConfig, LabelledDataConfig
 from protein_lm.data.batches import pack
+from protein_lm.data.labels import read_labels
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.predict import agreement, predictions
@@ -253,6 +254,23 @@ def test_the_verbs(base, tmp_path, capsys) -> None:
     assert json.loads((merged / "config.json").read_text())["head"]["classes"] == ["C", "H"]
 
 
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("residue-classification", ["MKVA,HHCE", "M-KV A*,H.HC EE", "mkva*,HHCE", "MK VA,HHCE", "MKV-A,HHC-E"]),
+        ("residue-regression", ["MKVA,1 2 3 4", "M-KVA*,1 9 2 3 4 9", "mkva*,1 2 3 4", "MK VA,1 2 3 4"]),
+    ],
+)
+def test_labels_follow_what_is_left_out(task, rows, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("sequence,label,split\n" + "".join(f"{row},train\n" for row in rows))
+    data = LabelledDataConfig(long_sequences="crop")
+    table = read_labels(tmp_path / "t.csv", HeadConfig(task=task), data, max_residues=3)
+    for index in range(len(rows)):
+        assert alphabet.decode(table.residues(index)) == "MKV"
+        assert table.of(np.array([index])).tolist() == table.of(np.array([0])).tolist()
+        assert len(set(table.of(np.array([index])).tolist())) == (2 if table.classes else 3)
+
+
 GOOD = "MKV,1,train\nMKL,2,train\nMKI,3,valid\nMKA,4,test\n"
 HEADER = "sequence,label,split\n"
 
@@ -267,7 +285,7 @@ HEADER = "sequence,label,split\n"
         ("regression", HEADER + GOOD + "MKK,nan,train\n", "row 5: label 'nan' is not a finite number"),
         ("regression", HEADER + GOOD + "MKK,,train\n", "row 5: no label; write one or remove the row"),
         ("regression", HEADER + GOOD + "MK1,5,train\n", "row 5: '1' at position 3 is not a residue letter"),
-        ("regression", HEADER + GOOD + ",5,train\n", "row 5: no sequence"),
+        ("regression", HEADER + GOOD + ",5,train\n", "row 5: no residues"),
         ("regression", HEADER + GOOD + "MKK,5,tran\n", "row 5: unknown split 'tran'; choose from train, valid"),
         ("regression", HEADER + GOOD + "MKK,5,train,x\n", "cannot be read as a table"),
         (
