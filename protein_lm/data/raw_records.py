@@ -1,5 +1,6 @@
 """Records as a format's parser finds them, and what all formats have in common: residues checked, faults named."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from protein_lm.errors import InputError
 
 _SPACE, _DELETE = b" \x7f"
 _SHOWN_LETTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMark:
+    """What divides the records of a text, found in a line of residues: the line break before it is missing."""
+
+    pattern: re.Pattern[bytes]
+    fault: str
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +46,8 @@ class RawRecords:
     """In the families that were asked for; None: the format does not tell, or none were."""
     layout: bytes = b"\n"
     """Bytes of a body that are no letters."""
+    mark: RecordMark | None = None
+    """What stands between records, if a line break can be missing before it."""
     faults: dict[int, str] = field(default_factory=dict)
     """What is wrong with a record besides its residues."""
 
@@ -78,6 +89,9 @@ class RawRecords:
         is_illegal = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP).is_illegal[0]
         position = first_illegal(letters) if is_illegal else first_ambiguous(letters)
         line = self.body_lines[record] + letters.count(b"\n", 0, position)
+        shown = letters[letters.rfind(b"\n", 0, position) + 1 :].partition(b"\n")[0]
+        if is_illegal and self.mark is not None and self.mark.pattern.search(shown):
+            return self._place(record, line) + self.mark.fault
         return self._place(record, line) + _letter_fault(letters[position], is_illegal)
 
     def _place(self, record: int, line: int) -> str:
