@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from protein_lm import __version__, alphabet
+from protein_lm import __version__, alphabet, foreign
 from protein_lm.base_model import WEIGHTS, Base
 from protein_lm.config import HeadConfig, ModelConfig, parse
 from protein_lm.errors import ConfigError, ModelError, OutputError
@@ -112,11 +112,13 @@ def find_model(name: str) -> Path:
     Raises:
         ModelError: nothing of the kind there.
     """
-    path = Path(name)
-    if (path / CONFIG).is_file():
+    path = foreign.as_path(name)
+    if (path / CONFIG).is_file() and not foreign.is_transformers(path):
         return path
     if (path / BEST / CONFIG).is_file():
         return path / BEST
+    if (known := foreign.describe(name)) is not None:
+        raise ModelError(known)
     if not path.exists():
         if is_hub_name(name):
             return _fetch(name)
@@ -133,7 +135,9 @@ def _fetch(name: str) -> Path:
     try:
         facts = read_facts(folder)
     except ModelError as error:
-        raise ModelError(f"{name}, on the Hub, cannot be used: {error}") from error
+        raise ModelError(
+            f"{name}, on the Hub, cannot be used: {foreign.describe_on_hub(name, folder) or error}"
+        ) from error
     if "base" in facts:
         raise ModelError(
             f"{name}: holds adapters or a head of a model that is not on the Hub; ask for the merged model"

@@ -192,8 +192,30 @@ def test_weights_that_are_not_ours_are_not_fetched(remote, capsys) -> None:
     (remote.folder / "org/model/config.json").write_text(json.dumps({"model_type": "esm"}))
     assert main(["info", "org/model"]) == 2
     error = capsys.readouterr().err
-    assert "org/model, on the Hub, cannot be used" in error and "not the config.json of a protein_lm model" in error
-    assert remote.sent == ["config.json"]
+    assert (
+        "org/model, on the Hub, cannot be used: a model of the library transformers, of type 'esm'; download it"
+        in error
+    )
+    assert "with: hf download org/model --local-dir DIR, and then: protein-lm convert DIR -o MODEL" in error
+    (remote.folder / "org/other").mkdir()
+    (remote.folder / "org/other/config.json").write_text(json.dumps({"sizes": "esm2"}))
+    with pytest.raises(
+        ModelError, match=r"org/other, on the Hub, cannot be used: .* not the config.json of a protein_lm"
+    ):
+        load_model("org/other")
+    assert remote.sent == ["config.json"] * 2
+
+
+def test_convert_fetches_from_the_hub_only_what_it_knows_what_to_do_with(remote, capsys) -> None:
+    assert main(["convert", "org/model@v1", "-o", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "a repository of the Hub is downloaded with: hf download org/model --revision v1 --local-dir DIR" in error
+    for verb in (["info"], ["convert", "-o", "out"], ["convert", "-o", "out", "--set", "attention=elu"]):
+        assert main([verb[0], "facebook/esm2_t6_8M_UR50D", *verb[1:]]) == 2
+        assert "made a model with: protein-lm convert esm2_t6_8M_UR50D -o DIR" in capsys.readouterr().err
+    assert remote.sent == []
+    assert main(["convert", "org/model", "-o", "out", "--set", "attention=elu"]) == 0
+    assert load_model("out").config.attention_name == "elu"
 
 
 @pytest.mark.slow

@@ -73,11 +73,13 @@ def convert(
     from protein_lm.model.conversion import with_attention
 
     path, remarks = _fetched(model), []
-    if is_file_of_others(path):
-        parsed = parse_settings(settings) if settings else None
+    is_foreign = is_file_of_others(path)
+    if not is_foreign:
+        _check_name(model, has_settings=bool(settings))
+    parsed = parse_settings(settings or []) if settings or not is_foreign else None
+    if is_foreign:
         opened, remarks = read_esm2(path)
     else:
-        parsed = parse_settings(settings or [])
         opened = load_model(model)
     facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
     result = opened if parsed is None else with_attention(opened, seed=seed, **parsed)
@@ -108,14 +110,33 @@ def _merge(model: str, output: Path) -> None:
 def _fetched(model: str) -> Path:
     """Where a model lies: a released one is downloaded unless it is there."""
     from protein_lm.errors import ModelError
-    from protein_lm.interop.esm_release import NAMES, fetch_release
+    from protein_lm.foreign import RELEASES, as_path
+    from protein_lm.interop.esm_release import fetch_release
 
-    path = Path(model)
+    path = as_path(model)
     if path.exists() or not model.startswith("esm2_"):
         return path
-    if model not in NAMES:
-        raise ModelError(f"{model}: neither a file or directory nor a release of ESM-2; these are {', '.join(NAMES)}")
+    if model not in RELEASES:
+        raise ModelError(
+            f"{model}: neither a file or directory nor a release of ESM-2; these are {', '.join(RELEASES)}"
+        )
     return fetch_release(model, bytes_progress)
+
+
+def _check_name(model: str, *, has_settings: bool) -> None:
+    """Refuse what no model is behind. One on the Hub is fetched later, if it is said what should become of it."""
+    from protein_lm.checkpoint import find_model
+    from protein_lm.errors import ModelError
+    from protein_lm.foreign import describe, download_command
+    from protein_lm.hub import is_hub_name
+
+    if Path(model).exists() or not is_hub_name(model) or describe(model) is not None:
+        find_model(model)
+    elif not has_settings:
+        raise ModelError(
+            f"{model}: no such model directory or run, nor a file of ESM-2; a repository of the Hub is downloaded with: "
+            f"{download_command(model)}; of a protein_lm model there, --set says what should become of it"
+        )
 
 
 def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:

@@ -1,19 +1,23 @@
-"""Related sequences found by MMseqs2, run for the user: clusters to split by, and relatives across splits."""
+"""Related sequences found by MMseqs2, run for the user: clusters to split by, and relatives across splits.
+
+MMseqs2 cuts identifiers at blanks and bars in its own way. So it only ever sees numbers, which are mapped back here.
+"""
 
 import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from protein_lm.alphabet import decode
 from protein_lm.data.corpus import Corpus
-from protein_lm.data.export import export
 from protein_lm.data.fasta_writer import entry
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, InputError
@@ -22,6 +26,8 @@ from protein_lm.output import new_file
 IDENTITIES = (0.3, 0.5, 0.9)
 """Shares of identical residues that the leakage report counts at."""
 _LEAST_COVERAGE = 0.5
+_PROTEINS = ("--dbtype", "1")
+"""Residues that are letters of nucleotides too, as poly-alanine's, would else be taken for these."""
 _LAST_WORDS = 300
 
 
@@ -79,15 +85,15 @@ def cluster(
     program = find_mmseqs()
     with tempfile.TemporaryDirectory() as name, new_file(output) as partial:
         folder = Path(name)
-        export(store, folder / "all.fasta")
-        options = ["--min-seq-id", f"{identity}", "-c", f"{coverage}", "--cov-mode", "0", "--cluster-mode", "1"]
+        _write_fasta(_numbered(store, range(store.num_sequences)), folder / "all.fasta")
+        options = [*_PROTEINS, "--min-seq-id", f"{identity}", "-c", f"{coverage}"]
+        options += ["--cov-mode", "0", "--cluster-mode", "1"]
         workflow = "easy-linclust" if fast else "easy-cluster"
         _run(program, [workflow, "all.fasta", "out", "tmp", *options], folder, threads)
-        table = pd.read_csv(
-            folder / "out_cluster.tsv", sep="\t", header=None, names=["cluster_id", "sequence_id"], dtype=str
-        )
+        rows = _read_table(folder / "out_cluster.tsv", {"cluster_id": np.int64, "sequence_id": np.int64})
+        table = rows.map(store.sequence_id)
         table.to_csv(partial, sep="\t", index=False)
-        return len(set(table["cluster_id"]))
+        return rows["cluster_id"].nunique()
 
 
 def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
@@ -110,11 +116,11 @@ def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
             f"{store.path} keeps nothing back: there is no validation, test or held-out sequence to search"
         )
     rows = []
-    with _SearchInTraining(store, threads) as search:
+    with _training_database(store) as folder:
         for split in splits:
-            export(store, search.folder / f"{split.label}.fasta", splits=[split])
-            best = np.zeros(store.indices(split).size)
-            hits = search.best_hits(f"{split.label}.fasta")
+            indices = store.indices(split)
+            best = np.zeros(indices.size)
+            hits = _best_hits(folder, (letters for _, letters in _numbered(store, indices.tolist())), threads)
             best[: len(hits)] = hits["identity"]
             rows.append({"split": split.label, "num_sequences": best.size, **shares_of_relatives(best)})
     return pd.DataFrame(rows)
@@ -131,13 +137,16 @@ def nearest_in_training(store: Corpus, sequences: Mapping[str, str], *, threads:
         ConfigError: no MMseqs2.
         InputError: there is no training split, or MMseqs2 failed.
     """
-    with _SearchInTraining(store, threads) as search:
-        # Numbers for identifiers, which MMseqs2 would cut at blanks and bars.
-        text = "".join(entry(f"{number}", letters) for number, letters in enumerate(sequences.values()))
-        (search.folder / "queries.fasta").write_text(text, encoding="utf-8")
-        hits = search.best_hits("queries.fasta")
-    hits["query"] = np.array(list(sequences))[hits["query"].astype(int)]
-    return hits.rename(columns={"query": "sequence_id"})
+    with _training_database(store) as folder:
+        hits = _best_hits(folder, sequences.values(), threads)
+    identifiers = list(sequences)
+    return pd.DataFrame(
+        {
+            "sequence_id": [identifiers[query] for query in hits["query"]],
+            "nearest_id": [store.sequence_id(target) for target in hits["target"]],
+            "identity": hits["identity"],
+        }
+    )
 
 
 def shares_of_relatives(identities: NDArray[np.float64]) -> dict[str, float]:
@@ -149,39 +158,55 @@ def shares_of_relatives(identities: NDArray[np.float64]) -> dict[str, float]:
     return {f"at_{round(100 * least)}": float((identities >= least).mean()) for least in IDENTITIES}
 
 
-class _SearchInTraining:
-    """A folder, gone at the end, with the training split as a database of MMseqs2."""
+@contextmanager
+def _training_database(store: Corpus) -> Iterator[Path]:
+    """A folder, gone at the end, with the training split as the database `train` of MMseqs2."""
+    program, indices = find_mmseqs(), store.indices(Split.TRAIN)
+    if not indices.size:
+        raise InputError(f"{store.path} has no sequence in train")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_fasta(_numbered(store, indices.tolist()), folder / "train.fasta")
+        _run(program, ["createdb", "train.fasta", "train", *_PROTEINS], folder, 0)
+        yield folder
 
-    def __init__(self, store: Corpus, threads: int) -> None:
-        self._store, self._threads, self._program = store, threads, find_mmseqs()
 
-    def __enter__(self) -> "_SearchInTraining":
-        self._temporary = tempfile.TemporaryDirectory()
-        self.folder = Path(self._temporary.name)
-        export(self._store, self.folder / "train.fasta", splits=[Split.TRAIN])
-        _run(self._program, ["createdb", "train.fasta", "train"], self.folder, 0)
-        return self
+def _best_hits(folder: Path, queries: Iterable[str], threads: int) -> pd.DataFrame:
+    """The best hit in training of each query (residue letters) that has one.
 
-    def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+    Returns:
+        `query`, its place among the queries; `target`, the index in the store; `identity`.
+    """
+    options = [*_PROTEINS, "--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0"]
+    options += ["--alignment-mode", "3", "--format-output", "query,target,fident"]
+    with tempfile.TemporaryDirectory(dir=folder) as name:  # its own: MMseqs2 takes up what an earlier search left
+        inside = Path(name)
+        _write_fasta(enumerate(queries), inside / "queries.fasta")
+        search = ["easy-search", "queries.fasta", f"{folder / 'train'}", "hits.tsv", "tmp", *options]
+        _run(find_mmseqs(), search, inside, threads)
+        hits = _read_table(inside / "hits.tsv", {"query": np.int64, "target": np.int64, "identity": np.float64})
+    best = hits.sort_values("identity", ascending=False, kind="stable").drop_duplicates("query")
+    return best.sort_index().reset_index(drop=True)
 
-    def best_hits(self, fasta: str) -> pd.DataFrame:
-        """`query`, `nearest_id` and `identity` of the sequences of a file in the folder that have a hit."""
-        options = ["--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0", "--alignment-mode", "3"]
-        options += ["--format-output", "query,target,fident"]
-        _run(self._program, ["easy-search", fasta, "train", "hits.tsv", "tmp", *options], self.folder, self._threads)
-        names = ["query", "nearest_id", "identity"]
-        hits = pd.read_csv(
-            self.folder / "hits.tsv", sep="\t", header=None, names=names, dtype={"query": str, "nearest_id": str}
-        )
-        (self.folder / "hits.tsv").unlink()
-        best = hits.sort_values("identity", ascending=False, kind="stable").drop_duplicates("query")
-        return best.sort_index().reset_index(drop=True)
+
+def _numbered(store: Corpus, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Index and residue letters of some sequences."""
+    return ((index, decode(store.residues(index))) for index in indices)
+
+
+def _write_fasta(sequences: Iterable[tuple[int, str]], path: Path) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.writelines(entry(f"{number}", letters) for number, letters in sequences)
+
+
+def _read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", header=None, names=list(columns), dtype=dict(columns))
 
 
 def _run(program: str, arguments: list[str], folder: Path, threads: int) -> None:
     number = ["--threads", f"{threads}"] if threads else []
-    done = subprocess.run([program, *arguments, *number], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run([program, *arguments, *number], cwd=folder, capture_output=True, check=False)
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())[-_LAST_WORDS:]
+        said = (done.stderr or done.stdout).decode("utf-8", "replace")
+        words = " ".join(said.split())[-_LAST_WORDS:]
         raise InputError(f"mmseqs {arguments[0]} failed with status {done.returncode}: {words}")

@@ -15,7 +15,7 @@ def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy
     """The records of a text of so many lines, as the format's parser takes it. Memberships in families are not looked for.
 
     None: the reader is not built, or the text is not ordinary. It may have a record at fault, lower case, gaps, stops or
-    bytes that are not ASCII; the parser knows.
+    bytes that are not ASCII; or no record at all. The parser knows.
     """
     reader = compiled_reader()
     if reader is None:
@@ -49,7 +49,7 @@ def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy
         **{name: address(array) for name, array in arrays.items()},
     )
     number = reader.read(form, call)
-    if number < 0:
+    if number <= 0:
         return None
     sizes = {"tokens": call.num_tokens, "ids": call.num_id_bytes}
     found = {name: array[: sizes.get(name, number)] for name, array in arrays.items()}

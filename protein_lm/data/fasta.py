@@ -4,17 +4,19 @@ It never walks over residues or lines in Python: numpy finds the line ends, `byt
 and only unusual letters are looked at again (`residues.clean`).
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.data.header_fields import annotate
-from protein_lm.data.raw_records import RawRecords
+from protein_lm.data.raw_records import RawRecords, RecordMark
 from protein_lm.data.records import Spans
 
 MARK, KEPT = b"\n>", 1
 """Where `text.whole_records` cuts."""
+_HEADER = RecordMark(re.compile(rb">"), "a header begins inside this line; put a line break before its '>'")
 _LINE_FEED, _SPACE, _HEADING = b"\n >"
 _BAR, _S, _P, _T, _R = b"|sptr"
 
@@ -38,6 +40,7 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
         body_lines=headings + first_line,  # a body begins with the line feed of its heading
         num_layout=np.diff(np.append(headings, line_ends.size)),
         annotations=annotate(headers, words, is_knowledgebase, letters),
+        mark=_HEADER,
     )
     for record in np.flatnonzero(words.starts == headers.ends).tolist():
         raw.faults[record] = "the header has no identifier; write one after its '>'"

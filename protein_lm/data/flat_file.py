@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protein_lm.data.raw_records import RawRecords
+from protein_lm.data.raw_records import RawRecords, RecordMark
 from protein_lm.data.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Memberships, Spans
 
 MARK, KEPT = b"\n//\n", 4
@@ -20,6 +20,9 @@ _EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
 _FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\((?i:FRAGMENTS?)\))")
 _NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
 _SPECIES = re.compile(rb"\nOS   ([^\n]*)")
+_ENDING = RecordMark(re.compile(rb"//"), "a line with more than // does not end its entry; give // a line of its own")
+_CUT_OFF = "the file ends inside this entry, without its line //; fetch the file again"
+_NEXT_ENTRY = b"\nID   "
 _END = re.compile(re.escape(MARK))
 _FAMILY = re.compile(rb"\nDR   Pfam; ([^;\n]*)")
 
@@ -54,6 +57,7 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
         annotations=Annotations.of(entries),
         memberships=memberships(text, families) if families else None,
         layout=b" \n",
+        mark=_ENDING,
         faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
     )
 
@@ -84,6 +88,7 @@ class _Entry:
         taxon = int(found[1]) if (found := _TAXON.search(entry)) else 0
         self.taxon_id = taxon if taxon < 2**31 else 0
         self.protein_existence = int(found[1]) if (found := _EXISTENCE.search(entry)) else 0
+        next_at = entry.find(_NEXT_ENTRY)
         sequence_at = entry.find(b"\nSQ   ")
         body = entry.find(b"\n", sequence_at + 1) if sequence_at >= 0 else len(entry)
         stop = len(entry) - len(b"//\n") if is_whole else len(entry)
@@ -96,8 +101,12 @@ class _Entry:
         self.header, self.accession_at = self._as_fasta(entry, name)
         if not first.startswith(b"ID   "):
             self.fault = f"an entry begins with {first[:20].decode('utf-8', 'replace')!r}, not with its ID line"
+        elif next_at >= 0:
+            number = line + 1 + entry.count(b"\n", 0, next_at)
+            self.fault = f"another entry begins in line {number}, without a line // before it; put one there"
         elif not is_whole:
-            self.fault = "the file ends inside this entry, without its line //; fetch the file again"
+            is_there = b"//" in entry.rstrip().rpartition(b"\n")[2]
+            self.fault = _ENDING.fault if is_there else _CUT_OFF
         elif not self.accession:
             self.fault = "the entry has no AC line with an accession; correct or remove it"
         elif sequence_at < 0:

@@ -1,4 +1,6 @@
-"""What a file of no format that we read seems to be, judged by its first bytes, for an error message that helps."""
+"""What a file that holds no sequences seems to be, judged by its first bytes, for an error message that helps."""
+
+import re
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
@@ -24,13 +26,29 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"[", "JSON"),
     (b"@", "FASTQ or SAM"),
     (b"LOCUS ", "a GenBank flat file"),
-    (b"HEADER ", "a PDB structure"),
-    (b"data_", "an mmCIF structure"),
     (b"CLUSTAL", "a Clustal alignment"),
     (b"# STOCKHOLM", "a Stockholm alignment"),
     (b";", "FASTA with ';' comment lines, which are not supported"),
 )
 _TAR_MAGIC_AT = 257
+ATOM_RECORDS = ("ATOM  ", "HETATM")
+"""What the lines of atoms begin with in PDB files."""
+_MMCIF = re.compile(rb"\s*(#[^\n]*\n\s*)*(data_|_atom_site\.)", re.IGNORECASE)
+_PDB_HEAD = re.compile(rb"\s*(HEADER|TITLE |REMARK|SEQRES|CRYST1|MODEL |COMPND)")
+"""A head may be so long that no atom is in sight."""
+_PDB_ATOM = re.compile(rb"^(ATOM  |HETATM)", re.MULTILINE)
+
+
+def structure_format(beginning: bytes) -> str | None:
+    r"""PDB or mmCIF for a structure that begins so, else None.
+
+    >>> structure_format(b"PARENT N/A\nATOM      1  N   MET A   1")
+    'PDB'
+    """
+    if _MMCIF.match(beginning):
+        return "mmCIF"
+    has_atoms = _PDB_ATOM.search(beginning) is not None and not beginning.lstrip().startswith(b">")
+    return "PDB" if has_atoms or _PDB_HEAD.match(beginning) else None
 
 
 def describe_format(beginning: bytes) -> str | None:
@@ -41,6 +59,8 @@ def describe_format(beginning: bytes) -> str | None:
     """
     if beginning[_TAR_MAGIC_AT:].startswith(b"ustar"):
         return "a tar archive"
+    if structure := structure_format(beginning):
+        return f"a structure ({structure})"
     lowered = beginning.lower()
     for magic, name in _BEGINNINGS:
         if beginning.startswith(magic) or (magic.islower() and lowered.startswith(magic)):

@@ -1,5 +1,6 @@
 """Records as a format's parser finds them, and what all formats have in common: residues checked, faults named."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,14 @@ from protein_lm.errors import InputError
 _SHOWN_LETTERS = 40
 
 
+@dataclass(frozen=True, slots=True)
+class RecordMark:
+    """What divides the records of a text, found in a line of residues: the line break before it is missing."""
+
+    pattern: re.Pattern[bytes]
+    fault: str
+
+
 @dataclass(slots=True, eq=False)
 class RawRecords:
     """N consecutive records of a text."""
@@ -43,6 +52,8 @@ class RawRecords:
     """In the families that were asked for; None: the format does not tell, or none were."""
     layout: bytes = b"\n"
     """Bytes of a body that are no letters."""
+    mark: RecordMark | None = None
+    """What stands between records, if a line break can be missing before it."""
     faults: dict[int, str] = field(default_factory=dict)
     """What is wrong with a record besides its residues."""
 
@@ -85,6 +96,9 @@ class RawRecords:
         text = letters.decode("utf-8", "surrogateescape")
         index = first_illegal(text) if is_illegal else first_ambiguous(text)
         line = self.body_lines[record] + text.count("\n", 0, index)
+        shown = text[text.rfind("\n", 0, index) + 1 :].partition("\n")[0]
+        if is_illegal and self.mark is not None and self.mark.pattern.search(shown.encode("utf-8", "surrogateescape")):
+            return self._place(record, line) + self.mark.fault
         return self._place(record, line) + _letter_fault(text, index, is_illegal)
 
     def _place(self, record: int, line: int) -> str:

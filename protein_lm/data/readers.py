@@ -17,7 +17,7 @@ from protein_lm.data.formats import describe_format
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import Columns, Memberships, RecordBlock, SequenceRecord
 from protein_lm.data.sources import Source
-from protein_lm.data.text import Text, beginning, unix_lines, whole_records
+from protein_lm.data.text import Text, beginning, unix_lines, whole_records, without_comments
 from protein_lm.errors import InputError
 from protein_lm.native.reader import CompiledFormat
 
@@ -122,8 +122,11 @@ class Part:
             raw = self.content
         else:
             assert self.form is not None
+            text = self.content.join()
+            if not text or text.isspace():
+                return None
             families = [self.families] if self.form.tells_families else []
-            raw = self.form.parse(self.content.join(), self.line, self.path, *families)
+            raw = self.form.parse(text, self.line, self.path, *families)
         return raw.finish(policy, on_error) if raw.lines.size else None
 
 
@@ -151,6 +154,10 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
     if table_file.is_table(text):
         yield from (Part(path, raw) for raw in table_file.read_text(text, line, blocks, path))
         return
+    if text.startswith(b"#"):
+        begun, first_line = without_comments(text, line, blocks)
+        if begun.startswith(b">"):  # as in a3m
+            text, line = begun, first_line
     form = _recognise(text, line, path)
     is_whole = True
     for part in whole_records(text, blocks, form.mark, form.kept):

@@ -1,39 +1,34 @@
 """PDB and mmCIF files -> protein chains: a sequence, and where the Cβ of each residue is.
 
 Of several models the first counts, of alternative locations the one of highest occupancy. Modified residues are read as the
-amino acid that they were made from (selenomethionine as M). Residues that were not seen are found through the sequence
-that the file declares (SEQRES, or mmCIF's _pdbx_poly_seq_scheme); without one, a jump of the residue numbers at a broken
-peptide bond stands for so many residues X.
+amino acid that they were made from (selenomethionine as M), see `residue_names`; an unknown name with a backbone is read as
+X, and named on standard error. Residues that were not seen are found through the sequence that the file declares (SEQRES, or
+mmCIF's _pdbx_poly_seq_scheme); without one, a jump of the residue numbers at a broken peptide bond stands for so many
+residues X.
 """
 
-import io
 import itertools
-import warnings
-from collections.abc import Iterator, Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from Bio.Align import PairwiseAligner
-from Bio.Data.PDBData import protein_letters_3to1_extended
-from Bio.PDB.MMCIF2Dict import MMCIF2Dict
-from Bio.PDB.MMCIFParser import MMCIFParser
 from Bio.PDB.PDBExceptions import PDBConstructionException
-from Bio.PDB.PDBParser import PDBParser
 from Bio.PDB.Residue import Residue
 from numpy.typing import NDArray
 
+from protein_lm.data.formats import structure_format
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.sources import Source
+from protein_lm.data.structure_residues import ChainResidues, is_bonded, read_residues, residue_number
 from protein_lm.errors import InputError
 
-_LETTERS = {name.strip(): letter for name, letter in protein_letters_3to1_extended.items()}
-_LETTERS |= {"SEC": "U", "PYL": "O", "UNK": "X"}
-_RECORDS = ("HEADER", "TITLE ", "REMARK", "SEQRES", "CRYST1", "MODEL ", "ATOM  ", "HETATM", "COMPND")
-_PEPTIDE_BOND = 2.0
-"""Å from C to the next N; the bond itself has 1.33."""
 _LONGEST_GAP = 2000
 """Residues that a jump of the numbers may stand for; larger ones number something else."""
+
+_MOST_DIFFERING = 0.1
+"""Share of the residues that may be others than the declared sequence says, as where a place has two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +92,7 @@ def is_structure(path: Path) -> bool:
     Raises:
         InputError: the file cannot be read.
     """
-    return _format(_text(path, whole=False)) is not None
+    return structure_format(_content(path, whole=False)) is not None
 
 
 def split_name(name: str) -> tuple[Path, str | None]:
@@ -117,11 +112,11 @@ def read_text(name: str) -> tuple[str, str]:
         InputError: the file cannot be read or is of another format.
     """
     path, _ = split_name(name)
-    text = _text(path)
-    kind = _format(text)
+    content = _content(path)
+    kind = structure_format(content)
     if kind is None:
         raise InputError(f"{path} is no structure: expected PDB or mmCIF")
-    return text, kind
+    return content.decode("utf-8", errors="replace"), kind
 
 
 def read_chain(name: str) -> Chain:
@@ -134,102 +129,85 @@ def read_chain(name: str) -> Chain:
     path, wanted = split_name(name)
     text, kind = read_text(name)
     try:
-        chains = dict(_chains(text, kind, path))
+        found = read_residues(text, kind)
     except (PDBConstructionException, ValueError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"{path} is no valid {kind} file: {error}; fetch it again") from error
-    if not chains:
+    if not found:
         raise InputError(f"{path} has no protein chain: no residue with the atom CA is an amino acid")
-    if wanted is None and len({chain.sequence for chain in chains.values()}) > 1:
+    if wanted is not None and wanted not in found:
+        raise InputError(f"{path} has no protein chain {wanted}; it has {', '.join(found)}")
+    asked = found if wanted is None else [wanted]
+    chains = {name: _chain(f"{path.name}:{name}", found[name]) for name in asked}
+    if len({chain.sequence for chain in chains.values()}) > 1:
         raise InputError(
             f"{path} has the protein chains {', '.join(chains)}; choose one, for example {path}:{next(iter(chains))}"
         )
-    if wanted is not None and wanted not in chains:
-        raise InputError(f"{path} has no protein chain {wanted}; it has {', '.join(chains)}")
-    chain = chains[wanted] if wanted is not None else next(iter(chains.values()))
+    name, chain = next(iter(chains.items()))
     if not chain.is_seen.any():
         raise InputError(f"{chain.name} has no Cβ, so that contacts cannot be told; use a structure with side chains")
+    if unknown := found[name].unknown_names:
+        print(
+            f"{chain.name}: residues named {', '.join(unknown)} are unknown, and read as X", file=sys.stderr, flush=True
+        )
     return chain
 
 
-def _text(path: Path, *, whole: bool = True) -> str:
+def _content(path: Path, *, whole: bool = True) -> bytes:
+    """The text, or its first block; lines end in line feeds."""
     with Source(path) as source:
         blocks = source.blocks()
         content = b"".join(blocks) if whole else next(blocks, b"")
-    return content.decode("utf-8", errors="replace")
+    return content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _format(text: str) -> str | None:
-    lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    first = next(lines, "")
-    if first.startswith("data_"):
-        return "mmCIF"
-    return "PDB" if f"{first:<6}".startswith(_RECORDS) else None
+def _chain(name: str, chain: ChainResidues) -> Chain:
+    """A chain with points, whose unseen residues have their positions.
 
-
-def _chains(text: str, kind: str, path: Path) -> Iterator[tuple[str, Chain]]:
-    """Protein chains by name."""
-    parser = PDBParser(QUIET=True) if kind == "PDB" else MMCIFParser(QUIET=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        structure = parser.get_structure(path.name, io.StringIO(text))
-        declared = _declared_by_pdb(text) if kind == "PDB" else _declared_by_mmcif(text)
-    model = next(iter(structure), None) if structure is not None else None
-    for chain in model or ():
-        residues = _amino_acids(list(chain))
-        if residues:
-            yield chain.id, _chain(f"{path.name}:{chain.id}", residues, declared.get(chain.id))
-
-
-def _amino_acids(residues: Sequence[Residue]) -> list[Residue]:
-    """Those of the chain: of free amino acids and other compounds, which are HETATM too, no bond leads to it."""
-    found = [residue for residue in residues if _LETTERS.get(residue.get_resname().strip()) and "CA" in residue]
-    kept = []
-    for place, residue in enumerate(found):
-        neighbours = [*found[max(0, place - 1) : place], *found[place + 1 : place + 2]]
-        is_hetero = residue.id[0].strip() != ""
-        if not is_hetero or any(_is_bonded(*sorted((residue, other), key=found.index)) for other in neighbours):
-            kept.append(residue)
-    return kept
-
-
-def _is_bonded(residue: Residue, following: Residue) -> bool:
-    """Whether a peptide bond is between them; without the atoms to tell, consecutive numbers say so."""
-    if "C" in residue and "N" in following:
-        return bool(np.linalg.norm(residue["C"].coord - following["N"].coord) < _PEPTIDE_BOND)
-    return following.id[1] - residue.id[1] <= 1
-
-
-def _chain(name: str, residues: list[Residue], declared: str | None) -> Chain:
-    letters = [_LETTERS[residue.get_resname().strip()] for residue in residues]
-    if declared:
-        places = _places(letters, residues, declared, name)
-        sequence = list(declared)
+    Raises:
+        InputError: two molecules have the chain's letter, or the declared sequence does not fit.
+    """
+    if chain.number_given_twice is not None:
+        raise InputError(
+            f"{name} has two residues {chain.number_given_twice}, as where two molecules have one chain letter; give each "
+            "molecule its own"
+        )
+    if chain.declared:
+        places = _places(chain, name)
+        sequence = list(chain.declared)
     else:
-        places = _places_by_number(residues)
+        places = _places_by_number(chain, name)
         sequence = ["X"] * (places[-1] + 1)
-        for place, letter in zip(places, letters, strict=True):
+        for place, letter in zip(places, chain.letters, strict=True):
             sequence[place] = letter
     points, numbers = np.full((len(sequence), 3), np.nan), [""] * len(sequence)
-    for place, residue in zip(places, residues, strict=True):
-        atom = "CA" if residue.get_resname().strip() == "GLY" else "CB"
-        numbers[place] = f"{residue.id[1]}{residue.id[2].strip()}"
+    for place, letter, residue in zip(places, chain.letters, chain.residues, strict=True):
+        atom = "CA" if letter == "G" and "CB" not in residue else "CB"
+        numbers[place] = residue_number(residue)
         if atom in residue:
             points[place] = residue[atom].coord
     return Chain(name, "".join(sequence), points, tuple(numbers))
 
 
-def _places_by_number(residues: list[Residue]) -> list[int]:
+def _places_by_number(chain: ChainResidues, name: str) -> list[int]:
     """Place of each residue, with room where numbers jump and no bond holds the two together."""
     places = [0]
-    for residue, following in itertools.pairwise(residues):
+    pairs = zip(itertools.pairwise(chain.residues), itertools.pairwise(chain.molecules), strict=True)
+    for (residue, following), (molecule, next_molecule) in pairs:
         missing = following.id[1] - residue.id[1] - 1
-        is_gap = 0 < missing <= _LONGEST_GAP and not _is_bonded(residue, following)
+        is_continued = is_bonded(residue, following)
+        if not is_continued and (molecule != next_molecule or missing < -1):
+            raise InputError(
+                f"{name} is two molecules: no bond leads from the last residue of one, {residue_number(residue)}, to the "
+                f"first of the next, {residue_number(following)}; give each molecule its own chain letter"
+            )
+        is_gap = 0 < missing <= _LONGEST_GAP and not is_continued
         places.append(places[-1] + 1 + (missing if is_gap else 0))
     return places
 
 
-def _places(letters: list[str], residues: list[Residue], declared: str, name: str) -> list[int]:
+def _places(chain: ChainResidues, name: str) -> list[int]:
     """Place of each residue in the declared sequence: by the numbers if one shift fits all of them, or by alignment."""
+    letters, residues, declared = chain.letters, chain.residues, chain.declared or ""
     by_number = _shifted_numbers(letters, residues, declared)
     if by_number is not None:
         return by_number
@@ -242,7 +220,8 @@ def _places(letters: list[str], residues: list[Residue], declared: str, name: st
     for (start, _), (first, last) in zip(*alignment.aligned, strict=True):
         for place in range(first, last):
             places[place] = int(start + place - first)
-    if -1 in places:
+    differing = sum(declared[place] != letter for place, letter in zip(places, letters, strict=True))
+    if -1 in places or differing > _MOST_DIFFERING * len(letters) + 1:
         raise InputError(
             f"{name} has {len(letters):,} residues that do not fit the {len(declared):,} of its declared sequence; mend or "
             "remove its SEQRES"
@@ -261,23 +240,3 @@ def _shifted_numbers(letters: list[str], residues: list[Residue], declared: str)
         if first + shift >= 0 and last + shift < whole.size and (whole[places] == part).all():
             return places.tolist()
     return None
-
-
-def _declared_by_pdb(text: str) -> dict[str, str]:
-    """Sequence of each chain by SEQRES."""
-    declared: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.startswith("SEQRES"):
-            letters = "".join(_LETTERS.get(name, "X") for name in line[19:].split())
-            declared[line[11]] = declared.get(line[11], "") + letters
-    return declared
-
-
-def _declared_by_mmcif(text: str) -> dict[str, str]:
-    """Sequence of each chain by _pdbx_poly_seq_scheme, chains named as authors do."""
-    table = MMCIF2Dict(io.StringIO(text))
-    columns = [table.get(f"_pdbx_poly_seq_scheme.{key}", []) for key in ("pdb_strand_id", "seq_id", "mon_id")]
-    found: dict[str, dict[str, str]] = {}
-    for chain, number, name in zip(*columns, strict=True):
-        found.setdefault(chain, {}).setdefault(number, _LETTERS.get(name, "X"))
-    return {chain: "".join(letters.values()) for chain, letters in found.items()}

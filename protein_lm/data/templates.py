@@ -46,6 +46,8 @@ def read_templates(path: Path) -> Iterator[Template]:
             text = b"".join(unix_lines(source.blocks())).decode("utf-8-sig").lstrip()
         except UnicodeDecodeError as error:
             raise InputError(f"{source.shown} is no text (byte {error.start:,}); give FASTA") from error
+    while text.startswith("#"):  # comments, as a3m begins with
+        text = text.partition("\n")[2].lstrip()
     if not text.startswith(">"):
         raise InputError(f"{source.shown} begins with no header; give FASTA with {MARK} for each residue to fill in")
     seen: set[str] = set()
@@ -61,6 +63,8 @@ def read_templates(path: Path) -> Iterator[Template]:
 
 
 def _residues(letters: str, place: str) -> NDArray[np.uint8]:
+    if ">" in letters:
+        raise InputError(f"{place}: a header begins inside one of its lines; put a line break before its '>'")
     if MARK not in letters:
         raise InputError(f"{place}: nothing to fill in; write {MARK} for each residue that is wanted")
     found = read_residues(

@@ -1,6 +1,7 @@
 """The text of a source, cut anew where its records begin."""
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from protein_lm.native.reader import compiled_reader
 _LINE_FEED = b"\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SNIFFED_BYTES = 4096
+_COMMENT = b"#"
+_BLANKS = b" \t\v\f"
+_COMMENTS = re.compile(rb"(?:[ \t\v\f]*(?:#[^\n]*)?\n)*")
 
 
 def unix_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -44,6 +48,26 @@ def beginning(blocks: Iterator[bytes]) -> tuple[bytes, int]:
         if len(text) >= _SNIFFED_BYTES:
             break
     return text.lstrip(), line  # stripped again: a text may be too short for the mark
+
+
+def without_comments(text: bytes, line: int, blocks: Iterator[bytes]) -> tuple[bytes, int]:
+    r"""What stands behind the lines that begin with `#` and the blank ones, at a text's beginning, and its line's number.
+
+    Blocks are taken until there is some of it.
+
+    >>> without_comments(b"#59\t1\n", 1, iter([b"#\n\n", b">a\nMK\n"]))
+    (b'>a\nMK\n', 4)
+    """
+    while True:
+        found = _COMMENTS.match(text)
+        assert found is not None  # it matches nothing too
+        line += text.count(_LINE_FEED, 0, found.end())
+        text = text[found.end() :].lstrip(_BLANKS)
+        if text and not text.startswith(_COMMENT):
+            return text, line
+        if not (block := next(blocks, b"")):
+            return text, line
+        text = text[:1] + block  # of a comment that goes on there its mark is enough
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Source: Lin et al. 2023 (ESM-2). Our alphabet is ESM's, so embeddings need no translation.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.config import ModelConfig, parse
 from protein_lm.errors import ConfigError, ModelError
+from protein_lm.foreign import shown_name
 from protein_lm.model.language_model import ProteinLM
 
 WINDOW = 1024
@@ -21,6 +23,9 @@ HEAD, CONTACTS = "lm_head.", "contact_head."
 """What the names of the language-model head and of the contact head begin with, in both libraries."""
 FREQUENCIES = ".inv_freq"
 """What the names of rotary frequencies end with."""
+_WRAPPERS = frozenset(("module", "model", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""Parts of names that trainers add: torch's DDP, FSDP and compile, Lightning's modules."""
+_OTHER_HEADS = ("classifier.", "pooler.", "qa_outputs.")
 
 
 class Converted(NamedTuple):
@@ -82,6 +87,80 @@ HUGGING_FACE = Names(
 )
 
 
+def unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Weights by the names that they have without what trainers wrap around a model.
+
+    Raises:
+        ModelError: two weights have one name then, or there are adapters of peft that are not merged.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        if parts[:1] == ["base_model"] or any(part.startswith("lora_") for part in parts):
+            raise ModelError(
+                f"{where}: {shown_name(name)} belongs to adapters of the library peft; merge them there (merge_and_unload), "
+                "save the model, and convert that"
+            )
+        short = ".".join(itertools.dropwhile("esm".__eq__, parts))
+        if short in found:
+            raise ModelError(
+                f"{where}: two weights are called {shown_name(short)}; save the model alone, without copies of it"
+            )
+        found[short] = tensor
+    return found
+
+
+def without_other_heads(converted_from: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights without those of heads that ESM-2 does not have, and a remark on each of these heads."""
+    kept = {name: tensor for name, tensor in converted_from.items() if not name.startswith(_OTHER_HEADS)}
+    heads = sorted({name.partition(".")[0] for name in converted_from if name not in kept})
+    return kept, [f"its {head} was left out" for head in heads]
+
+
+def shape_of(tensors: Mapping[str, Tensor], names: Names, where: str) -> Shape:
+    """What weights tell where nothing else does; token dropout is taken to be on, as in every ESM-2.
+
+    Raises:
+        ModelError: a weight that would tell is missing.
+    """
+    first = names.layer.format(0)
+    embedding = tensors.get(f"{names.embedding}.weight")
+    inner = tensors.get(f"{first}.{names.parts['feedforward.input_projection']}.weight")
+    if embedding is None or inner is None or embedding.ndim != 2 or inner.ndim != 2:
+        raise ModelError(f"{where}: holds no weights of ESM-2 under the names of fair-esm or of transformers")
+    before = names.layer.format("")
+    layers = {name.removeprefix(before).partition(".")[0] for name in tensors if name.startswith(before)}
+    frequencies = next((tensor for name, tensor in tensors.items() if name.endswith(FREQUENCIES)), None)
+    regression = tensors.get(f"{CONTACTS}regression.weight")
+    if frequencies is not None and frequencies.numel():
+        num_heads = embedding.shape[1] // (2 * frequencies.numel())
+    elif regression is not None:
+        num_heads = regression.numel() // len(layers)
+    else:
+        raise ModelError(
+            f"{where}: its weights do not tell how many heads the attention has; give fair-esm's own file with its settings, "
+            "or a folder with config.json"
+        )
+    return Shape(len(layers), embedding.shape[1], num_heads, inner.shape[0], token_dropout=True)
+
+
+def as_weights(content: Any, what: str) -> dict[str, Tensor]:
+    """A table of weights: dense numbers, none of which stands for many.
+
+    Raises:
+        ModelError: it is none.
+    """
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ModelError(f"{what} is no table of weights")
+    for name, tensor in content.items():
+        is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+        if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelError(
+                f"{what}: {shown_name(str(name))} does not hold all of its numbers; save the model's plain weights"
+            )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
 def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str) -> Converted:
     """A model with these weights, in float32.
 
@@ -116,6 +195,8 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
         )
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    for layer in range(config.num_layers):  # before a model of as many is made
+        source.check_has(f"{names.layer.format(layer)}.{names.parts['attention_norm']}.weight")
     with torch.device("meta"):  # its own initial weights would take as much time and memory as those that are there
         model = ProteinLM(config)
     weights = {}
@@ -170,11 +251,17 @@ class _Source:
         """Whether any name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
 
+    def check_has(self, name: str) -> None:
+        """Raise ModelError if a weight is not there."""
+        if name not in self._tensors:
+            raise ModelError(f"{self._where}: weight {name} is missing; is the file whole, and of ESM-2?")
+
     def take(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
         """A weight in float32, of a shape if one is given."""
-        tensor = self._tensors.pop(name, None)
-        if tensor is None:
-            raise ModelError(f"{self._where}: weight {name} is missing; is the file whole, and of ESM-2?")
+        self.check_has(name)
+        tensor = self._tensors.pop(name)
+        if not tensor.is_floating_point():
+            raise ModelError(f"{self._where}: weight {name} has type {tensor.dtype}; save it as floating-point numbers")
         if shape is not None and tuple(tensor.shape) != shape:
             raise ModelError(
                 f"{self._where}: weight {name} has shape {tuple(tensor.shape)}, its settings ask for {shape}"
@@ -197,8 +284,8 @@ class _Source:
         if self._tensors:
             first = min(self._tensors)
             raise ModelError(
-                f"{self._where}: weight {first} has no place in ESM-2 of these settings; it is another model, or of a newer "
-                "version, and cannot be converted without loss"
+                f"{self._where}: weight {shown_name(first)} has no place in ESM-2 of these settings; it is another model, or "
+                "of a newer version, and cannot be converted without loss"
             )
 
 

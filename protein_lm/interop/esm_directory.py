@@ -1,6 +1,5 @@
 """Hugging Face's directories of ESM-2: config.json and weights, in one file or several, as safetensors or torch files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +9,25 @@ from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
 from protein_lm.errors import ModelError
-from protein_lm.interop.esm2 import HUGGING_FACE, Converted, Shape, build, check_alphabet
+from protein_lm.foreign import CONFIG, plain_file, read_json, shown, shown_name
+from protein_lm.interop.esm2 import (
+    HUGGING_FACE,
+    Converted,
+    Shape,
+    as_weights,
+    build,
+    check_alphabet,
+    unwrapped,
+    without_other_heads,
+)
 from protein_lm.interop.fair_esm import unpickle
 
-CONFIG, VOCABULARY = "config.json", "vocab.txt"
+VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.")
 """Buffers and learned positions that libraries store beside rotary ones."""
-_OTHER_HEADS = ("classifier.", "pooler.", "qa_outputs.")
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether a folder has a Hugging Face config.json, and not one of ours."""
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return (
-        isinstance(config, dict)
-        and "format_version" not in config
-        and ("model_type" in config or "architectures" in config)
-    )
+_MOST_WORDS = 2**16
+"""Bytes of a vocabulary, at most."""
 
 
 def read_esm_directory(path: Path) -> Converted:
@@ -39,22 +36,25 @@ def read_esm_directory(path: Path) -> Converted:
     Raises:
         ModelError: not ESM-2, a damaged or missing file, or weights that are missing or do not fit.
     """
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(path / CONFIG)
     shape = _shape(config, path)
-    if (path / VOCABULARY).exists():
-        check_alphabet((path / VOCABULARY).read_text(encoding="utf-8").split(), str(path / VOCABULARY))
-    elif config.get("vocab_list"):
-        check_alphabet(list(config["vocab_list"]), str(path / CONFIG))
-    stored = {name.removeprefix("esm."): tensor for name, tensor in _weights(path).items()}
-    kept = {name: tensor for name, tensor in stored.items() if not name.startswith((*_UNUSED, *_OTHER_HEADS))}
+    if (path / VOCABULARY).is_file():
+        with (path / VOCABULARY).open("rb") as file:
+            check_alphabet(file.read(_MOST_WORDS).decode("utf-8", "replace").split(), str(path / VOCABULARY))
+    elif isinstance(words := config.get("vocab_list"), list) and words:
+        check_alphabet(words, str(path / CONFIG))
+    stored = unwrapped(_weights(path), str(path))
+    used = {name: tensor for name, tensor in stored.items() if not name.startswith(_UNUSED)}
+    kept, remarks = without_other_heads(used)
     converted = build(kept, HUGGING_FACE, shape, str(path))
-    heads = sorted({name.partition(".")[0] for name in stored if name.startswith(_OTHER_HEADS)})
-    return Converted(converted.model, [*converted.remarks, *(f"its {head} was left out" for head in heads)])
+    return Converted(converted.model, [*converted.remarks, *remarks])
 
 
 def _shape(config: dict[str, Any], path: Path) -> Shape:
     if config.get("model_type") != "esm":
-        raise ModelError(f"{path}: a model of type {config.get('model_type')!r}, not esm; only ESM-2 can be converted")
+        raise ModelError(
+            f"{path}: a model of type {shown(config.get('model_type'))}, not esm; only ESM-2 can be converted"
+        )
     expected = {
         "position_embedding_type": ("rotary", "absolute"),
         "emb_layer_norm_before": (False, False),
@@ -66,10 +66,10 @@ def _shape(config: dict[str, Any], path: Path) -> Shape:
     for name, (of_esm2, default) in expected.items():
         if (found := config.get(name, default)) != of_esm2 and (found or of_esm2):
             raise ModelError(
-                f"{path / CONFIG}: {name} is {found!r}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
+                f"{path / CONFIG}: {name} is {shown(found)}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
             )
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-    if missing := [name for name in names if not isinstance(config.get(name), int)]:
+    if missing := [name for name in names if type(config.get(name)) is not int]:
         raise ModelError(f"{path / CONFIG}: {missing[0]} is missing")
     return Shape(*(config[name] for name in names), token_dropout=bool(config.get("token_dropout", False)))
 
@@ -80,16 +80,34 @@ def _weights(path: Path) -> dict[str, Tensor]:
             return _read(path / name)
         index = path / f"{name}.index.json"
         if index.exists():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {key: tensor for file in files for key, tensor in _read(path / file).items()}
+            return _read_shards(path, index)
     raise ModelError(f"{path}: has no weights; expected {' or '.join(_WEIGHTS)}")
 
 
+def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
+    """The weights that an index finds in several files, all of them and no others."""
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ModelError(f"{index}: damaged, its weight_map does not say which file a weight is in")
+    names: dict[str, set[str]] = {}
+    for weight, file in places.items():
+        names.setdefault(plain_file(path, file).name, set()).add(weight)
+    found: dict[str, Tensor] = {}
+    for file, expected in sorted(names.items()):
+        tensors = _read(path / file)
+        if differing := sorted(expected ^ tensors.keys()):
+            verb = "lacks" if differing[0] in expected else "has"
+            raise ModelError(f"{path / file}: {verb} weight {shown_name(differing[0])}, other than {index.name} says")
+        found |= tensors
+    return found
+
+
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise ModelError(f"{path.parent}: incomplete, {path.name} is missing")
+    if not path.is_file():
+        raise ModelError(f"{path}: no plain file of weights")
     if path.suffix != ".safetensors":
-        return unpickle(path)
+        return as_weights(unpickle(path), str(path))
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

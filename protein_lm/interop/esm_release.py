@@ -13,14 +13,6 @@ from protein_lm.errors import InputError
 from protein_lm.interop.fair_esm import REGRESSION
 
 BASE = "https://dl.fbaipublicfiles.com/fair-esm/"
-NAMES = (
-    "esm2_t6_8M_UR50D",
-    "esm2_t12_35M_UR50D",
-    "esm2_t30_150M_UR50D",
-    "esm2_t33_650M_UR50D",
-    "esm2_t36_3B_UR50D",
-    "esm2_t48_15B_UR50D",
-)
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]]
 """Label and number of bytes -> what shows how many of them are there."""
 
@@ -29,7 +21,7 @@ def fetch_release(name: str, bar: Bar, *, base: str | None = None, **patience: A
     """The checkpoint of a released model, with its contact regression beside it; what is there already is not fetched again.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `foreign.RELEASES`.
         bar: shows the progress of each file.
         base: address of the release; None: that of its authors.
         patience: settings of a `Connection`.

@@ -1,5 +1,7 @@
 """fair-esm's checkpoints of ESM-2: a `.pt` of settings and weights, and one of the contact regression beside it.
 
+Trainers save weights without these settings, under names of fair-esm or of transformers; the weights tell the settings then.
+
 They are pickles. Only what a table of weights needs is read from them (torch's `weights_only`), and the plain namespace that
 holds fair-esm's settings; a file that asks for anything else is refused before anything of it runs.
 """
@@ -8,6 +10,7 @@ import argparse
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,29 @@ import torch
 from torch import Tensor
 
 from protein_lm.errors import ModelError
-from protein_lm.interop.esm2 import FAIR_ESM, Converted, Shape, as_mapping, build
+from protein_lm.interop.esm2 import (
+    FAIR_ESM,
+    HUGGING_FACE,
+    Converted,
+    Shape,
+    as_mapping,
+    as_weights,
+    build,
+    shape_of,
+    unwrapped,
+    without_other_heads,
+)
 
 REGRESSION = "-contact-regression"
 """What fair-esm puts behind a model's name for the file of its contact head."""
 _NO_WEIGHTS = "damaged, or no file of torch's weights; nothing of it was executed"
+_TABLES = ("state_dict", "model_state_dict", "model")
+"""Where trainers put weights in what they save: Lightning, and people's own loops."""
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 
 
 def read_fair_esm(path: Path) -> Converted:
-    """The model in a fair-esm checkpoint, with its contact head if the file holds it or lies beside.
+    """The model in a fair-esm checkpoint, with its contact head if the file holds it or lies beside; or in a trainer's.
 
     Raises:
         ModelError: a pickle that holds more than settings and weights, a damaged file, another model than ESM-2, or weights
@@ -34,15 +50,47 @@ def read_fair_esm(path: Path) -> Converted:
     if isinstance(content, dict) and "args" in content:
         raise ModelError(f"{path}: a checkpoint of ESM-1 or of an MSA Transformer; only ESM-2 can be converted")
     if not (isinstance(content, dict) and isinstance(content.get("cfg"), dict) and "model" in content):
-        raise ModelError(
-            f"{path}: no checkpoint of ESM-2 in fair-esm's form, a dictionary of cfg (settings) and model (weights)"
-        )
+        return _read_bare_weights(content, path)
     shape = _shape(as_mapping(content["cfg"].get("model"), f"{path}: the settings cfg.model"), path)
-    tensors = _weights(content, path)
-    regression = path.with_name(f"{path.stem}{REGRESSION}.pt")
-    if regression.exists():
-        tensors |= _weights(unpickle(regression), regression)
-    return build({_PREFIX.sub("", name): tensor for name, tensor in tensors.items()}, FAIR_ESM, shape, str(path))
+    tensors = _named_as_fair_esm(as_weights(content["model"], f"{path}: its part model"), path)
+    return build(tensors | _contact_head(path), FAIR_ESM, shape, str(path))
+
+
+def _read_bare_weights(content: Any, path: Path) -> Converted:
+    """Weights without settings, the content of a file or a part of it."""
+    parts = [content, *(content.get(name) for name in _TABLES)] if isinstance(content, dict) else []
+    table = next((part for part in parts if _is_table(part)), None)
+    if table is None:
+        raise ModelError(
+            f"{path}: no checkpoint of ESM-2 in fair-esm's form, a dictionary of cfg (settings) and model (weights), and no "
+            "table of weights either"
+        )
+    tensors = unwrapped(as_weights(table, str(path)), str(path))
+    names = HUGGING_FACE
+    if f"{names.embedding}.weight" not in tensors:
+        tensors, names = _named_as_fair_esm(tensors, path) | _contact_head(path), FAIR_ESM
+    tensors, remarks = without_other_heads(tensors)
+    converted = build(tensors, names, shape_of(tensors, names, str(path)), str(path))
+    told = "its settings were told by its weights, with token dropout as ESM-2 has it"
+    return Converted(converted.model, [told, *converted.remarks, *remarks])
+
+
+def _is_table(part: Any) -> bool:
+    return isinstance(part, dict) and bool(part) and all(isinstance(tensor, Tensor) for tensor in part.values())
+
+
+def _named_as_fair_esm(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return {_PREFIX.sub("", name): tensor for name, tensor in unwrapped(tensors, str(path)).items()}
+
+
+def _contact_head(path: Path) -> dict[str, Tensor]:
+    """That in the file beside, if there is one."""
+    beside = path.with_name(f"{path.stem}{REGRESSION}.pt")
+    if not beside.exists():
+        return {}
+    content = unpickle(beside)
+    weights = content.get("model") if isinstance(content, dict) else None
+    return _named_as_fair_esm(as_weights(weights, f"{beside}: its part model"), beside)
 
 
 def unpickle(path: Path) -> Any:
@@ -58,7 +106,8 @@ def unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise ModelError(
-                f"{path}: not only weights, it asks to run {asked[1]}; refused, nothing of it was executed"
+                f"{path}: not only weights, it asks to run {asked[1]}; refused, nothing of it was executed; save the weights "
+                "alone, with torch.save(model.state_dict(), FILE)"
             ) from error
         raise ModelError(f"{path}: {_NO_WEIGHTS}") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
@@ -74,10 +123,3 @@ def _shape(settings: dict[str, Any], path: Path) -> Shape:
             f"{path}: its settings lack {error.args[0]}; no checkpoint of ESM-2 in fair-esm's form"
         ) from error
     return Shape(num_layers, width, num_heads, 4 * width, token_dropout)
-
-
-def _weights(content: Any, path: Path) -> dict[str, Tensor]:
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ModelError(f"{path}: its part model is no table of weights")
-    return weights

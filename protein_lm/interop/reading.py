@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from protein_lm.errors import ModelError
+from protein_lm.foreign import is_transformers, part_of_folder
 from protein_lm.interop.esm2 import Converted
-from protein_lm.interop.esm_directory import is_foreign, read_esm_directory
+from protein_lm.interop.esm_directory import read_esm_directory
 from protein_lm.interop.fair_esm import read_fair_esm
 
 
 def is_file_of_others(path: Path) -> bool:
     """Whether this is no model directory of ours, but a file or a directory that another library may have written."""
-    return path.is_file() or is_foreign(path)
+    return path.is_file() or is_transformers(path)
 
 
 def read_esm2(path: Path) -> Converted:
@@ -18,4 +20,8 @@ def read_esm2(path: Path) -> Converted:
     Raises:
         ModelError: as `read_fair_esm` and `read_esm_directory`.
     """
-    return read_fair_esm(path) if path.is_file() else read_esm_directory(path)
+    if not path.is_file():
+        return read_esm_directory(path)
+    if (part := part_of_folder(path)) is not None:
+        raise ModelError(part)
+    return read_fair_esm(path)

@@ -44,6 +44,9 @@ struct Entry : Facts {
                 if (!is_ascii(line)) return false;
                 if (says_fragment({line.start + KEY, line.end})) flags |= FRAGMENT;
                 break;
+            case 'I':
+                if (line.begins("ID   ")) return false;
+                break;
             case 'O':
                 if (line.begins("OS   ") && !is_ascii(line)) return false;
                 has_taxon = has_taxon || read_taxon(line);

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import os
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from protein_lm.data.cluster_table import ClusterTable
-from protein_lm.data.clusters import cluster, find_mmseqs, leakage
+from protein_lm.data.clusters import cluster, find_mmseqs, leakage, nearest_in_training
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.prepare import prepare
 from protein_lm.data.split import Split
@@ -56,6 +57,78 @@ def test_clusters_are_never_torn_apart(store, tmp_path, fast):
     assert (leaky["at_50"] > 0.9).all() and (leaky["at_30"] >= leaky["at_50"]).all()
     assert (tight["at_50"] == 0).all()
     assert leaky["num_sequences"].tolist() == [store.indices(split).size for split in (Split.VALID, Split.TEST)]
+
+
+NAMES = [
+    "pdb|1ABC|A",
+    "pdb|1ABC|B",
+    "gb|X1.1|",
+    "NA",
+    "null",
+    "nan",
+    '"q',
+    "a,b",
+    "1",
+    "0",
+    "sp|",
+    "-",
+    "UniRef50_A0A",
+    "é",
+]
+
+
+def named(path) -> dict[str, list[str]]:
+    """Families of two, under identifiers that other programs read in their own way; residues that nucleotides have too."""
+    generator = np.random.default_rng(1)
+    pairs = {}
+    with path.open("w") as file:
+        for number in range(0, len(NAMES), 2):
+            parent = generator.choice(list("ACGT" if number == 2 else "ACDEFGHIKLMNPQRSTVWY"), 120)
+            parent[0] = "M" if number != 2 else "A"
+            for name in NAMES[number : number + 2]:
+                pairs[name] = "".join(parent)
+                file.write(f">{name}\n{pairs[name]}\n")
+                parent = np.where(np.arange(120) % 40 == 7, "G", parent)
+    return pairs
+
+
+def test_identifiers_come_back_as_they_were(tmp_path):
+    letters = named(tmp_path / "in.fasta")
+    prepare([tmp_path / "in.fasta"], tmp_path / "store", valid_fraction=0, test_fraction=0)
+    store = TokenStore.open(tmp_path / "store")
+    wanted = [store.sequence_id(index) for index in range(store.num_sequences)]
+    assert "pdb|1ABC|A" in wanted and "NA" in wanted
+    assert cluster(store, tmp_path / "clusters.tsv", fast=True, threads=1) == len(NAMES) // 2
+    with (tmp_path / "clusters.tsv").open() as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    assert rows[0] == ["cluster_id", "sequence_id"] and sorted(row[1] for row in rows[1:]) == sorted(wanted)
+    table = tmp_path / "clusters.tsv"
+    prepare([tmp_path / "in.fasta"], tmp_path / "clean", clusters=table, valid_fraction=0.5, test_fraction=0)
+    clean = TokenStore.open(tmp_path / "clean")
+    splits = {clean.sequence_id(index): clean.splits[index] for index in range(clean.num_sequences)}
+    assert all(splits[first] == splits[second] for first, second in zip(wanted[::2], wanted[1::2], strict=True))
+    relatives = nearest_in_training(store, {f"my|{name}": each for name, each in letters.items()}, threads=1)
+    assert relatives["sequence_id"].tolist() == [f"my|{name}" for name in NAMES]
+    assert relatives["identity"].min() == 1
+    assert relatives["nearest_id"].tolist() == wanted
+
+
+def test_what_the_program_says_need_not_be_utf8(store, tmp_path, monkeypatch):
+    program = tmp_path / "mmseqs"
+    program.write_bytes(b"#!/bin/sh\nprintf 'no \\351t\\351' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for work in (leakage, lambda store: cluster(store, tmp_path / "clusters.tsv")):
+        with pytest.raises(InputError, match=r"mmseqs (createdb|easy-cluster) failed with status 3: no .t.$"):
+            work(store)
+    assert not (tmp_path / "clusters.tsv").exists()
+
+
+def test_no_sequence_in_training(tmp_path):
+    (tmp_path / "in.fasta").write_text(">a\nMKV\n")
+    prepare([tmp_path / "in.fasta"], tmp_path / "store", valid_fraction=0.999999, test_fraction=0)
+    with pytest.raises(InputError, match="store has no sequence in train"):
+        leakage(TokenStore.open(tmp_path / "store"))
 
 
 def test_nothing_kept_back_and_bad_shares(store, tmp_path):

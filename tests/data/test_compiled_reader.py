@@ -21,7 +21,7 @@ from protein_lm.data.digest import Digest, Settings, digest
 from protein_lm.data.duplicates import ROW, Seen, spread
 from protein_lm.data.filters import Filters
 from protein_lm.data.prepare import prepare
-from protein_lm.data.readers import FASTA, FLAT_FILE, Part, TextFormat
+from protein_lm.data.readers import FASTA, FLAT_FILE, Part, TextFormat, parts
 from protein_lm.data.records import kept, selected
 from protein_lm.data.sources import Source
 from protein_lm.data.split import SplitRule
@@ -266,6 +266,9 @@ def test_equals_python_on_ordinary_flat_files(reader, text, policy, on_error, le
 @example(b"ID   A\nAC   A;\nSQ   \n     MK\n// \n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
 @example(b"ID   A\nAC   A;\nSQ   \n     MK\n", [], ResiduePolicy.KEEP, OnError.STOP)
 @example(b"ID   A\nAC   A;\n//\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(b"ID   A\nAC   A;\nID   B\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\nID   A\n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK//\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
 @example(b"ID   A\tReviewed; x\nAC   A;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
 @example(b"ID   A\nAC   \t;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
 def test_equals_python_on_any_flat_file(reader, text, damages, policy, on_error) -> None:
@@ -274,6 +277,79 @@ def test_equals_python_on_any_flat_file(reader, text, damages, policy, on_error)
         text = text[:place] + piece + text[place + len(piece) :]
     text = text.replace(b"\r", b"")
     assert_same(text if text.endswith(b"\n") else text + b"\n", settings_of(policy, on_error), FLAT_FILE)
+
+
+@pytest.mark.parametrize("form", [FASTA, FLAT_FILE], ids=["fasta", "flat file"])
+@pytest.mark.parametrize("text", [b"", b"\n", b"\n\n\n", b"\n" * 70])
+def test_texts_without_a_record(reader, form, text) -> None:
+    assert_same(text, settings_of(ResiduePolicy.KEEP), form)
+    assert not is_taken(text, form, ResiduePolicy.KEEP)
+    assert read_by("", text, settings_of(ResiduePolicy.KEEP), form, []) is None
+
+
+PIECES = [
+    *(
+        b">a\n",
+        b">",
+        b"#59\t1\n",
+        b"#",
+        b"\n",
+        b"\r",
+        b" ",
+        b"MK\n",
+        b"MKV",
+        b"mk-*\n",
+        b"ID   A\n",
+        b"AC   P1;\n",
+        b"SQ   9\n",
+    ),
+    *(
+        b"     MK\n",
+        b"//\n",
+        b"//",
+        b"\x00",
+        b"\x1a",
+        b"\xef\xbb\xbf",
+        "\x85".encode(),
+        "\u2028".encode(),
+        b'"',
+        b"\xff",
+    ),
+    *(b">b c\nMKLV\n", b"ID   B  Reviewed;\nAC   B;\nSQ   9\n     MKLV\n//\n"),
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=12),
+    block_bytes=st.sampled_from([1, 5, 2**21]),
+    on_error=st.sampled_from(OnError),
+)
+@example([b"#59\t1\n", b">a\n", b"MK\n"], 2**21, OnError.STOP)
+@example([b"\n", b"\n"], 2**21, OnError.STOP)
+@example([b">a\n", b"MK\n", b"\n", b"\n"], 1, OnError.STOP)
+@example([b"ID   B  Reviewed;\nAC   B;\nSQ   9\n     MKLV\n//\n", b"\n", b" "], 1, OnError.STOP)
+def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes, on_error) -> None:
+    path = tmp_path_factory.mktemp("any") / "in"
+    path.write_bytes(b"".join(pieces))
+    found = {}
+    for way in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, way)
+            try:
+                with Source(path, block_bytes=block_bytes) as source:
+                    made = [digest(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
+                found[way] = [one for one in made if one is not None]
+            except InputError as error:
+                assert "\n" not in str(error)
+                found[way] = str(error)
+    ours, theirs = found[""], found[build.OFF]
+    if isinstance(ours, str) or isinstance(theirs, str):
+        assert ours == theirs
+        return
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.num_read, one.num_dropped, one.was_said) == (other.num_read, other.num_dropped, other.was_said)
+        assert_equal_fields(one.records, other.records)
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 31, 32, 33, 59, 60, 61, 64, 65, 128, 35_213])

@@ -141,7 +141,9 @@ def test_what_is_changed_is_counted(write, block_bytes):
         ("M\n\nK\0", "line 6, sequence b: byte 0x00 at position 3 is not a residue letter"),
         ("MK?", "line 4, sequence b: '?' at position 3 is not a residue letter"),
         ("MKé", "line 4, sequence b: 'é' at position 3 is not a residue letter"),
-        ("MK>V", "line 4, sequence b: '>' at position 3 is not a residue letter"),
+        ("MK>V", "line 4, sequence b: a header begins inside this line; put a line break before its '>'"),
+        ("M\nMK*>d e9\nMK", "line 5, sequence b: a header begins inside this line; put a line break before its '>'"),
+        ("M1\nMK>d\nMK", "line 4, sequence b: '1' at position 2 is not a residue letter"),
         ("", "line 3, sequence b: no residues; remove the record or add its sequence"),
         ("--\n .*", "line 3, sequence b: no residues"),
     ],
@@ -168,6 +170,35 @@ def test_the_first_faulty_record_is_named_with_its_line(write, body, fault, bloc
 @pytest.mark.parametrize("block_bytes", [1, 2**20])
 def test_faulty_headers(write, content, fault, block_bytes):
     with pytest.raises(InputError, match=re.escape(f"in.fasta, {fault}")):
+        in_blocks(write(content), block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 2**20])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "comments", ["#59\t1\n", "#A3M#\n", "\ufeff# one\n#\n\n  \n \t# two >x\n", "\n\n#\n\n", "# long" * 2000 + "\n#\n"]
+)
+def test_comments_before_the_first_header(write, comments, end, block_bytes):
+    text = comments + ">101\nMK-lV\n> 102 \nM--\n"
+    found = in_blocks(write(text.replace("\n", end)), block_bytes if len(comments) < 99 else 2**12)
+    lines = text.split("\n")
+    assert [(name, line) for _, name, _, line in found] == [("101", lines.index(">101") + 1), ("102", len(lines) - 2)]
+    assert [tokens for *_, tokens, _ in found] == [encode("MKLV").tobytes(), encode("M").tobytes()]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("#59\n", "'#59' begins no known format"),
+        ("# a\nMKV\n", "'# a' begins no known format"),
+        ("# STOCKHOLM 1.0\n#=GF x\nseq MKV\n//\n", "looks like a Stockholm alignment"),
+        ("#\n#\ndata_X\n", r"looks like a structure (mmCIF)"),
+        ("#a\n>b\nMK\n#c\n>d\nMK\n", "line 4, sequence b: '#' at position 3 is not a residue letter"),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1, 2**20])
+def test_comments_of_other_files(write, content, fault, block_bytes):
+    with pytest.raises(InputError, match=re.escape(fault)):
         in_blocks(write(content), block_bytes)
 
 

@@ -114,6 +114,42 @@ def test_faulty_entries_are_named_or_skipped(write, change, fault, block_bytes):
     assert ([row[0] for row in rows], num_faulty) == ([b"IPI00383150", b"P39896"], 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "fault", "kept"),
+    [
+        ((b"\n//\nID   H2", b"\nID   H2"), "line 1, sequence IPI00383150: another entry begins in line 22, without", 1),
+        (
+            (b"//\nID   TCMO", b"// \nID   TCMO"),
+            "line 23, sequence H2CNN8: another entry begins in line 67, without",
+            1,
+        ),
+        ((b"IGPTPC\n//\n", b"IGPTPC//\n"), "line 1, sequence IPI00383150: another entry begins in line 22", 1),
+        ((b"IGPTPC\n", b"IGPTPC//\n"), "line 21, sequence IPI00383150: a line with more than // does not end its", 2),
+        ((b"IGPTPC\n", b"// IGPTPC\n"), "line 21, sequence IPI00383150: a line with more than // does not end its", 2),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [50, 2**20])
+def test_an_entry_whose_end_is_no_line_of_its_own_takes_nothing_of_the_next(write, change, fault, kept, block_bytes):
+    text = DAT.read_bytes()
+    assert text.count(change[0]) == 1
+    path = write(text.replace(*change))
+    with pytest.raises(InputError, match=rf"in\.fasta, {fault}"):
+        in_blocks(path, block_bytes)
+    rows, num_faulty = in_blocks(path, block_bytes, OnError.SKIP)
+    assert len(rows) == kept and num_faulty == 1
+
+
+def test_an_entry_that_was_cut_off_does_not_take_the_residues_of_the_next(write):
+    text = DAT.read_bytes()
+    cut = text.index(b"SQ   "), text.index(b"ID   H2CNN8")
+    with pytest.raises(
+        InputError, match="line 1, sequence IPI00383150: another entry begins in line 13, without a line //"
+    ):
+        records(write(text[: cut[0]] + text[cut[1] :]))
+    with pytest.raises(InputError, match="line 67, sequence P39896: a line with more than // does not end its entry"):
+        records(write(text.rstrip() + b" \n"))
+
+
 @pytest.mark.parametrize("cut", [20, 700, 1300, 4000])
 def test_a_truncated_flat_file_is_never_read_as_whole(write, cut):
     path = write(DAT.read_bytes()[:-cut])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protein_lm.data.readers import read_records
 from protein_lm.data.structures import Chain, is_structure, read_chain
 from protein_lm.errors import InputError
 from tests.conftest import write_fasta
@@ -129,3 +130,148 @@ def test_placed_in_a_longer_sequence(file) -> None:
         unknown.placed_in(whole)
     gaps = Chain("gaps", "XXAEXXKK", np.full((8, 3), 1.0), ("", "", "3", "4", "", "", "7", "8"))
     assert gaps.placed_in(records("AELLKKL")[0]).numbers == ("3", "4", "", "", "7", "8", "")
+
+
+def renamed(atoms: list[Atom], names: dict[int, str], record: str = "ATOM") -> list[Atom]:
+    return [(record, atom[1], names[atom[3]], *atom[3:]) if atom[3] in names else atom for atom in atoms]
+
+
+@pytest.mark.parametrize(
+    ("letter", "names"),
+    [
+        ("H", "HSD HSE HSP HID HIE HIP HISE DHI"),
+        ("C", "CYX CYM CYS2 CSO CME OCS"),
+        ("D", "ASH ASPP"),
+        ("E", "GLH GLUP"),
+        ("K", "LYN LYSH MLY KCX"),
+        ("R", "ARN NARG CARG"),
+        ("A", "NALA CALA DAL"),
+        ("L", "NLEU CLEU"),
+        ("M", "MSE"),
+        ("S", "SEP"),
+        ("T", "TPO"),
+        ("Y", "PTR TYM"),
+        ("P", "HYP"),
+        ("U", "SEC"),
+        ("O", "PYL"),
+        ("B", "ASX"),
+        ("X", "UNK"),
+    ],
+)
+def test_names_of_force_fields_and_of_modified_residues(file, capsys, letter, names) -> None:
+    for name in names.split():
+        atoms = renamed(helices("AKLAKKLGELAKAGGE"), {1: name, 6: name, 16: name})
+        lines = [line[:17] + line[17:].replace(f"{name} A", f"{name:<4}A") for line in pdb_lines(atoms)]
+        assert {len(line) for line in lines} == {78}
+        chain = read_chain(str(write(file, lines)))
+        assert chain.sequence == f"{letter}KLAK{letter}LGELAKAGG{letter}", name
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_file_says_of_its_modified_residues_comes_first(file, tmp_path, capsys) -> None:
+    atoms = renamed(helices("AKLAKKLGELAKAGGE"), {1: "HSE", 6: "QQQ", 16: "GLH"}, "HETATM")
+    atoms = renamed(atoms, {10: "CRO"})
+    modified = [
+        f"MODRES 1ABC {name} A   {number:>2}  {parent}"
+        for name, number, parent in (
+            ("HSE", 1, "SER"),
+            ("QQQ", 6, "TYR"),
+            ("GLH", 16, "GLN"),
+            ("CRO", 10, "SER"),
+            ("CRO", 10, "GLY"),
+            ("ALA", 2, "VAL"),
+        )
+    ]
+    wanted = "SKLAKYLGEXAKAGGQ"
+    assert read_chain(str(write(file, modified, list(pdb_lines(atoms))))).sequence == wanted
+    assert capsys.readouterr().err == "pair.pdb:A: residues named CRO are unknown, and read as X\n"
+    keys = (f"_pdbx_struct_mod_residue.{key}\n" for key in ("id", "label_comp_id", "parent_comp_id"))
+    table = "loop_\n" + "".join(keys) + "1 HSE SER\n2 QQQ TYR\n3 GLH GLN\n#\n"
+    cif = tmp_path / "pair.cif"
+    cif.write_text(cif_text(atoms, "").replace("#\n", "#\n" + table, 1))
+    assert read_chain(str(cif)).sequence == wanted
+
+
+def test_unknown_residues_with_a_backbone_stay_and_are_named(file, capsys) -> None:
+    names = {1: "ZZ1", 6: "ZZ2", 32: "ZZ1"}
+    for record in ("ATOM", "HETATM"):
+        atoms = renamed(helices(), names, record)
+        apart = [(record, atom[1], "LIG", 900, "", "", atom[6] + 40) for atom in helices()[3:4]]
+        ion = [("HETATM", "CA", "CA", 901, "", "", np.zeros(3))]
+        chain = read_chain(str(write(file, list(pdb_lines(atoms + apart + ion)))))
+        assert chain.sequence == "X" + SEQUENCE[1:5] + "X" + SEQUENCE[6:31] + "X" and chain.is_seen.all()
+        assert capsys.readouterr().err == "pair.pdb:A: residues named ZZ1, ZZ2 are unknown, and read as X\n"
+        declared = read_chain(str(write(file, list(seqres_lines(SEQUENCE)), list(pdb_lines(atoms)))))
+        assert declared.sequence == SEQUENCE and declared.is_seen.all()
+        capsys.readouterr()
+
+
+def test_a_modified_glycine_is_at_its_alpha_carbon(file) -> None:
+    alone = read_chain(str(write(file, list(pdb_lines(helices())))))
+    place = SEQUENCE.index("G")
+    modified = read_chain(str(write(file, list(pdb_lines(renamed(helices(), {place + 1: "SAR"}, "HETATM"))))))
+    assert modified.sequence == SEQUENCE
+    np.testing.assert_array_equal(modified.points, alone.points)
+
+
+def moved(atoms: list[Atom], numbers: int, far: float = 50.0) -> list[Atom]:
+    return [(*atom[:3], atom[3] + numbers, *atom[4:6], atom[6] + far) for atom in atoms]
+
+
+def test_two_molecules_under_one_letter_are_refused(file, tmp_path) -> None:
+    first, second = helices(), helices("KKLLEELKAAGSALEK")
+    one = list(pdb_lines(first))
+    for numbers, message in (
+        (0, "pair.pdb:A has two residues 1, as where two molecules have one chain letter; give each molecule its own"),
+        (
+            32,
+            "pair.pdb:A is two molecules: no bond leads from the last residue of one, 32, to the first of the next, 33",
+        ),
+        (
+            300,
+            "pair.pdb:A is two molecules: .*, to the first of the next, 301; give each molecule its own chain letter",
+        ),
+        (-20, "pair.pdb:A is two molecules: .*, to the first of the next, -19"),
+    ):
+        path = write(file, one, ["TER"], list(pdb_lines(moved(second, numbers))))
+        with pytest.raises(InputError, match=message):
+            read_chain(str(path))
+    cif = tmp_path / "pair.cif"
+    cif.write_text(cif_text(first + moved(first, 0), SEQUENCE))
+    with pytest.raises(InputError, match=r"pair.cif:A has two residues 1, as where"):
+        read_chain(str(cif))
+    with pytest.raises(InputError, match="48 residues that do not fit the 60 of its declared sequence"):
+        read_chain(str(write(file, list(seqres_lines(SEQUENCE + "A" * 28)), one, list(pdb_lines(moved(second, 32))))))
+    with_other = write(file, one, list(pdb_lines(moved(second, 0))), list(pdb_lines(second, "B")))
+    assert read_chain(f"{with_other}:B").sequence == "KKLLEELKAAGSALEK"
+    cut = [*one[:20], "TER", *one[20:]]
+    assert read_chain(str(write(file, cut))).sequence == SEQUENCE, "a bond leads over it"
+    frames = write(file, one, ["END"], list(pdb_lines(moved(first, 0))))
+    assert read_chain(str(frames)).points[0, 0] < 40, "of a trajectory the first frame counts"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "head",
+    ["PARENT N/A", "AUTHOR    SOMEBODY", "EXPDTA    THEORETICAL MODEL", "PFRMAT TS\nTARGET T1024", "\ufeffHEADER", ""],
+)
+def test_structures_are_told_by_their_atoms(tmp_path, head, end) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(end.join([*head.split("\n"), *pdb_lines(helices()), "END", ""]).encode())
+    assert is_structure(path) and read_chain(str(path)).sequence == SEQUENCE
+    with pytest.raises(InputError, match=r"model looks like a structure \(PDB\)"):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize("head", ["# comment\n\n#\ndata_X\n", "\ufeffdata_X\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_heads_of_mmcif(tmp_path, head, end) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(cif_text(helices(), SEQUENCE).replace("data_TEST\n", head).replace("\n", end).encode())
+    assert is_structure(path) and read_chain(str(path)).sequence == SEQUENCE
+
+
+def test_headers_of_fasta_may_speak_of_atoms(tmp_path) -> None:
+    path = tmp_path / "p.fasta"
+    path.write_text(">a\nMK\nATOM  \n")
+    assert not is_structure(path)

@@ -94,6 +94,8 @@ def test_templates_are_read(tmp_path) -> None:
     one, two = read_templates(path)
     assert one.sequence_id == "P1" and one.positions.tolist() == [2, 4] and two.positions.tolist() == [0]
     assert alphabet.decode(one.residues) == "MK?A?X"
+    path.write_text("#59\t1\n# a3m\n\n" + path.read_text())
+    assert [template.sequence_id for template in read_templates(path)] == ["P1", "two"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_templates_are_read(tmp_path) -> None:
         (">a\nM*_\n", "sequence a: a stop '*' at position 2, before its end; write residue letters, and _ for"),
         (">a\nM_\n>a\nM_\n", "sequence a: an identifier that was there before; give it its own"),
         (">\nM_\n", "sequence 1: no identifier; give it its own"),
+        (">a\nM_K>b\nM_\n", "sequence a: a header begins inside one of its lines; put a line break before its '>'"),
+        ("#59\n\n", "begins with no header"),
         ("M_K\n", "begins with no header; give FASTA with _ for each residue to fill in"),
         ("", "begins with no header"),
         (">a\nM\N{LATIN SMALL LETTER E WITH ACUTE}_\n", "sequence a: "),

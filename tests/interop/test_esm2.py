@@ -222,7 +222,8 @@ def test_damaged_and_foreign_files(esm2, tmp_path) -> None:
     assert not (tmp_path / "executed").exists()
     whole = checkpoint(esm2)
     for broken, message in (
-        ({"model": whole["model"]}, r"no checkpoint of ESM-2 in fair-esm's form"),
+        ({"model": [1], "cfg": 2}, r"no checkpoint of ESM-2 in fair-esm's form"),
+        ({"a": torch.ones(2)}, "holds no weights of ESM-2 under the names of fair-esm or of transformers"),
         ([1, 2], "no checkpoint of ESM-2"),
         (whole | {"args": 1}, "a checkpoint of ESM-1 or of an MSA Transformer"),
         (whole | {"cfg": {"model": None}}, "the settings cfg.model is missing"),
@@ -307,3 +308,187 @@ def test_what_does_not_fit_together_is_refused(esm2, tmp_path) -> None:
     with pytest.raises(ConfigError, match="stored_frequencies is for rotary ones"):
         with_attention(model, attention="exact", positions="none")
     assert np.isfinite(predict_contacts(model, records("M")[0], Regression.of(model))).all()
+
+
+WRAPPERS = (
+    "",
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "_orig_mod.module.",
+    "module._orig_mod.",
+    "model.model._orig_mod.",
+    "model.esm.",
+)
+
+
+def wrapped(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_weights_as_trainers_save_them(esm2, tmp_path, prefix) -> None:
+    path, folder = tmp_path / "trained.pt", tmp_path / "hf"
+    theirs = load_file(write_hugging_face(esm2, folder) / "model.safetensors")
+    save_file(wrapped(theirs, prefix), folder / "model.safetensors")
+    expected = read_esm2(write_release(esm2, tmp_path)).model.state_dict()
+    contents = [
+        checkpoint(esm2) | {"model": wrapped(esm2.state_dict(), prefix)},
+        wrapped(esm2.state_dict(), prefix),
+        {"state_dict": wrapped(esm2.state_dict(), prefix), "epoch": 3, "hyper_parameters": {"rate": 1e-3}},
+        {"model_state_dict": wrapped(theirs, prefix), "optimizer_state_dict": {}},
+        wrapped(theirs, prefix) | {f"{prefix}classifier.weight": torch.ones(2)},
+        {"model": wrapped(checkpoint(esm2)["model"], prefix)},
+    ]
+    for number, content in enumerate(contents):
+        torch.save(content, path)
+        model, remarks = read_esm2(path)
+        found = model.state_dict()
+        assert number == 5 or found.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+        assert model.config.token_dropout
+        told = ["its settings were told by its weights, with token dropout as ESM-2 has it"]
+        heads = {4: ["its classifier was left out"], 5: ["it has no contact head"]}.get(number, [])
+        assert remarks == [*(told if number else []), *heads]
+    found = read_esm2(folder).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_weights_that_cannot_be_told(esm2, tmp_path) -> None:
+    path, weights = tmp_path / "trained.pt", esm2.state_dict()
+    plain = {n: t for n, t in weights.items() if not n.endswith("inv_freq") and not n.startswith("contact_head")}
+    long = "x\n\x1b" * 1000
+    for content, message in (
+        (plain, "its weights do not tell how many heads the attention has"),
+        (weights | {"module.embed_tokens.weight": torch.ones(33, 32)}, "two weights are called embed_tokens.weight"),
+        (weights | {"base_model.model.lora_A.weight": torch.ones(2)}, "belongs to adapters of the library peft; merge"),
+        (
+            weights | {"layers.0.fc1.lora_A.default.weight": torch.ones(2)},
+            "belongs to adapters of the library peft; merge",
+        ),
+        (weights | {long: torch.ones(2)}, "has no place in ESM-2"),
+        (
+            weights | {"layers.1.fc1.bias": torch.ones(128, dtype=torch.int64)},
+            "fc1.bias has type torch.int64; save it as",
+        ),
+        (weights | {"layers.1.fc1.bias": torch.ones(128, dtype=torch.cfloat)}, "fc1.bias has type torch.complex64"),
+        (weights | {"embed_tokens.weight": torch.ones(1, 1).expand(33, 2**45)}, "does not hold all of its numbers"),
+        (weights | {"embed_tokens.weight": torch.ones(33, 32, device="meta")}, "does not hold all of its numbers"),
+        (weights | {"embed_tokens.weight": torch.ones(33)}, "holds no weights of ESM-2"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ModelError, match=message) as error:
+            read_esm2(path)
+        assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_model_of_too_many_layers_is_refused_before_it_is_made(esm2, tmp_path) -> None:
+    torch.save(checkpoint(esm2, encoder_layers=100_000), tmp_path / "deep.pt")
+    for path in (tmp_path / "deep.pt", write_hugging_face(esm2, tmp_path / "hf", num_hidden_layers=100_000)):
+        with pytest.raises(ModelError, match=r"weight .*layers?\.3\..* is missing|num_layers"):
+            read_esm2(path)
+
+
+def sharded(esm2, folder: Path) -> Path:
+    """The same weights in two files and an index."""
+    weights = load_file(write_hugging_face(esm2, folder) / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    places = {name: f"model-{1 + (number % 2):05}-of-00002.safetensors" for number, name in enumerate(names)}
+    for file in set(places.values()):
+        save_file({name: weights[name] for name in names if places[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def test_weights_in_several_files(esm2, tmp_path) -> None:
+    cache = tmp_path / "models--org--esm"
+    (cache / "snapshots").mkdir(parents=True)
+    folder = sharded(esm2, cache / "snapshots" / "abc")
+    check_equal(read_esm2(folder).model, esm2)
+    (cache / "blobs").mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):  # as the Hub's cache has them
+        path.rename(cache / "blobs" / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    check_equal(read_esm2(folder).model, esm2)
+    with pytest.raises(
+        ModelError, match=r"models--org--esm: a folder of the Hub's cache; give the model in it, .*/abc"
+    ):
+        load_model(cache)
+
+
+def test_faults_of_an_index(esm2, tmp_path) -> None:
+    folder = sharded(esm2, tmp_path / "hf")
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    name = sorted(places)[0]
+    (tmp_path / "outside.safetensors").write_bytes((folder / places[name]).read_bytes())
+    (folder / "link.safetensors").symlink_to("../outside.safetensors")
+    (folder / "zero.safetensors").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.safetensors")
+    for text, message in (
+        ("[" * 100_000, "damaged, not valid JSON"),
+        ("1" * 5000, "damaged, not valid JSON"),
+        ("[1]", "its weight_map does not say"),
+        ('{"weight_map": {}}', "its weight_map does not say"),
+        ('{"weight_map": [1]}', "its weight_map does not say"),
+        *(
+            (json.dumps({"weight_map": places | {name: file}}), message)
+            for file, message in (
+                (3, "it names 3 where a file of this folder must stand"),
+                ("../outside.safetensors", r"it names '\.\./outside.safetensors' where"),
+                ("/dev/zero", "it names '/dev/zero' where"),
+                ("x" * 10**6, "it names 'x+' where"),
+                ("a\n", r"it names 'a\\n' where"),
+                ("..", "it names '..' where"),
+                ("link.safetensors", "link.safetensors: a link out of its folder; put the file itself there"),
+                ("zero.safetensors", "zero.safetensors: a link out of its folder"),
+                ("pipe.safetensors", "pipe.safetensors: no plain file"),
+                ("absent.safetensors", "incomplete, absent.safetensors is missing"),
+                (places[sorted(places)[1]], "has weight|lacks weight"),
+            )
+        ),
+        (json.dumps({"weight_map": places | {"new": places[name]}}), "lacks weight new, other than"),
+    ):
+        index.write_text(text)
+        with pytest.raises(ModelError, match=message) as error:
+            read_esm2(folder)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_what_a_path_is_comes_before_the_settings(esm2, tmp_path, capsys) -> None:
+    release, folder = write_release(esm2, tmp_path), write_hugging_face(esm2, tmp_path / "hf")
+    write_hugging_face(esm2, tmp_path / "bert", model_type="bert")
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "facebook/esm2_t6_8M_UR50D"}))
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / "model.safetensors").read_bytes())
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(">a\nMK\n")
+    both = {
+        tmp_path / "absent": "no such model directory or run",
+        tmp_path / ("x" * 5000): "cannot be looked for (File name too long); correct the name",
+        peft: "adapters of the library peft that stand on 'facebook/esm2_t6_8M_UR50D', and no whole model; merge them there",
+        alone: "a file, of weights alone; give a folder that holds it and its config.json",
+        folder / "model.safetensors": f"give the folder that holds it, {folder}",
+        folder / "config.json": f"give the folder that holds it, {folder}",
+    }
+    score = both | {
+        release: f"if it holds ESM-2, make a model of it with: protein-lm convert {release} -o DIR",
+        folder: f"of the library transformers, of type 'esm'; make one of it with: protein-lm convert {folder} -o DIR",
+        tmp_path / "bert": "of type 'bert', of which only ESM-2 can be converted",
+        fasta: "not a model directory but a file; give the folder that holds config.json",
+        Path("esm2_t6_8M_UR50D"): "downloaded and made a model with: protein-lm convert esm2_t6_8M_UR50D -o DIR",
+        Path("facebook/esm2_t6_8M_UR50D"): "made a model with: protein-lm convert esm2_t6_8M_UR50D -o DIR",
+    }
+    for path, message in score.items():
+        for verb in (["score", str(fasta), "--model"], ["info"]):
+            assert main([*verb, str(path)]) == 2
+            said = capsys.readouterr()
+            assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+    for path, message in both.items():
+        for options in ([], ["--set", "attention=none-such"], ["--merge"]):
+            assert main(["convert", str(path), "-o", str(tmp_path / "out"), *options]) == 2
+            assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
