@@ -51,6 +51,7 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
+from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
@@ -201,6 +202,7 @@ class Trainer:
             NumericalError: the loss or gradient of `training.max_skipped_steps` steps in a row was not finite.
             OutputError: the last checkpoint cannot be written; what was there before is as it was.
         """
+        reuse_freed_memory()
         with self._open_log() as log, self.stop:
             self._describe(log)
             began, speed = time.perf_counter() - self.progress.seconds, Speed()
