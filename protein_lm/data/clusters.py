@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def cluster(
         rows = _read_table(folder / "out_cluster.tsv", {"cluster_id": np.int64, "sequence_id": np.int64})
         table = rows.map(store.sequence_id)
         table.to_csv(partial, sep="\t", index=False)
-        return rows["cluster_id"].nunique()
+        return len(set(rows["cluster_id"]))
 
 
 def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
@@ -199,8 +200,9 @@ def _write_fasta(sequences: Iterable[tuple[int, str]], path: Path) -> None:
         file.writelines(entry(f"{number}", letters) for number, letters in sequences)
 
 
-def _read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", header=None, names=list(columns), dtype=dict(columns))
+def _read_table(path: Path, columns: dict[Any, Any]) -> pd.DataFrame:
+    """A table of MMseqs2's, its columns by name and type."""
+    return pd.read_csv(path, sep="\t", header=None, names=list(columns), dtype=columns)
 
 
 def _run(program: str, arguments: list[str], folder: Path, threads: int) -> None:
