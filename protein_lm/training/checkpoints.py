@@ -29,6 +29,10 @@ class Checkpoints:
         found = [(_step(path), path) for path in (self.run / LAST, *names) if path.is_dir()]
         return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name == LAST))]
 
+    def steps(self) -> dict[str, float]:
+        """The steps of all checkpoints by their names; infinity for one that does not tell."""
+        return {path.name: _step(path) for path in self.newest_first()}
+
     def write(self, step: int, write: Callable[[Path], None], *, keep: int) -> None:
         """Let `write` fill a folder, which becomes `last`; of all checkpoints the newest `keep` stay.
 
