@@ -27,6 +27,7 @@ from protein_lm.data.records import SequenceRecord
 from protein_lm.data.structures import Chain
 from protein_lm.errors import ConfigError, InputError, ModelError
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.plain_files import read_json
 
 CONTACT_DISTANCE = 8.0
 """Å."""
@@ -87,11 +88,12 @@ class Regression:
             ModelError: it was trained for another model.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             if fields.pop("format") != _FORMAT:
                 raise ValueError
             regression = cls(**fields)
             shape = np.array(regression.weights, dtype=float).shape
+            float(regression.intercept)
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist; make it with protein-lm contacts train") from error
         except OSError as error:

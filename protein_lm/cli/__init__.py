@@ -9,7 +9,7 @@ from importlib import import_module
 import typer
 
 from protein_lm.cli.app import app
-from protein_lm.errors import ProteinLMError
+from protein_lm.errors import ProteinLMError, one_line
 
 _VERBS = {
     "data": ["data"],
@@ -68,5 +68,5 @@ def _load(arguments: Sequence[str]) -> None:
 
 
 def _report(message: str) -> int:
-    print("protein-lm: error:", " ".join(message.split()), file=sys.stderr)
+    print("protein-lm: error:", one_line(message), file=sys.stderr)
     return _USER_ERROR

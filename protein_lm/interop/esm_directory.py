@@ -1,6 +1,5 @@
 """Hugging Face's directories of ESM-2: config.json and weights, in one file or several, as safetensors or torch files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from protein_lm.alphabet import VOCABULARY_SIZE
 from protein_lm.errors import ModelError
 from protein_lm.interop.esm2 import HUGGING_FACE, Converted, Shape, build, check_alphabet
 from protein_lm.interop.fair_esm import unpickle
+from protein_lm.plain_files import read_json
 
 CONFIG, VOCABULARY = "config.json", "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -23,7 +23,7 @@ _OTHER_HEADS = ("classifier.", "pooler.", "qa_outputs.")
 def is_foreign(path: Path) -> bool:
     """Whether a folder has a Hugging Face config.json, and not one of ours."""
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(path / CONFIG)
     except (OSError, ValueError):
         return False
     return (
@@ -39,7 +39,7 @@ def read_esm_directory(path: Path) -> Converted:
     Raises:
         ModelError: not ESM-2, a damaged or missing file, or weights that are missing or do not fit.
     """
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(path / CONFIG)
     shape = _shape(config, path)
     if (path / VOCABULARY).exists():
         check_alphabet((path / VOCABULARY).read_text(encoding="utf-8").split(), str(path / VOCABULARY))

@@ -54,6 +54,7 @@ from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.model.sizes import check_room
 from protein_lm.output import claimed, new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
@@ -161,6 +162,7 @@ class Trainer:
     def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
         """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
         recipe = self.recipe
+        check_room(recipe.model)
         model, base = ProteinLM(recipe.model), None
         model.initialize(torch.Generator().manual_seed(recipe.training.seed))
         model.gradient_checkpointing = recipe.training.gradient_checkpointing
@@ -574,28 +576,30 @@ class Trainer:
             try:
                 check_files(checkpoint)
                 state, tensors = read_training_state(checkpoint)
-            except ModelError as error:
-                faults.append(str(error))
+                self.progress = Progress.of(state)
+                corpus, version, recorded = (dict(state["corpus"]), str(state["protein_lm_version"]), state["recipe"])
+                self._changes = list(state["changes"])
+            except (ModelError, KeyError, TypeError, ValueError) as error:
+                fault = f"{checkpoint}: damaged training state ({error})"
+                faults.append(str(error) if isinstance(error, ModelError) else fault)
                 self._damaged.append(checkpoint)
                 continue
             break
         else:
             raise ModelError(f"{self.run}: no checkpoint is whole: {'; '.join(faults)}; start a new run")
-        self.progress = Progress(**state["progress"])
         self._last_saved = self.progress.step
         self._notes += [f"{fault}; going on from the checkpoint of step {self.progress.step}" for fault in faults]
-        if different := [name for name, value in self.store.identity.items() if state["corpus"].get(name) != value]:
+        if different := [name for name, value in self.store.identity.items() if corpus.get(name) != value]:
             raise ConfigError(
                 f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
                 f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
             )
-        old = parse(type(self.recipe), state["recipe"], str(checkpoint))
+        old = parse(type(self.recipe), recorded, str(checkpoint))
         changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
-        self._changes = state["changes"]
         if changes:
             self._changes.append({"step": self.progress.step, "changes": changes})
             self._notes.append(f"changed from step {self.progress.step} on: {', '.join(changes)}")
-        if (version := state["protein_lm_version"]) != __version__:
+        if version != __version__:
             self._notes.append(f"the checkpoint was written by protein_lm {version}, this is {__version__}")
         return checkpoint, tensors
 
