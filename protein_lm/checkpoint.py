@@ -230,7 +230,9 @@ def _open(config: ModelConfig, path: Path) -> ProteinLM:
     headers = read_headers(weights)
     blocks = {name.split(".")[1] for name in headers if name.startswith("blocks.")}
     if len(blocks) < config.num_layers:  # first, since very many blocks take their time
-        raise ModelError(f"{weights}: has {len(blocks):,} blocks, the config asks for {config.num_layers:,}")
+        raise ModelError(
+            f"{weights}: weight blocks.{len(blocks)}.* is missing, the config asks for {config.num_layers:,} blocks"
+        )
     try:
         check_fit(without_weights(config).state_dict(), headers, weights)
     except ConfigError as error:

@@ -277,6 +277,11 @@ _REMEDIES = {
 }
 
 
+def reason(error: OSError) -> str:
+    """What the operating system says, and the remedy where there is one that helps."""
+    return _REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
+
+
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into an OutputError of one clear line."""

@@ -17,8 +17,8 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"over {MOST_CHARACTERS:,} characters")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -29,8 +29,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("nested too deeply") from error
     except (yaml.YAMLError, OverflowError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(str(error)) from error
-    finally:
-        loader.dispose()
 
 
 def _num_nodes(node: yaml.Node, known: dict[int, int | None]) -> int:

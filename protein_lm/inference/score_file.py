@@ -81,9 +81,11 @@ def score_file(
 
     if output == STANDARD_OUTPUT:
         reading = Reading(source, longest=longest, policy=long_sequences)
-        rows = chain([[tuple(columns)]], ([sequence_row(*scored) for scored in part] for part in parts(reading)))
-        for some in rows:
-            print(rows_of_text(some, output).decode(), end="", flush=True)
+        heading: list[tuple] = [tuple(columns)]  # with the first rows, so that a fault in the input is told alone
+        for part in chain(parts(reading), [[]]):
+            rows = [*heading, *(sequence_row(*scored) for scored in part)]
+            print(rows_of_text(rows, output).decode(), end="", flush=True)
+            heading = []
         return reading.summary()
 
     facts = {

@@ -179,6 +179,8 @@ class _Source:
             raise ModelError(
                 f"{self._where}: weight {name} has shape {tuple(tensor.shape)}, its settings ask for {shape}"
             )
+        if not tensor.is_floating_point():
+            raise ModelError(f"{self._where}: weight {name} is of type {tensor.dtype}; expected floating-point numbers")
         return tensor.float()
 
     def has_frequencies(self) -> bool:

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
 from protein_lm.errors import ModelError
 from protein_lm.interop.esm2 import HUGGING_FACE, Converted, Shape, build, check_alphabet
 from protein_lm.interop.fair_esm import unpickle
-from protein_lm.plain_files import read_json
+from protein_lm.plain_files import is_plain_name, read_json
+from protein_lm.tensor_files import load_tensors
 
 CONFIG, VOCABULARY = "config.json", "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -80,7 +79,12 @@ def _weights(path: Path) -> dict[str, Tensor]:
             return _read(path / name)
         index = path / f"{name}.index.json"
         if index.exists():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                files = sorted(set(read_json(index)["weight_map"].values()))
+                if not all(map(is_plain_name, files)):
+                    raise ValueError("it names files of other folders")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{index}: damaged ({error})") from error
             return {key: tensor for file in files for key, tensor in _read(path / file).items()}
     raise ModelError(f"{path}: has no weights; expected {' or '.join(_WEIGHTS)}")
 
@@ -88,9 +92,4 @@ def _weights(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise ModelError(f"{path.parent}: incomplete, {path.name} is missing")
-    if path.suffix != ".safetensors":
-        return unpickle(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
+    return load_tensors(path) if path.suffix == ".safetensors" else unpickle(path)
