@@ -20,7 +20,7 @@ from torch import Tensor
 from protein_lm import __version__, alphabet
 from protein_lm.base_model import WEIGHTS, Base
 from protein_lm.config import HeadConfig, ModelConfig, parse
-from protein_lm.errors import ConfigError, ModelError, quoted
+from protein_lm.errors import ConfigError, ModelError, named, one_line, quoted
 from protein_lm.hub import HubModel, is_hub_name, push
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
@@ -264,16 +264,16 @@ def read_head(path: Path, width: int) -> PredictionHead:
     headers = read_headers(path / HEAD)
     try:
         facts = dict(read_facts(path)["head"])
-        classes = tuple(facts.pop("classes"))
+        classes = facts.pop("classes")
         config = parse(HeadConfig, facts, str(path / CONFIG))
-        if not all(isinstance(name, str) for name in classes):
-            raise TypeError("a class has no name")
+        if not (isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)):
+            raise TypeError("its classes are no names")
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{path / CONFIG}: damaged, its head cannot be read ({error})") from error
     with torch.device("meta"):
-        expected = PredictionHead(config, width, classes).state_dict()
+        expected = PredictionHead(config, width, tuple(classes)).state_dict()
     check_fit(expected, headers, path / HEAD)
-    head = PredictionHead(config, width, classes)
+    head = PredictionHead(config, width, tuple(classes))
     head.load_state_dict(load_tensors(path / HEAD))
     return head
 
@@ -408,9 +408,14 @@ def describe(name: str) -> str:
         **model.config.model_dump(mode="json"),
         "weights": f"{model.num_parameters:,}",
         "weights of kernels": f"{model.num_kernel_parameters:,}",
-        **facts.get("head", {}),
-        **{f"base {key}": value for key, value in facts.get("base", {}).items()},
-        "written by": f"protein_lm {facts['protein_lm_version']}",
-        **facts.get("training", {}),
+        **_part(facts, "head"),
+        **{f"base {key}": value for key, value in _part(facts, "base").items()},
+        "written by": f"protein_lm {facts.get('protein_lm_version')}",
+        **_part(facts, "training"),
     }
-    return "\n".join(f"{key.replace('_', ' '):<28}{value}" for key, value in rows.items())
+    return "\n".join(f"{named(key).replace('_', ' '):<28}{one_line(str(value))}" for key, value in rows.items())
+
+
+def _part(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    part = facts.get(name)
+    return part if isinstance(part, dict) else {}

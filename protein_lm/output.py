@@ -156,7 +156,7 @@ def _make_locked(folder: Path) -> int | None:
             return None
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
-            if _lock(lock) and folder.exists():
+            if _lock_if_possible(lock) and folder.exists():
                 return lock
             os.close(lock)  # another process took it for abandoned before it was locked
 
@@ -168,10 +168,17 @@ def _lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _lock_if_possible(descriptor: int) -> bool:
+    """The same; True where the file system knows no locks."""
+    try:
+        return _lock(descriptor)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-    return True
+        return True
 
 
 @contextmanager
@@ -213,7 +220,7 @@ def _locked(beside: Path, place: Path) -> tuple[int | None, Path]:
                 raise
             lock = place
             descriptor = os.open(place, os.O_RDONLY)
-        if not _lock(descriptor):
+        if not _lock_if_possible(descriptor):
             os.close(descriptor)
             return None, lock
         with suppress(FileNotFoundError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from protein_lm.errors import InputError, OutputError
+from protein_lm.errors import InputError, OutputError, one_line
 from protein_lm.output import clear_errors, new_file
 from protein_lm.plain_files import check_plain, parse_json
 
@@ -154,6 +154,7 @@ class RunLog:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.active:
+            text = one_line(text)
             if self.bar.disable:
                 print(text, file=sys.stderr, flush=True)
             else:
