@@ -3,11 +3,10 @@
 Nothing is fetched or unpickled here.
 """
 
-import json
-import stat
 from pathlib import Path
 from typing import Any
 
+from protein_lm import plain_files
 from protein_lm.errors import ModelError
 
 CONFIG = "config.json"
@@ -23,8 +22,6 @@ RELEASES = (
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
 """How zip archives and bare pickles begin."""
-_MOST_BYTES = 2**25
-"""Of a JSON file that describes a model."""
 _SHOWN_LETTERS = 60
 _LONGEST_NAME = 200
 """Letters of a file's name."""
@@ -118,17 +115,12 @@ def read_json(path: Path) -> Any:
         ModelError: missing, no plain file, too large, or damaged.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: no plain file")
-        if status.st_size > _MOST_BYTES:
-            raise ModelError(f"{path}: {status.st_size:,} bytes are too many for a description of a model")
-        return json.loads(path.read_bytes())
+        return plain_files.read_json(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent}: incomplete, {path.name} is missing") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # of which those of JSON and of Unicode are
+    except ValueError as error:  # of which those of JSON and of Unicode are
         raise ModelError(f"{path}: damaged, not valid JSON ({str(error)[:_SHOWN_LETTERS]})") from error
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
@@ -21,6 +19,7 @@ from protein_lm.interop.esm2 import (
     without_other_heads,
 )
 from protein_lm.interop.fair_esm import unpickle
+from protein_lm.tensor_files import load_tensors
 
 VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -106,9 +105,4 @@ def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no plain file of weights")
-    if path.suffix != ".safetensors":
-        return as_weights(unpickle(path), str(path))
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
+    return load_tensors(path) if path.suffix == ".safetensors" else as_weights(unpickle(path), str(path))
