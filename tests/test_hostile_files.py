@@ -305,7 +305,7 @@ def test_files_of_others_are_plain_too(tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(settings | shape))
     for content in ('{"weight_map": {"a": "../other.safetensors"}}', '{"weight_map": {"a": 3}}', "[]", NESTED):
         (folder / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(ModelError, match=r"index\.json: damaged"):
+        with pytest.raises(ModelError, match="damaged"):
             read_esm2(folder)
     (folder / "model.safetensors").symlink_to("/dev/zero")
     with pytest.raises(ModelError, match="no plain file"):
