@@ -385,8 +385,8 @@ def read_training_facts(path: Path) -> dict[str, Any]:
         ModelError: missing or damaged.
     """
     try:
-        return read_json(path / STATE_FACTS)
-    except (OSError, ValueError) as error:
+        return dict(read_json(path / STATE_FACTS))
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
 
 

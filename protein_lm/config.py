@@ -273,8 +273,8 @@ class TrainingConfig(_Section):
     """AdamW's epsilon."""
     weight_decay: float = Field(default=0.1, ge=0.0)
     """Decoupled weight decay of matrices (not of biases, norms and embeddings)."""
-    gradient_clip: float = Field(default=0.5, gt=0.0)
-    """Largest norm of the whole gradient."""
+    gradient_clip: float = Field(default=0.5, gt=0.0, allow_inf_nan=True)
+    """Largest norm of the whole gradient; .inf for any."""
     warmup_steps: int = Field(default=100, ge=0, le=_MANY)
     """Steps over which the learning rate rises linearly from 0."""
     decay_fraction: float = Field(default=1.0, ge=0.0, le=1.0)

@@ -278,6 +278,7 @@ _REMEDIES = {
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
     errno.EFBIG: "the file would be larger than the allowed size; raise the limit or write elsewhere",
     errno.EACCES: "permission denied; write elsewhere",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EROFS: "the file system is read-only; write elsewhere",
     errno.ENOTDIR: "a part of this path is a file, not a folder; name another output",
     errno.EEXIST: "a part of this path is a file, not a folder; name another output",

@@ -1,5 +1,6 @@
 """Recipes: what is wrong is said in one line."""
 
+import math
 import re
 from pathlib import Path
 
@@ -149,6 +150,13 @@ def test_overrides_of_any_content(tmp_path, override) -> None:
     with pytest.raises(ConfigError, match=r"--set .*(not valid YAML|expected section\.key)") as error:
         load_recipe(tmp_path / "recipe.yaml", [override])
     assert len(str(error.value)) <= 600
+
+
+def test_gradients_need_not_be_clipped(tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    assert load_recipe(tmp_path / "recipe.yaml", ["training.gradient_clip=.inf"]).training.gradient_clip == math.inf
+    with pytest.raises(ConfigError, match="gradient_clip"):
+        load_recipe(tmp_path / "recipe.yaml", ["training.gradient_clip=.nan"])
 
 
 def test_configuration_is_frozen(tmp_path) -> None:

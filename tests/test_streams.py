@@ -87,7 +87,7 @@ def test_an_output_that_is_full_later(arguments, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize("stream", [None, Refusing(full()), Refusing(BrokenPipeError(errno.EPIPE, "Broken pipe"))])
 def test_an_error_that_cannot_be_told_has_its_status_all_the_same(monkeypatch, stream) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    assert main(["scroe"]) == 2
+    assert main(["nonsense"]) == 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -133,6 +133,7 @@ def _visit_features(
     model: ProteinLM, record: SequenceRecord, visit: Callable[[int, NDArray[np.float32]], None]
 ) -> None:
     """Show the features (heads, L, L) of each layer to `visit`."""
+    _check_memory(model, record)
     length, heads = len(record), range(model.config.num_heads)
 
     def show(layer: int, call: LayerCall) -> None:
@@ -182,7 +183,6 @@ def train_regression(
     """
     for record, _ in examples:
         check_length(record, model)
-        _check_memory(model, record)
     pairs = [_known_pairs(distances(chain), MIN_SEPARATION) for _, chain in examples]
     num_pairs = sum(first.size for first, _ in pairs)
     shape = model.config.num_layers, model.config.num_heads

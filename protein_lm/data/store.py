@@ -156,6 +156,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+_FACTS = {"num_read", "num_dropped", "residue_policy", "residue_changes", "split"}
+
+
 def _check_facts(manifest: dict[str, Any]) -> None:
     """Raise ValueError, KeyError, TypeError or AttributeError if a manifest lacks what every reader of it asks for."""
     for name, facts in manifest["files"].items():
@@ -165,8 +168,8 @@ def _check_facts(manifest: dict[str, Any]) -> None:
         int(numbers["num_sequences"]), int(numbers["num_residues"])
     of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
     is_joined = "parts" in manifest
-    for key in () if is_joined else ("num_read", "num_dropped", "residue_policy", "residue_changes", "split"):
-        manifest[key]
+    if not is_joined and (missing := _FACTS - manifest.keys()):
+        raise ValueError(f"it has no {min(missing)}")
     for facts in manifest["parts" if is_joined else "sources"]:
         for key in of_parts if is_joined else of_sources:
             if not isinstance(facts[key], str):

@@ -592,6 +592,7 @@ class Trainer:
             if self._sum_over_processes(refused):
                 raise fault or OutputError(f"{self.run}: the main process could not claim it")
             yield
+            self._found = None if self._found is None else (self.run.exists(), self.checkpoints.steps())
 
     def _check_run_directory(self, resume: bool) -> None:
         if resume and not self.checkpoints.newest_first():
