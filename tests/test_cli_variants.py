@@ -120,7 +120,6 @@ def test_mistakes(runs, protein, tmp_path, capsys) -> None:
     assert "has no meaning for a causal model; choose log-likelihood" in message(
         "--saturate", "--strategy", "pseudo-ppl", model=runs["causal"]
     )
-    assert "m.txt: a table ends in .csv, .tsv, .parquet" in message("--mutants", tmp_path / "m.txt")
     assert "absent.csv does not exist" in message("--mutants", tmp_path / "absent.csv")
     indel = table_of(tmp_path / "i.csv", "mutated_sequence", WILD_TYPE + "A")
     assert (

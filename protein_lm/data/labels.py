@@ -27,9 +27,10 @@ from protein_lm.data.plan import Planned, TrainingPlan
 from protein_lm.data.records import Annotations
 from protein_lm.data.split import Split, SplitRule, parse_split
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.tables import read_text_table
+from protein_lm.tables import read_table
 
 Labels = NDArray[Any]
+SEQUENCE = "sequence"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPo
         InputError: the file cannot be read, has no such column or no rows, or a row holds no protein sequence, or one over
             the window while `long_sequences` is `error`.
     """
-    frame = read_text_table(path)
+    frame, _ = read_table(path, wanted=(SEQUENCE, "sequence_id", "split"))
     if "sequence" not in frame:
         raise InputError(f"{path} has no column sequence; it has {_shown(frame.columns)}; rename the one that is meant")
     if frame.empty:

@@ -269,7 +269,7 @@ HEADER = "sequence,label,split\n"
         ("regression", HEADER + GOOD + "MK1,5,train\n", "row 5: '1' at position 3 is not a residue letter"),
         ("regression", HEADER + GOOD + ",5,train\n", "row 5: no sequence"),
         ("regression", HEADER + GOOD + "MKK,5,tran\n", "row 5: unknown split 'tran'; choose from train, valid"),
-        ("regression", HEADER + GOOD + "MKK,5,train,x\n", "cannot be read as a table"),
+        ("regression", HEADER + GOOD + "MKK,5,train,x\n", "line 6: 4 cells for 3 columns"),
         (
             "regression",
             HEADER + GOOD + f"{'M' * 63},5,train\n",
