@@ -136,7 +136,7 @@ def column_names(path: Path, *, wanted: Collection[str] = ()) -> list[str]:
         text, _ = beginning(unix_lines(as_utf8(chain([first], blocks), path)))
         if text.startswith(_NO_TABLES):
             return []
-        return split_heading(text.partition(b"\n")[0].decode("utf-8", "replace"), wanted)[0]
+        return split_heading(text, wanted)[0]
 
 
 def read_table(path: Path, *, wanted: Collection[str] = ()) -> tuple[pd.DataFrame, str]:

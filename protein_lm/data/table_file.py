@@ -28,7 +28,7 @@ def missing_columns(beginning: bytes) -> list[str]:
 
 
 def _names(beginning: bytes) -> list[str]:
-    return split_heading(beginning.partition(b"\n")[0].decode("utf-8", "replace"), COLUMNS)[0]
+    return split_heading(beginning, COLUMNS)[0]
 
 
 def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: Path) -> Iterator[RawRecords]:

@@ -12,7 +12,8 @@ from protein_lm.data.sources import Source
 from protein_lm.data.text import as_utf8, beginning, unix_lines
 from protein_lm.errors import InputError
 
-_DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon"}
+_DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+_LONGEST_HEADING = 2**16
 _LONGEST_CELL = 2**27
 _LONGEST_LINE = 2**28
 _BLANKS = " \t\v\f"
@@ -24,21 +25,21 @@ Row = tuple[int, list[str], str]
 """The line where a row begins, its cells, and what is wrong with their number (empty: nothing)."""
 
 
-def split_heading(line: str, wanted: Collection[str] = ()) -> tuple[list[str], str]:
-    r"""The cells of a table's first line, without blanks around them, and what parts them.
+def split_heading(text: bytes, wanted: Collection[str] = ()) -> tuple[list[str], str]:
+    r"""The cells of a table's first row, without blanks around them, and what parts them, given the table's beginning.
 
-    Of tab, comma and semicolon that is the one that gives most of the columns wanted, then tab, then the one that gives most
+    Of comma, tab and semicolon that is the one that gives most of the columns wanted, then tab, then the one that gives most
     cells.
 
-    >>> split_heading("sequence;score, in nats\n")
+    >>> split_heading(b"sequence;score, in nats\n")
     (['sequence;score', 'in nats'], ',')
-    >>> split_heading("sequence;score, in nats\n", wanted=["sequence"])
+    >>> split_heading(b"sequence;score, in nats\n", wanted=["sequence"])
     (['sequence', 'score, in nats'], ';')
     """
-    found = []
+    heading, found = _first_row(text).decode("utf-8", "replace"), []
     for delimiter in _DELIMITERS:
         try:
-            row = next(csv.reader([line], delimiter=delimiter), [])
+            row = next(csv.reader(io.StringIO(heading, newline="\n"), delimiter=delimiter), [])
         except csv.Error:
             row = []
         cells = [cell.strip() for cell in row]
@@ -46,6 +47,18 @@ def split_heading(line: str, wanted: Collection[str] = ()) -> tuple[list[str], s
         found.append((rank, cells, delimiter))
     _, cells, delimiter = max(found, key=lambda each: each[0])
     return cells, delimiter
+
+
+def _first_row(text: bytes) -> bytes:
+    """Its first line, and those behind it that a quoted cell holds."""
+    end = 0
+    while end < _LONGEST_HEADING:
+        end = text.find(b"\n", end) + 1 or len(text)
+        if text.count(_QUOTE, 0, end) % 2 == 0:
+            return text[:end]
+        if end == len(text):
+            break
+    return text.partition(b"\n")[0]
 
 
 class TextTable:
@@ -76,10 +89,8 @@ class TextTable:
         self._beginning = text[:_SHOWN_LETTERS]
         self._blocks = _whole_lines(chain([text], blocks))
         self._pending, self._at, self._line = b"", 0, line
-        first = self._take_line() or ""
-        _, self.delimiter = split_heading(first, wanted)
-        lines = chain([first], iter(self._take_line, None))  # more than one if a quoted name has several
-        _, cells, _ = next(self._parse(lines, line, width=None))
+        _, self.delimiter = split_heading(text, wanted)
+        _, cells, _ = next(self._parse(iter(self._take_line, None), line, width=None))
         while cells and not cells[-1].strip():
             cells.pop()
         if not cells:
@@ -247,7 +258,8 @@ class TextTable:
 
     def _refuse_bytes(self, block: bytes, place: int, line: int, fault: str) -> NoReturn:
         line += block.count(b"\n", 0, place)
-        if line == self.first_line and (looks := describe_format(self._beginning)):
+        is_binary = line == self.first_line or block[place] == 0
+        if is_binary and (looks := describe_format(self._beginning)):
             raise InputError(f"{self.path} looks like {looks}; give a table of text, with tabs, commas or semicolons")
         raise InputError(f"{self.path}, line {line}: {fault}; save the file as UTF-8")
 
