@@ -89,7 +89,9 @@ class TextTable:
         self._beginning = text[:_SHOWN_LETTERS]
         self._blocks = _whole_lines(chain([text], blocks))
         self._pending, self._at, self._line = b"", 0, line
-        _, self.delimiter = split_heading(text, wanted)
+        names, self.delimiter = split_heading(text, wanted)
+        if len(names) == 1 and ".tsv" in map(str.lower, path.suffixes):  # a heading that cannot tell
+            self.delimiter = "\t"
         _, cells, _ = next(self._parse(iter(self._take_line, None), line, width=None))
         while cells and not cells[-1].strip():
             cells.pop()
