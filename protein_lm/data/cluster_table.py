@@ -1,7 +1,7 @@
 """Tables of clusters: which sequences belong together and must not be torn apart by a split."""
 
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +52,47 @@ class ClusterTable:
         return self._clusters[place], self._ids[place] == id_hashes
 
 
-def _columns(source: Source) -> Iterator[tuple[list[bytes], list[bytes]]]:
+_Columns = tuple[list[bytes], list[bytes]]
+"""Members and their clusters."""
+
+
+def _columns(source: Source) -> Iterator[_Columns]:
     """Members and clusters, many rows at a time."""
     table = TextTable.of(source, wanted=_COLUMNS)
-    (member, cluster), is_heading = _places(table)
-    rows = table.whole_rows() if is_heading else chain([(table.first_line, table.cells)], table.whole_rows())
+    places, is_heading = _places(table)
+    if not is_heading:
+        yield _exact([(table.first_line, table.cells)], table, places)
+    for line, block in table.plain_blocks():
+        yield _quick(block, table, places) or _exact(table.rows_of(block, line), table, places)
+    rows = table.whole_rows()
     while part := list(islice(rows, _ROWS_AT_ONCE)):
-        members = [cells[member].strip().encode() for _, cells in part]
-        clusters = [cells[cluster].strip().encode() for _, cells in part]
-        if b"" in members or b"" in clusters:
-            line = next(line for line, cells in part if not (cells[member].strip() and cells[cluster].strip()))
-            raise InputError(f"{source.shown}, line {line}: an empty cell; complete the row")
-        yield members, clusters
+        yield _exact(part, table, places)
+
+
+def _quick(block: bytes, table: TextTable, places: tuple[int, int]) -> _Columns | None:
+    """The columns of a block without quotes; None if a row is odd."""
+    delimiter, width = table.delimiter.encode(), len(table.cells)
+    rows = [line.split(delimiter) for line in block.split(b"\n") if line]
+    if any(len(row) != width for row in rows):
+        return None
+    members, clusters = ([row[place].strip() for row in rows] for place in places)
+    return None if b"" in members or b"" in clusters else (members, clusters)
+
+
+def _exact(rows: Iterable[tuple[int, list[str]]], table: TextTable, places: tuple[int, int]) -> _Columns:
+    """The columns of rows, given lines and cells.
+
+    Raises:
+        InputError: a cell is empty.
+    """
+    members, clusters = [], []
+    for line, cells in rows:
+        member, cluster = (cells[place].encode().strip() for place in places)
+        if not member or not cluster:
+            raise InputError(f"{table.path}, line {line}: an empty cell; complete the row")
+        members.append(member)
+        clusters.append(cluster)
+    return members, clusters
 
 
 def _places(table: TextTable) -> tuple[tuple[int, int], bool]:

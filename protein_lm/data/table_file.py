@@ -1,6 +1,7 @@
 """Tables of sequences: text, or Parquet as a file; columns `sequence_id` and `sequence`, others are ignored."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
     table = TextTable(beginning, first_line, blocks, path, wanted=COLUMNS)
     places = table.places(COLUMNS, "it needs both")
     found: list[tuple[str, str, int, str]] = []
+    chosen = itemgetter(*places)
     for line, row, fault in table.rows():
-        identifier, letters = (row[place] if place < len(row) else "" for place in places)
-        found.append((identifier, letters, line, fault))
+        found.append((*chosen([*row, *[""] * len(table.names)] if fault else row), line, fault))
         if len(found) == _ROWS_OF_BLOCK:
             yield _raw(found, path)
             found = []

@@ -175,13 +175,14 @@ class TextTable:
         They are for faster readers, which need not know quotes. `whole_rows` reads on from the first block with one.
 
         Raises:
-            InputError: a NUL byte.
+            InputError: bytes that are not text.
         """
         while block := self._take_block():
             if _QUOTE in block:
                 self._pending = block
                 return
             line = self._line
+            self._decode(block, line)
             self._line += block.count(b"\n")
             yield line, block
 
@@ -194,11 +195,11 @@ class TextTable:
     def _parse(self, lines: Iterable[str], first_line: int, *, width: int | None) -> Iterator[Row]:
         csv.field_size_limit(_LONGEST_CELL)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        end = first_line
+        end, usual = first_line, width if width != 1 else None  # a row of one cell may be a blank line
         try:
             for cells in reader:
                 line, end = end, first_line + reader.line_num
-                if len(cells) == width and width > 1:
+                if len(cells) == usual:
                     yield line, cells, ""
                 elif not cells or (len(cells) == 1 and cells[0] and not cells[0].strip(_BLANKS)):
                     continue

@@ -239,7 +239,9 @@ def test_what_stands_between_cells_is_told_by_the_first_line() -> None:
     assert rows_of(b"note, a,b;note, c;mutant\n1;2;3\n", wanted=("mutant",))[1] == (2, ["1", "2", "3"])
     assert rows_of(b'"a,b,c"\td\n1\t2\n')[1] == (2, ["1", "2"])
     assert rows_of(b"a;b\n1,5;2\n")[1] == (2, ["1,5", "2"])
-    assert rows_of(b'mutant\nA1C\nA1C;B2C\n\n  \n""\n')[1:] == [(2, ["A1C"]), (3, ["A1C;B2C"]), (6, [""])]
+    assert rows_of(b'mutant\nA1C,\nA1C;B2C\n\n  \n""\n')[1:] == [(2, ["A1C"]), (3, ["A1C;B2C"]), (6, [""])]
+    blocks = iter([b"mutant\nA1C,\n"])
+    assert list(TextTable.of_blocks(blocks, Path("t.TSV.gz")).whole_rows()) == [(2, ["A1C,"])], "by the name alone"
 
 
 def test_an_index_that_pandas_wrote_out_is_a_column(tmp_path) -> None:
