@@ -91,7 +91,8 @@ def given_splits(frame: pd.DataFrame, where: Sequence[str]) -> list[Split | None
         return [_split(cell.strip(), place) for cell, place in zip(frame[SPLIT], where, strict=True)]
     truths = frame[FLIP_VALIDATION].tolist() if FLIP_VALIDATION in frame else [""] * len(frame)
     if FLIP_SET in frame:
-        return [_flip_split(*cells, place) for *cells, place in zip(frame[FLIP_SET], truths, where, strict=True)]
+        rows = zip(frame[FLIP_SET], truths, where, strict=True)
+        return [_flip_split(name, truth, place) for name, truth, place in rows]
     is_flips = all(truth.strip().lower() in _TRUTHS for truth in truths)
     if is_flips and (chosen := next((place for truth, place in zip(truths, where, strict=True) if truth.strip()), "")):
         raise InputError(

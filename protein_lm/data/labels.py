@@ -275,7 +275,8 @@ def _classes(
     """
     in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
     classes = tuple(sorted(name for name in in_training if isinstance(name, str)))
-    places: dict[Label, int] = {name: place for place, name in enumerate(classes)} | {None: IGNORED}
+    places: dict[Label, int] = {None: IGNORED}
+    places.update((name, place) for place, name in enumerate(classes))
     for number, cell in enumerate(cells):
         if unseen := [name for name in cell if name not in places]:
             raise InputError(

@@ -41,9 +41,9 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
     table = TextTable(beginning, first_line, blocks, path, wanted=COLUMNS)
     places = table.places(COLUMNS, "it needs both")
     found: list[tuple[str, str, int, str]] = []
-    chosen = itemgetter(*places)
+    chosen, none = itemgetter(*places), [""] * len(table.names)
     for line, row, fault in table.rows():
-        found.append((*chosen([*row, *[""] * len(table.names)] if fault else row), line, fault))
+        found.append((*chosen(row + none if fault else row), line, fault))
         if len(found) == _ROWS_OF_BLOCK:
             yield _raw(found, path)
             found = []

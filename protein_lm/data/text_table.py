@@ -201,23 +201,20 @@ class TextTable:
                 line, end = end, first_line + reader.line_num
                 if len(cells) == usual:
                     yield line, cells, ""
-                elif not cells or (len(cells) == 1 and cells[0] and not cells[0].strip(_BLANKS)):
-                    continue
-                elif width is None or len(cells) == width:
-                    yield line, cells, ""
-                elif len(cells) < width:
-                    yield line, cells, f"{len(cells):,} of {width:,} columns; complete the row"
-                elif surplus := next((cell for cell in cells[width:] if cell.strip()), None):
-                    yield line, cells, self._surplus(len(cells), width, surplus)
-                else:
-                    yield line, cells[:width], ""
+                elif cells and (len(cells) > 1 or not cells[0] or cells[0].strip(_BLANKS)):
+                    yield line, cells[:width], "" if width is None else self._fault(cells, width)
         except csv.Error as error:
             raise InputError(f"{self.path}, line {end}: {_quote_fault(str(error))}; correct the table") from error
 
-    def _surplus(self, number: int, width: int, cell: str) -> str:
+    def _fault(self, cells: list[str], width: int) -> str:
+        """What is wrong with the number of cells in a row."""
+        if len(cells) < width:
+            return f"{len(cells):,} of {width:,} columns; complete the row"
+        if (surplus := next((cell for cell in cells[width:] if cell.strip()), None)) is None:
+            return ""
         return (
-            f"{number:,} cells for {width:,} columns, {cell[:_SHOWN_LETTERS]!r} behind the last; name the column in the "
-            f"first line, or put cells that hold {_DELIMITERS[self.delimiter]} into quotes"
+            f"{len(cells):,} cells for {width:,} columns, {surplus[:_SHOWN_LETTERS]!r} behind the last; name the column in "
+            f"the first line, or put cells that hold {_DELIMITERS[self.delimiter]} into quotes"
         )
 
     def _take_line(self) -> str | None:
