@@ -252,8 +252,16 @@ class HeadConfig(_Section):
     """Column of the table that holds the labels."""
     pooling: Pooling = Pooling.MEAN
     """What the head sees of a sequence: mean of the residues, or end; without meaning for tasks of residues."""
+    no_label: str | None = None
+    """Mark of what has no label and enters neither loss nor measures, beside empty cells and nan: the text of a cell, a
+    number, or for classes of residues each of these letters (X if not given)."""
     frozen_model: bool = False
     """Whether only the head is trained."""
+
+    @field_validator("no_label", mode="before")
+    @classmethod
+    def _numbers_are_marks(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class TrainingConfig(_Section):

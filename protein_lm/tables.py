@@ -1,20 +1,25 @@
-"""Tables to files and back, the format chosen by suffix: DataFrames, or text that grew row by row."""
+"""Tables to files, by suffix, and back, by contents: DataFrames, or text that grew row by row."""
 
 import csv
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from protein_lm.data import parquet_table
+from protein_lm.data.sources import COMPRESSED_SUFFIXES, Source
+from protein_lm.data.text import as_utf8, beginning, unix_lines, without_comments
+from protein_lm.data.text_table import TextTable, split_heading
 from protein_lm.errors import InputError, OutputError
 from protein_lm.output import check_absent, new_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+_NO_TABLES = (b">", b"<", b"ID   ")
+"""How sequence files begin, of which the first line could hold a delimiter."""
 _TEXT_AT_ONCE = 2**24
 """Bytes of text that become a row group of Parquet."""
 
@@ -102,27 +107,83 @@ def _delimiter(path: str) -> str:
     return "\t" if path.endswith(".tsv") else ","
 
 
-def read_text_table(path: Path) -> pd.DataFrame:
-    """Read a table with a heading; all cells are text, and missing ones empty.
+def table_name(path: Path) -> str | None:
+    """A table's name without .csv, .tsv, .txt or .parquet and what may follow for compression, in any case.
+
+    None if the file is not called as a table is.
+
+    >>> table_name(Path("assays/A4_HUMAN.CSV.gz"))
+    'A4_HUMAN'
+    """
+    if path.suffix.lower() in COMPRESSED_SUFFIXES:
+        path = path.with_suffix("")
+    return path.stem if path.suffix.lower() in (*SUFFIXES, ".txt") else None
+
+
+def column_names(path: Path, *, wanted: Collection[str] = ()) -> list[str]:
+    """The names in a file's first line, or of a Parquet file's columns, whatever the file is called.
+
+    Args:
+        path: the file.
+        wanted: columns that tell what stands between cells, see `split_heading`.
 
     Raises:
-        InputError: the file does not exist, has another suffix, or cannot be read.
+        InputError: the file cannot be read.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: a table ends in {', '.join(SUFFIXES)}; rename or convert it")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            return frame.astype(object).where(frame.notna(), "").map(_text)
-        separator = "\t" if path.suffix == ".tsv" else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the name") from error
-    except (OSError, ValueError) as error:  # pandas' and Arrow's errors of parsing are of these classes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} cannot be read as a table: {reason}; correct it") from error
+    with Source(path) as source:
+        blocks = source.blocks()
+        first = next(blocks, b"")
+        if first.startswith(parquet_table.MAGIC) and source.is_plain_file:
+            with parquet_table.open_parquet(path) as file:
+                return list(file.schema_arrow.names)
+        lines = unix_lines(as_utf8(chain([first], blocks), path))
+        text, line = beginning(lines)
+        if text.startswith(_NO_TABLES):
+            return []
+        if text.startswith(b"#") and without_comments(text, line, lines)[0].startswith(b">"):  # FASTA, as in a3m
+            return []
+        return split_heading(text, wanted)[0]
 
 
-def _text(value: Any) -> str:
-    """A cell of a Parquet table as a CSV would have it; a list of numbers becomes numbers between blanks."""
-    return " ".join(map(str, value)) if isinstance(value, np.ndarray | list) else str(value)
+def read_table(path: Path, *, wanted: Collection[str] = ()) -> tuple[pd.DataFrame, str]:
+    """Read a table with a heading, as text or Parquet, which its contents tell; and the SHA-256 of the file.
+
+    All cells are text, and missing ones empty. No column becomes an index; one without a name is called `Unnamed: 0`, as
+    pandas would, with its number from 0.
+
+    Args:
+        path: the file, plain or compressed; Parquet plain.
+        wanted: columns that tell what stands between cells, see `split_heading`.
+
+    Raises:
+        InputError: the file cannot be read, or is no table.
+    """
+    with Source(path) as source:
+        blocks = source.blocks()
+        first = next(blocks, b"")
+        if first.startswith(parquet_table.MAGIC):
+            for _ in blocks:  # it is read by name, but its bytes count as read and hashed
+                pass
+            if not source.is_plain_file:
+                raise InputError(
+                    f"{source.shown} is a Parquet table inside something else; write it to a file, uncompressed"
+                )
+            columns = parquet_table.read_columns(path)
+        else:
+            columns = _columns(TextTable.of_blocks(chain([first], blocks), source.shown, wanted=wanted))
+        return pd.DataFrame(columns, dtype=object), source.sha256
+
+
+def _columns(table: TextTable) -> dict[str, Sequence[str]]:
+    table.check_names()
+    names = list(table.names)
+    for place, name in enumerate(names):
+        if not name:
+            names[place] = next(free for free in _names_of(place) if free not in names)
+    rows = [cells for _, cells in table.whole_rows()]
+    return dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
+
+
+def _names_of(place: int) -> Iterator[str]:
+    yield f"Unnamed: {place}"
+    yield from (f"Unnamed: {place}.{number}" for number in count(1))

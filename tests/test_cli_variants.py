@@ -1,5 +1,6 @@
 """`variants` as a user calls it."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,26 @@ def test_a_folder_of_assays(runs, tmp_path, capsys) -> None:
     assert not other.exists()
 
 
+def test_assays_are_told_by_contents_whatever_files_are_called(runs, tmp_path, capsys) -> None:
+    folder = tmp_path / "assays"
+    folder.mkdir()
+    rows = [f"{WILD_TYPE[i]}{i + 1}W,{i % 5}," for i in range(14)]
+    table_of(folder / "one.CSV", "mutant,DMS_score", *rows)
+    (folder / "two.csv.gz").write_bytes(gzip.compress((folder / "one.CSV").read_bytes()))
+    (folder / "three.txt").write_text((folder / "one.CSV").read_text().replace(",", ";"), encoding="utf-16")
+    (folder / "README.txt").write_text("what these are\n")
+    (folder / ".hidden.csv").write_text("mutant\n")
+    names = [f"{name};{WILD_TYPE};" for name in ("one.csv", "two.CSV", "three.txt.gz")]
+    reference = table_of(tmp_path / "reference.txt", "DMS_filename;target_seq", *names)
+    assert main(variants(runs["masked"], reference, "--mutants", folder, "-o", tmp_path / "results")) == 0
+    assert capsys.readouterr().err == ""
+    summary = pd.read_csv(tmp_path / "results/assays.csv")
+    assert summary["assay"].tolist() == ["one", "three", "two", "mean"] and summary["spearman"].nunique() == 1
+    table_of(folder / "one.tsv", "mutant\tDMS_score", "M1A\t1")
+    again = variants(runs["masked"], reference, "--mutants", folder, "-o", tmp_path / "again")
+    assert "one.CSV and " in (message := fails(capsys, *again)) and "one.tsv have one name, 'one'" in message
+
+
 def test_mistakes(runs, protein, tmp_path, capsys) -> None:
     masked, output = runs["masked"], tmp_path / "new.csv"
     mutants = table_of(tmp_path / "m.csv", "mutant", "M1A")
@@ -120,7 +141,6 @@ def test_mistakes(runs, protein, tmp_path, capsys) -> None:
     assert "has no meaning for a causal model; choose log-likelihood" in message(
         "--saturate", "--strategy", "pseudo-ppl", model=runs["causal"]
     )
-    assert "m.txt: a table ends in .csv, .tsv, .parquet" in message("--mutants", tmp_path / "m.txt")
     assert "absent.csv does not exist" in message("--mutants", tmp_path / "absent.csv")
     indel = table_of(tmp_path / "i.csv", "mutated_sequence", WILD_TYPE + "A")
     assert (

@@ -9,9 +9,10 @@ from protein_lm.data.proteins import read_distinct
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import read_residues
-from protein_lm.data.variants import VariantTable, read_variants
+from protein_lm.data.sources import STANDARD_INPUT
+from protein_lm.data.variants import MEASURED, MUTANT, SEQUENCE, VariantTable, read_variants
 from protein_lm.errors import InputError
-from protein_lm.tables import SUFFIXES, read_text_table
+from protein_lm.tables import SUFFIXES, column_names, read_table, table_name
 
 TARGET, FILE, IDENTIFIER = "target_seq", "DMS_filename", "DMS_id"
 """Columns of ProteinGym's reference table: the wild type, and the assay's file or name."""
@@ -24,7 +25,7 @@ class Assay:
     """Variants of one protein, measured together."""
 
     name: str
-    """The file's name without its suffix."""
+    """The file's name without its suffixes, see `tables.table_name`."""
     path: Path
     table: VariantTable
     groups: Mapping[str, str]
@@ -63,51 +64,66 @@ def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_resid
     """Read all tables in a folder; no model is needed yet, so that mistakes show before the work.
 
     Args:
-        folder: holds .csv, .tsv and .parquet files.
+        folder: holds tables: files that are called so (.csv, .tsv, .parquet, in any case, also compressed), and others whose
+            first line names a column of variants. What else lies there is passed over.
         wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`), or a sequence file whose
-            identifiers are the names of the files without their suffix; the protein of a file with one is that of all assays.
+            identifiers are the names of the files without their suffixes; the protein of a file with one is that of all.
         first_residue: number of the first residue of all wild types.
         max_residues: longest protein that the model reads.
 
     Raises:
         InputError: there is no table, a table has no wild type or no measurements, or as `read_variants`.
     """
-    paths = sorted(
-        path for path in folder.iterdir() if path.suffix in SUFFIXES and path.resolve() != wild_types.resolve()
-    )
+    paths = _tables(folder, wild_types)
     if not paths:
         raise InputError(f"{folder} holds no table; assays are files that end in {', '.join(SUFFIXES)}")
-    proteins = _reference(wild_types) or _sequences(wild_types, [path.stem for path in paths])
+    proteins = _reference(wild_types) or _sequences(wild_types, list(paths))
     assays = []
-    for path in paths:
-        if path.stem not in proteins:
-            raise InputError(
-                f"{wild_types} has no wild type for {path}; add one named {path.stem!r}, or move the file away"
-            )
-        protein = proteins[path.stem]
+    for name, path in paths.items():
+        if name not in proteins:
+            raise InputError(f"{wild_types} has no wild type for {path}; add one named {name!r}, or move the file away")
+        protein = proteins[name]
         _check_length(protein.record, wild_types, max_residues)
         table = read_variants(path, protein.record, first_residue=first_residue, max_residues=max_residues)
-        if "DMS_score" not in table.frame:
-            raise InputError(f"{path} has no column DMS_score, so there is nothing to compare with; move the file away")
-        assays.append(Assay(path.stem, path, table, protein.groups))
-    return AssayFolder(assays, sorted(proteins.keys() - {path.stem for path in paths}))
+        if MEASURED not in table.frame:
+            raise InputError(
+                f"{path} has no column {MEASURED}, so there is nothing to compare with; move the file away"
+            )
+        assays.append(Assay(name, path, table, protein.groups))
+    return AssayFolder(assays, sorted(proteins.keys() - paths.keys()))
+
+
+def _tables(folder: Path, wild_types: Path) -> dict[str, Path]:
+    """The tables in a folder by name, in order."""
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or path.resolve() == wild_types.resolve():
+            continue
+        name = table_name(path)
+        if name is None or path.suffix.lower() == ".txt":
+            if not {MUTANT, SEQUENCE} & set(column_names(path, wanted=(MUTANT, SEQUENCE))):
+                continue
+            name = name or path.stem
+        if name in paths:
+            raise InputError(f"{paths[name]} and {path} have one name, {name!r}; rename one of them")
+        paths[name] = path
+    return paths
 
 
 def _reference(path: Path) -> dict[str, _Protein] | None:
     """The proteins of a reference table by the names of their assays; None if the file is none."""
-    if path.suffix not in SUFFIXES:
+    columns = (TARGET, FILE, IDENTIFIER, *GROUPS)
+    if path == STANDARD_INPUT or TARGET not in column_names(path, wanted=columns):
         return None
-    frame = read_text_table(path)
-    if TARGET not in frame:
-        return None
+    frame, _ = read_table(path, wanted=columns)
     names = FILE if FILE in frame else IDENTIFIER
     if names not in frame:
         raise InputError(f"{path} has neither a column {FILE} nor {IDENTIFIER}, which name the assays; add one")
     groups = GROUPS if set(GROUPS) <= set(frame) else ()
     proteins = {}
     for row, cells in enumerate(frame.to_dict("records"), 1):
-        name = Path(cells[names]).name
-        name = Path(name).stem if Path(name).suffix in SUFFIXES else name
+        file = Path(cells[names].strip())
+        name = table_name(file) or file.name
         tokens = read_residues(cells[TARGET], f"{path}, row {row}: {TARGET}", "correct or remove the row").tokens
         if name in proteins:
             raise InputError(f"{path}, row {row}: {name} has a row already; correct or remove the row")

@@ -1,8 +1,7 @@
 """Tables of clusters: which sequences belong together and must not be torn apart by a split."""
 
-import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,15 @@ from numpy.typing import NDArray
 
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.sources import Source
-from protein_lm.data.text import unix_lines
+from protein_lm.data.text_table import TextTable
 from protein_lm.errors import InputError
 
 _COLUMNS = ("sequence_id", "cluster_id")
+_ROWS_AT_ONCE = 2**16
 
 
 class ClusterTable:
-    """The cluster of each sequence: a TSV or CSV table, plain or compressed.
+    """The cluster of each sequence: a text table, plain or compressed.
 
     Either its first line names `sequence_id` and `cluster_id`, or it has two columns without names, representative and
     member, as MMseqs2 writes them. Holds 16 bytes per row.
@@ -52,45 +52,57 @@ class ClusterTable:
         return self._clusters[place], self._ids[place] == id_hashes
 
 
-def _columns(source: Source) -> Iterator[tuple[list[bytes], list[bytes]]]:
+_Columns = tuple[list[bytes], list[bytes]]
+"""Members and their clusters."""
+
+
+def _columns(source: Source) -> Iterator[_Columns]:
     """Members and clusters, many rows at a time."""
-    held, line = b"", 1
-    places: tuple[int, int] | None = None
-    delimiter, width = b"\t", 2
-    for block in unix_lines(source.blocks()):
-        text = held + block
-        whole, _, held = text.rpartition(b"\n")
-        rows = [row for row in whole.split(b"\n") if row]
-        if not rows:
-            continue
-        if places is None:
-            delimiter = b"\t" if b"\t" in rows[0] else b","
-            places, width, is_heading = _places(rows[0].removeprefix(b"\xef\xbb\xbf"), delimiter, source.path)
-            rows = rows[1:] if is_heading else rows
-        if b'"' in whole:
-            text_rows = csv.reader(
-                io.StringIO(b"\n".join(rows).decode("utf-8", "replace")), delimiter=delimiter.decode()
-            )
-            cells = [[cell.encode() for cell in row] for row in text_rows]
-        else:
-            cells = [row.split(delimiter) for row in rows]
-        for number, row in enumerate(cells):
-            if len(row) != width or not all(row[place].strip() for place in places):
-                raise InputError(
-                    f"{source.path}, about line {line + number}: {len(row)} of {width} columns, or an empty one; "
-                    "complete the row"
-                )
-        line += whole.count(b"\n") + 1
-        yield [row[places[0]].strip() for row in cells], [row[places[1]].strip() for row in cells]
+    table = TextTable.of(source, wanted=_COLUMNS)
+    places, is_heading = _places(table)
+    if not is_heading:
+        yield _exact([(table.first_line, table.cells)], table, places)
+    for line, block in table.plain_blocks():
+        yield _quick(block, table, places) or _exact(table.rows_of(block, line), table, places)
+    rows = table.whole_rows()
+    while part := list(islice(rows, _ROWS_AT_ONCE)):
+        yield _exact(part, table, places)
 
 
-def _places(heading: bytes, delimiter: bytes, path: Path) -> tuple[tuple[int, int], int, bool]:
-    names = [name.strip().decode("utf-8", "replace") for name in heading.split(delimiter)]
-    if all(name in names for name in _COLUMNS):
-        return (names.index(_COLUMNS[0]), names.index(_COLUMNS[1])), len(names), True
-    if len(names) == 2 and not set(_COLUMNS) & set(names):
-        return (1, 0), 2, False
+def _quick(block: bytes, table: TextTable, places: tuple[int, int]) -> _Columns | None:
+    """The columns of a block without quotes; None if a row is odd."""
+    delimiter, width = table.delimiter.encode(), len(table.cells)
+    rows = [line.split(delimiter) for line in block.split(b"\n") if line]
+    if any(len(row) != width for row in rows):
+        return None
+    members, clusters = ([row[place].strip() for row in rows] for place in places)
+    return None if b"" in members or b"" in clusters else (members, clusters)
+
+
+def _exact(rows: Iterable[tuple[int, list[str]]], table: TextTable, places: tuple[int, int]) -> _Columns:
+    """The columns of rows, given lines and cells.
+
+    Raises:
+        InputError: a cell is empty.
+    """
+    members, clusters = [], []
+    for line, cells in rows:
+        member, cluster = (cells[place].encode().strip() for place in places)
+        if not member or not cluster:
+            raise InputError(f"{table.path}, line {line}: an empty cell; complete the row")
+        members.append(member)
+        clusters.append(cluster)
+    return members, clusters
+
+
+def _places(table: TextTable) -> tuple[tuple[int, int], bool]:
+    """The columns of members and clusters, and whether the first line names them."""
+    if set(_COLUMNS) <= set(table.names):
+        table.check_names()
+        return (table.names.index(_COLUMNS[0]), table.names.index(_COLUMNS[1])), True
+    if len(table.names) == 2 and not set(_COLUMNS) & set(table.names):
+        return (1, 0), False
     raise InputError(
-        f"{path}: its first line must name sequence_id and cluster_id, or there must be two columns without names: "
-        "representative and member"
+        f"{table.path}: its first line must name sequence_id and cluster_id, or there must be two columns without names: "
+        f"representative and member; {table.what_it_is()}"
     )

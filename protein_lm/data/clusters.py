@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,10 @@ def cluster(
         options += ["--cov-mode", "0", "--cluster-mode", "1"]
         workflow = "easy-linclust" if fast else "easy-cluster"
         _run(program, [workflow, "all.fasta", "out", "tmp", *options], folder, threads)
-        rows = _read_table(folder / "out_cluster.tsv", {"cluster_id": np.int64, "sequence_id": np.int64})
+        rows = _read_table(folder / "out_cluster.tsv", {"cluster_id": "int64", "sequence_id": "int64"})
         table = rows.map(store.sequence_id)
         table.to_csv(partial, sep="\t", index=False)
-        return len(set(rows["cluster_id"]))
+        return len(rows["cluster_id"].unique())
 
 
 def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def _best_hits(folder: Path, queries: Iterable[str], threads: int) -> pd.DataFra
         _write_fasta(enumerate(queries), inside / "queries.fasta")
         search = ["easy-search", "queries.fasta", f"{folder / 'train'}", "hits.tsv", "tmp", *options]
         _run(find_mmseqs(), search, inside, threads)
-        hits = _read_table(inside / "hits.tsv", {"query": np.int64, "target": np.int64, "identity": np.float64})
+        hits = _read_table(inside / "hits.tsv", {"query": "int64", "target": "int64", "identity": "float64"})
     best = hits.sort_values("identity", ascending=False, kind="stable").drop_duplicates("query")
     return best.sort_index().reset_index(drop=True)
 
@@ -200,8 +200,8 @@ def _write_fasta(sequences: Iterable[tuple[int, str]], path: Path) -> None:
         file.writelines(entry(f"{number}", letters) for number, letters in sequences)
 
 
-def _read_table(path: Path, columns: dict[Any, Any]) -> pd.DataFrame:
-    """A table of MMseqs2's, its columns by name and type."""
+def _read_table(path: Path, columns: dict[Hashable, Any]) -> pd.DataFrame:
+    """A table without a heading as MMseqs2 writes it, given names and types of its columns."""
     return pd.read_csv(path, sep="\t", header=None, names=list(columns), dtype=columns)
 
 

@@ -1,8 +1,8 @@
 """Tables of families: which sequences belong to some families of Pfam."""
 
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from protein_lm.data.hashing import hash_identifiers
 from protein_lm.data.records import Memberships, Spans
 from protein_lm.data.sources import Source
-from protein_lm.data.table_file import heading_names
-from protein_lm.data.text import JoinedBlocks, beginning, unix_lines
+from protein_lm.data.text_table import TextTable
 from protein_lm.errors import InputError
 
 _SEQUENCE_COLUMNS = ("sequence_id", "uniprot_acc", "pfamseq_acc")
@@ -23,6 +22,7 @@ ACCESSION = re.compile(r"PF\d{5}", re.ASCII)
 """Of a family in Pfam."""
 _ACCESSION_LETTERS = 7
 _BLOCK_BYTES = 2**22
+_ROWS_AT_ONCE = 2**16
 _SHOWN_LETTERS = 100
 _NAMED_AFTER = re.compile(
     rb"(?:UniRef(?:50|90|100)_)?"
@@ -34,7 +34,7 @@ _NAMED_AFTER = re.compile(
 
 
 class FamilyTable:
-    """The members of some families: a TSV or CSV table, plain or compressed, a row for each family of a sequence.
+    """The members of some families: a text table, plain or compressed, a row for each family of a sequence.
 
     Either its first line names `sequence_id` and `family_id`, or it is Pfam's own (`Pfam-A.regions.tsv`,
     `Pfam-A.regions.uniprot.tsv`), or it has two columns without names of which, in the first line, one holds an accession of
@@ -50,7 +50,7 @@ class FamilyTable:
         self.path = path
         hashes: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-        with Source(path) as source:
+        with Source(path, block_bytes=_BLOCK_BYTES) as source:
             for identifiers, numbers in _rows(source, families):
                 hashes.append(hash_identifiers(identifiers))
                 places.append(numbers)
@@ -83,63 +83,99 @@ class FamilyTable:
         return Memberships(records, self._families[rows])
 
 
-def _rows(source: Source, families: Sequence[str]) -> Iterator[tuple[list[bytes], NDArray[np.int64]]]:
-    """Identifiers, and places of their families, of the rows of these families, many rows at a time."""
+_Found = tuple[list[bytes], NDArray[np.int64]]
+"""Identifiers, and places of their families, of the rows of these families."""
+
+
+def _rows(source: Source, families: Sequence[str]) -> Iterator[_Found]:
+    """The rows of these families, many rows at a time: by Arrow where a block has neither quotes nor anything odd."""
+    table = TextTable.of(source, wanted=(*_SEQUENCE_COLUMNS, *_FAMILY_COLUMNS))
+    places, is_heading = _places(table)
+    reader = _ExactReader(table.path, places, families)
+    if not is_heading:
+        yield reader.read([(table.first_line, table.cells)])
+    for line, block in table.plain_blocks():
+        found = _by_arrow(block, table, places, families)
+        yield found if found is not None else reader.read(table.rows_of(block, line))
+    rows = table.whole_rows()
+    while part := list(islice(rows, _ROWS_AT_ONCE)):
+        yield reader.read(part)
+
+
+class _ExactReader:
+    """Reads rows one by one and names those at fault."""
+
+    def __init__(self, path: Path, places: tuple[int, int], families: Sequence[str]) -> None:
+        self._path, self._places = path, places
+        self._numbers = {name: number for number, name in enumerate(families)}
+
+    def read(self, rows: Iterable[tuple[int, list[str]]]) -> _Found:
+        """Those of the families, given lines and cells.
+
+        Raises:
+            InputError: one that is no accession of Pfam, or a row of a family without an identifier.
+        """
+        identifiers, numbers = [], []
+        for line, cells in rows:
+            identifier, family = (cells[place].strip() for place in self._places)
+            if family.startswith("PF") and len(family.encode()) != _ACCESSION_LETTERS:
+                raise InputError(
+                    f"{self._path}, line {line:,}: {family[:_SHOWN_LETTERS]!r} is no accession of Pfam; write PF and five "
+                    "digits, and a row for each family"
+                )
+            if (number := self._numbers.get(family)) is None:
+                continue
+            if not identifier:
+                raise InputError(f"{self._path}, line {line:,}: the row has no identifier; write one")
+            identifiers.append(identifier.encode())
+            numbers.append(number)
+        return identifiers, np.array(numbers, dtype=np.int64)
+
+
+def _by_arrow(block: bytes, table: TextTable, places: tuple[int, int], families: Sequence[str]) -> _Found | None:
+    """As `_ExactReader`, of a block without quotes; None if it has to look closer."""
     import pyarrow.compute
     from pyarrow import csv
 
     compute: Any = pyarrow.compute  # its functions are made when it is imported
-    path, blocks = source.shown, unix_lines(source.blocks())
-    text, _ = beginning(blocks)
-    names, delimiter = heading_names(text)
-    places, row = _places(names, path)
-    columns = [str(place) for place in range(len(names))]
-    wanted = pyarrow.array(families, pyarrow.string())
+    columns = [str(place) for place in range(len(table.cells))]
+    if block.isspace():
+        return [], np.empty(0, dtype=np.int64)
     try:
-        batches = csv.open_csv(
-            io.BufferedReader(JoinedBlocks(text, blocks)),
-            # Threads read faster, but cannot tell the row of a fault.
-            csv.ReadOptions(block_size=_BLOCK_BYTES, skip_rows=row, column_names=columns, use_threads=False),
-            csv.ParseOptions(delimiter=delimiter),
+        rows = csv.read_csv(
+            pyarrow.BufferReader(block),
+            csv.ReadOptions(block_size=len(block) + 1, column_names=columns, use_threads=False),
+            csv.ParseOptions(delimiter=table.delimiter, quote_char=False),
             csv.ConvertOptions(
                 include_columns=[columns[place] for place in places],
                 column_types=dict.fromkeys(columns, pyarrow.string()),
             ),
         )
-        for batch in batches:
-            sequence_ids, family_ids = map(compute.utf8_trim_whitespace, batch.columns)
-            is_other = compute.not_equal(compute.binary_length(family_ids), _ACCESSION_LETTERS)
-            strange = np.asarray(compute.and_(is_other, compute.starts_with(family_ids, "PF")))
-            if strange.any():
-                number = int(np.argmax(strange))
-                shown = family_ids[number].as_py()[:_SHOWN_LETTERS]
-                raise InputError(
-                    f"{path}, row {row + number + 1:,}: {shown!r} is no accession of Pfam; write PF and five digits, and a "
-                    "row for each family"
-                )
-            found = compute.index_in(family_ids, wanted)
-            rows = np.flatnonzero(np.asarray(found.is_valid()))
-            identifiers = sequence_ids.take(rows).cast(pyarrow.binary()).to_pylist()
-            if b"" in identifiers:
-                number = int(rows[identifiers.index(b"")])
-                raise InputError(f"{path}, row {row + number + 1:,}: the row has no identifier; write one")
-            yield identifiers, np.asarray(found.take(rows), dtype=np.int64)
-            row += len(batch)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0][:_SHOWN_LETTERS]}; correct the table") from error
+    except pyarrow.ArrowException:
+        return None
+    sequence_ids, family_ids = (compute.utf8_trim_whitespace(column.combine_chunks()) for column in rows.columns)
+    is_other = compute.not_equal(compute.binary_length(family_ids), _ACCESSION_LETTERS)
+    if np.asarray(compute.and_(is_other, compute.starts_with(family_ids, "PF"))).any():
+        return None
+    found = compute.index_in(family_ids, pyarrow.array(families, pyarrow.string()))
+    chosen = np.flatnonzero(np.asarray(found.is_valid()))
+    identifiers = sequence_ids.take(chosen).cast(pyarrow.binary()).to_pylist()
+    return None if b"" in identifiers else (identifiers, np.asarray(found.take(chosen), dtype=np.int64))
 
 
-def _places(names: list[str], path: Path) -> tuple[tuple[int, int], int]:
-    """The columns of identifiers and of families, and how many rows name columns."""
+def _places(table: TextTable) -> tuple[tuple[int, int], bool]:
+    """The columns of identifiers and of families, and whether the first line names them."""
+    names = table.names
     sequence_columns = [names.index(name) for name in _SEQUENCE_COLUMNS if name in names]
     family_columns = [names.index(name) for name in _FAMILY_COLUMNS if name in names]
     if sequence_columns and family_columns:
-        return (sequence_columns[0], family_columns[0]), 1
+        table.check_names()
+        return (sequence_columns[0], family_columns[0]), True
     is_family = [ACCESSION.fullmatch(name) is not None for name in names]
     if sorted(is_family) == [False, True]:
         family = is_family.index(True)
-        return (1 - family, family), 0
+        return (1 - family, family), False
     raise InputError(
-        f"{path}: its first line must name sequence_id and family_id, or there must be two columns without names: "
-        "identifiers and accessions of Pfam"
+        f"{table.path}: its first line must name sequence_id and family_id, or there must be two columns without names: "
+        f"identifiers and accessions of Pfam; {table.what_it_is()}"
     )

@@ -7,6 +7,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
     (b"%PDF", "a PDF document"),
+    (b"PAR1", "a Parquet table"),
     (b"PK\x03\x04", "a ZIP archive (or an Office document, or a NumPy .npz)"),
     (b"BAM\x01", "a BAM alignment"),
     (b"CRAM", "a CRAM alignment"),

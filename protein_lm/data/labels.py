@@ -1,12 +1,13 @@
-"""A table of labelled sequences (.csv, .tsv, .parquet) -> token ids, splits and labels in memory; its training batches.
+"""A table of labelled sequences -> token ids, splits and labels in memory; its training batches.
 
-Columns: `sequence`, the labels, and if they are there `sequence_id` and `split` (train, valid, test, held_out, or empty).
-Where no split is given, a hash of the sequence decides, so that equal sequences are on the same side.
+Columns: `sequence`, the labels, and if they are there `sequence_id` and `split` (train, valid, test, held_out, or empty), or
+FLIP's `set` and `validation`. Where no split is given, a hash of the sequence decides, so that equal sequences are on the
+same side.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ from torch import Tensor
 from protein_lm.attention.packing import Packing
 from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
 from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
-from protein_lm.data.batches import pack
+from protein_lm.data.batches import IGNORED, pack
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.hashing import hash_identifiers
+from protein_lm.data.label_cells import FLIP_SET, FLIP_VALIDATION, SPLIT, Label, LabelReader, given_splits
 from protein_lm.data.plan import Planned, TrainingPlan
 from protein_lm.data.records import Annotations
-from protein_lm.data.residues import read_residues, residues_of
-from protein_lm.data.split import Split, SplitRule, parse_split
-from protein_lm.errors import ConfigError, InputError
-from protein_lm.tables import read_text_table
+from protein_lm.data.residues import read_residues
+from protein_lm.data.split import Split, SplitRule
+from protein_lm.data.text_table import shown_names
+from protein_lm.errors import InputError
+from protein_lm.tables import read_table
 
 Labels = NDArray[Any]
+"""Numbers, NaN where there is none; or indices of classes, `IGNORED` where there is none."""
+SEQUENCE, IDENTIFIER = "sequence", "sequence_id"
 
 
 @dataclass(frozen=True)
@@ -46,24 +51,46 @@ class SequenceTable:
     residues: list[NDArray[np.uint8]]
     too_long: list[str]
     """Identifiers of those over the window, which were dropped or cropped."""
+    sha256: str
+    """Of the file."""
+
+    def take(self, kept: Sequence[int]) -> "SequenceTable":
+        """Some of the sequences, by index."""
+        return replace(
+            self,
+            frame=self.frame.iloc[list(kept)],
+            rows=self.rows[list(kept)],
+            identifiers=[self.identifiers[i] for i in kept],
+            residues=[self.residues[i] for i in kept],
+        )
 
 
-def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPolicy) -> SequenceTable:
+def read_sequence_table(
+    path: Path, *, max_residues: int, long_sequences: LongPolicy, label_column: str = SEQUENCE
+) -> SequenceTable:
     """Read a table with a column `sequence`, by the policy of `residues`.
 
+    Args:
+        path: see `tables.read_table`.
+        max_residues: the model's window.
+        long_sequences: what becomes of sequences over it.
+        label_column: another column that is expected.
+
     Raises:
-        InputError: the file cannot be read, has no such column or no rows, or a row holds no protein sequence, or one over
-            the window while `long_sequences` is `error`.
+        InputError: the file cannot be read, has no column `sequence` or no rows, a row holds no protein sequence, or one over
+            the window while `long_sequences` is `error`; or all were dropped.
     """
-    frame = read_text_table(path)
-    if "sequence" not in frame:
-        raise InputError(f"{path} has no column sequence; it has {_shown(frame.columns)}; rename the one that is meant")
+    frame, sha256 = read_table(path, wanted=(SEQUENCE, IDENTIFIER, label_column, SPLIT, FLIP_SET, FLIP_VALIDATION))
+    if SEQUENCE not in frame:
+        raise InputError(
+            f"{path} has no column sequence; it has {shown_names(frame.columns.tolist())}; rename the one that is meant"
+        )
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")
     rows = np.arange(1, len(frame) + 1)
-    names = frame["sequence_id"].tolist() if "sequence_id" in frame else rows.astype(str).tolist()
+    names = frame[IDENTIFIER].tolist() if IDENTIFIER in frame else rows.astype(str).tolist()
     kept, residues, too_long = [], [], []
-    for number, (row, letters) in enumerate(zip(rows, frame["sequence"], strict=True)):
+    for number, (row, letters) in enumerate(zip(rows, frame[SEQUENCE], strict=True)):
         tokens = read_residues(letters, f"{path}, row {row}").tokens
         if tokens.size > max_residues:
             too_long.append(names[number])
@@ -77,14 +104,26 @@ def read_sequence_table(path: Path, *, max_residues: int, long_sequences: LongPo
                 continue
         kept.append(number)
         residues.append(tokens[:max_residues])
-    return SequenceTable(path, frame.iloc[kept], rows[kept], [names[i] for i in kept], residues, too_long)
+    if not kept:
+        raise InputError(
+            f"{path}: all {len(frame):,} sequences are over {max_residues:,} residues, the model's window, and would be "
+            "dropped; use a model with a longer window"
+        )
+    return SequenceTable(path, frame.iloc[kept], rows[kept], [names[i] for i in kept], residues, too_long, sha256)
 
 
 class LabelTable(Corpus):
     """N labelled sequences in memory, ready to train on."""
 
     def __init__(
-        self, table: SequenceTable, splits: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...], task: Task
+        self,
+        table: SequenceTable,
+        splits: NDArray[np.uint8],
+        labels: Labels,
+        classes: tuple[str, ...],
+        task: Task,
+        *,
+        num_unlabelled: int,
     ) -> None:
         """Put sequences and labels together.
 
@@ -95,11 +134,14 @@ class LabelTable(Corpus):
                 `classes`.
             classes: names of the classes, sorted; none for numbers.
             task: what is to be predicted.
+            num_unlabelled: sequences of the file that have no label at all, and are not in the table.
         """
         self.path, self.splits, self.labels, self.classes = table.path, splits, labels, classes
-        self.manifest = {"sources": [{"name": table.path.name, "sha256": _sha256(table.path.read_bytes())}]}
+        self.manifest = {"sources": [{"name": table.path.name, "sha256": table.sha256}]}
         self.num_long = len(table.too_long)
         """Sequences over the model's window that were dropped or cropped."""
+        self.num_unlabelled = num_unlabelled
+        """Sequences that were left out since they have no label."""
         self._is_of_residues = task.is_of_residues
         self._identifiers = table.identifiers
         self._tokens = np.concatenate(table.residues)
@@ -161,91 +203,99 @@ class LabelTable(Corpus):
             return self.labels[indices]
         return np.concatenate([self.labels[self._offsets[i] : self._offsets[i + 1]] for i in indices.tolist()])
 
+    def known(self, indices: NDArray[np.int64]) -> Labels:
+        """As `of`, without what has no label."""
+        labels = self.of(indices)
+        return labels[has_label(labels)]
+
     def training_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of the numbers in training."""
-        labels = self.of(self.indices(Split.TRAIN))
+        labels = self.known(self.indices(Split.TRAIN))
         return float(labels.mean()), float(labels.std())
 
 
+def has_label(labels: Labels) -> NDArray[np.bool_]:
+    """Which of some labels are there."""
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORED
+
+
 def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_residues: int) -> LabelTable:
-    """Read a table of labelled sequences for a task.
+    """Read a table of labelled sequences for a task. Sequences without a label are left out.
 
     Raises:
-        InputError: as `read_sequence_table`; or a label is missing, no number, of the wrong length, or of a class that
-            training does not have; or the training labels are fewer than two or all the same.
+        InputError: as `read_sequence_table` or `given_splits`; or a label is no number, of the wrong length, or of a class
+            that training does not have; or the training labels are fewer than two or all the same.
         ConfigError: the fractions of the splits leave nothing to train on.
     """
-    table = read_sequence_table(path, max_residues=max_residues, long_sequences=data.long_sequences)
+    table = read_sequence_table(
+        path, max_residues=max_residues, long_sequences=data.long_sequences, label_column=head.column
+    )
     if head.column not in table.frame:
+        shown = shown_names(table.frame.columns.tolist())
+        raise InputError(f"{path} has no column {head.column}; it has {shown}; set head.column to the labels'")
+    cells = _cells(table, head)
+    kept = [number for number, cell in enumerate(cells) if any(label is not None for label in cell)]
+    if not kept:
         raise InputError(
-            f"{path} has no column {head.column}; it has {_shown(table.frame.columns)}; set head.column to the labels'"
+            f"{path}: no sequence has a label in the column {head.column}; write some, or set head.no_label"
         )
+    num_unlabelled = len(cells) - len(kept)
+    table, cells = table.take(kept), [cells[number] for number in kept]
     splits = _splits(table, data)
-    cells = [_cell(table, number, text, head.task) for number, text in enumerate(table.frame[head.column])]
-    classes: tuple[str, ...] = ()
-    if not head.task.is_regression:
-        in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
-        classes = tuple(sorted(in_training))
-        places = {name: place for place, name in enumerate(classes)}
-        for number, cell in enumerate(cells):
-            if unseen := [name for name in cell if name not in places]:
-                raise InputError(
-                    f"{path}, row {table.rows[number]}: class {unseen[0]!r} is in the split "
-                    f"{Split(splits[number]).label} and never in train, so it cannot be learned; move a row of it to "
-                    "train, or remove it"
-                )
-        cells = [[places[name] for name in cell] for cell in cells]
-    labels = np.array([label for cell in cells for label in cell], np.float64 if head.task.is_regression else np.int64)
-    result = LabelTable(table, splits, labels, classes, head.task)
+    classes, labels = ((), _array(cells)) if head.task.is_regression else _classes(table, cells, splits)
+    result = LabelTable(table, splits, labels, classes, head.task, num_unlabelled=num_unlabelled)
     _check_training(result, path)
     return result
 
 
-def _shown(names: Sequence[str] | pd.Index) -> str:
-    return ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+def _cells(table: SequenceTable, head: HeadConfig) -> list[list[Label]]:
+    """The labels of each sequence, within the window."""
+    reader, cells = LabelReader(head.task, head.no_label), []
+    sequences = table.frame[SEQUENCE]
+    for row, text, letters, residues in zip(
+        table.rows, table.frame[head.column], sequences, table.residues, strict=True
+    ):
+        try:
+            cells.append(reader.read(text, letters)[: len(residues)])
+        except ValueError as error:
+            raise InputError(f"{table.path}, row {row}: {error}") from error
+    return cells
+
+
+def _classes(
+    table: SequenceTable, cells: list[list[Label]], splits: NDArray[np.uint8]
+) -> tuple[tuple[str, ...], Labels]:
+    """Names of the classes, and indices into them.
+
+    Raises:
+        InputError: a class is never in training.
+    """
+    in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
+    classes = tuple(sorted(name for name in in_training if isinstance(name, str)))
+    places: dict[Label, int] = {None: IGNORED}
+    places.update((name, place) for place, name in enumerate(classes))
+    for number, cell in enumerate(cells):
+        if unseen := [name for name in cell if name not in places]:
+            raise InputError(
+                f"{table.path}, row {table.rows[number]}: class {unseen[0]!r} is in the split "
+                f"{Split(splits[number]).label} and never in train, so it cannot be learned; move a row of it to train, or "
+                "remove it"
+            )
+    return classes, np.array([places[name] for cell in cells for name in cell], dtype=np.int64)
+
+
+def _array(cells: list[list[Label]]) -> Labels:
+    return np.array([np.nan if label is None else label for cell in cells for label in cell], dtype=np.float64)
 
 
 def _splits(table: SequenceTable, data: LabelledDataConfig) -> NDArray[np.uint8]:
     rule = SplitRule(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
     splits = rule.assign(hash_identifiers([residues.tobytes() for residues in table.residues]))
-    given = table.frame["split"].tolist() if "split" in table.frame else []
-    for number, label in enumerate(given):
-        if label.strip():
-            try:
-                splits[number] = parse_split(label.strip())
-            except ConfigError as error:
-                raise InputError(f"{table.path}, row {table.rows[number]}: {error}, or leave it empty") from error
+    where = [f"{table.path}, row {row}" for row in table.rows]
+    for number, split in enumerate(given_splits(table.frame, where)):
+        if split is not None:
+            splits[number] = split
     return splits
-
-
-def _cell(table: SequenceTable, number: int, text: str, task: Task) -> list[Any]:
-    """The labels in one cell: one, or one for each residue."""
-    place, text, length = f"{table.path}, row {table.rows[number]}", text.strip(), len(table.residues[number])
-    if not text:
-        raise InputError(f"{place}: no label; write one or remove the row")
-    if not task.is_of_residues:
-        return [_number(text, place) if task.is_regression else text]
-    parts, letters = text.split() if task.is_regression else list(text), table.frame["sequence"].iloc[number].strip()
-    places = residues_of(letters).places
-    if len(parts) == len(letters):  # what is left out of the sequence has a label too, which is left out with it
-        parts = [parts[place] for place in places]
-    if len(parts) != places.size:
-        what = "numbers, with blanks between them" if task.is_regression else "letters"
-        raise InputError(f"{place}: {len(parts):,} labels for {places.size:,} residues; give one for each: {what}")
-    return [_number(part, place) if task.is_regression else part for part in parts[:length]]
-
-
-def _number(text: str, place: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(
-            f"{place}: label {text[:40]!r} is not a finite number; correct it, remove the row, or set head.task to a "
-            "classification"
-        )
-    return value
 
 
 def _sha256(*parts: bytes) -> str:
@@ -256,7 +306,7 @@ def _check_training(table: LabelTable, path: Path) -> None:
     indices = table.indices(Split.TRAIN)
     if indices.size < 2:
         raise InputError(f"{path}: {indices.size} labelled sequences are left to train on; at least 2 are needed")
-    labels = table.of(indices)
+    labels = table.known(indices)
     if (labels == labels[0]).all():
         what = f"of class {table.classes[int(labels[0])]!r}" if table.classes else f"{labels[0]:g}"
         raise InputError(f"{path}: all {labels.size:,} training labels are {what}: there is nothing to learn")
@@ -270,12 +320,14 @@ class LabelledBatch:
     """(1, L) int64."""
     packing: Packing
     targets: Tensor
-    """(N,) labels of the sequences, or (R,) of their residues: float64 numbers or int64 classes."""
+    """(K,) labels of sequences, or of their residues: float64 numbers or int64 classes."""
+    labelled: Tensor
+    """(K,) int64, ascending: which of the N sequences or R residues they belong to; the others have none."""
 
     def to(self, device: torch.device) -> "LabelledBatch":
         """The batch on `device`; numbers become float32, which every device has."""
         targets = self.targets.float() if self.targets.is_floating_point() else self.targets
-        return LabelledBatch(self.tokens.to(device), self.packing, targets.to(device))
+        return LabelledBatch(self.tokens.to(device), self.packing, targets.to(device), self.labelled.to(device))
 
 
 class LabelledBatches:
@@ -295,4 +347,6 @@ class LabelledBatches:
         """The sequences of a batch with their labels."""
         indices = planned.pieces.indices
         tokens, packing = pack([self._table.residues(i) for i in indices.tolist()])
-        return LabelledBatch(tokens, packing, torch.from_numpy(self._table.of(indices)))
+        labels = self._table.of(indices)
+        labelled = np.flatnonzero(has_label(labels))
+        return LabelledBatch(tokens, packing, torch.from_numpy(labels[labelled]), torch.from_numpy(labelled))

@@ -5,7 +5,7 @@ One parser per format serves `data prepare`, which takes blocks, and scoring, wh
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,15 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.data import compiled, fasta, flat_file, table_file, xml_file
 from protein_lm.data.formats import describe_format
+from protein_lm.data.parquet_table import MAGIC
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import Columns, Memberships, RecordBlock, SequenceRecord
 from protein_lm.data.sources import Source
-from protein_lm.data.text import Text, beginning, unix_lines, whole_records, without_comments
+from protein_lm.data.text import Text, as_utf8, beginning, unix_lines, whole_records, without_comments
 from protein_lm.errors import InputError
 from protein_lm.native.reader import CompiledFormat
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
-_PARQUET_MAGIC = b"PAR1"
 _SHOWN_LETTERS = 40
 
 
@@ -142,18 +142,19 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
     """
     path, raw_blocks = source.shown, source.blocks()
     first = next(raw_blocks, b"")
-    if first.startswith(_PARQUET_MAGIC):
+    if first.startswith(MAGIC):
         for _ in raw_blocks:  # it is read by name, but its bytes count as read and hashed
             pass
         if not source.is_plain_file:
             raise InputError(f"{path} is a Parquet table inside something else; write it to a file, uncompressed")
         yield from (Part(path, raw) for raw in table_file.read_parquet(path))
         return
-    blocks = unix_lines(_chain(first, raw_blocks))
+    blocks = unix_lines(as_utf8(chain([first], raw_blocks), path))
     text, line = beginning(blocks)
     if table_file.is_table(text):
         yield from (Part(path, raw) for raw in table_file.read_text(text, line, blocks, path))
         return
+    text = text.lstrip()
     if text.startswith(b"#"):
         begun, first_line = without_comments(text, line, blocks)
         if begun.startswith(b">"):  # as in a3m
@@ -167,11 +168,6 @@ def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
         line += num_lines
     if not is_whole:
         raise InputError(f"{path}, line {line}: the file ends without closing its XML; fetch the file again")
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _recognise(text: bytes, line: int, path: Path) -> TextFormat:

@@ -34,7 +34,7 @@ SUFFIXES = frozenset(
     [".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".dat", ".xml", ".csv", ".tsv", ".parquet"]
 )
 """Of sequence files; `.gz`, `.xz`, `.zst` may follow."""
-_COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
+COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
 _COMPRESSION = 2
 """Of proteins, at least about."""
 
@@ -70,13 +70,13 @@ def text_bytes(paths: Sequence[Path]) -> int:
     files = [path for path in paths if path.is_file()]
     if len(files) < len(paths):
         return 0
-    ratios = [_COMPRESSION if path.suffix.lower() in _COMPRESSED_SUFFIXES else 1 for path in files]
+    ratios = [_COMPRESSION if path.suffix.lower() in COMPRESSED_SUFFIXES else 1 for path in files]
     return sum(path.stat().st_size * ratio for path, ratio in zip(files, ratios, strict=True))
 
 
 def _suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES:
+    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 

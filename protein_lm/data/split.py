@@ -3,9 +3,6 @@
 A sequence's split depends on its identifier and the seed alone, so that it stays where it is when a corpus grows.
 """
 
-import csv
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from protein_lm.data.hashing import hash_identifiers, mix
 from protein_lm.data.sources import Source
+from protein_lm.data.text_table import TextTable
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.native.reader import compiled_reader
 
@@ -82,8 +80,8 @@ class SplitRule:
 class SplitTable:
     """Splits that a user chose by identifier; the rest is left to the rule.
 
-    The file is TSV or CSV, plain or gzip, with the columns `sequence_id` and `split`, which holds a split's name or is
-    empty; other columns are ignored.
+    The file is a text table, plain or compressed, with the columns `sequence_id` and `split`, which holds a split's name or
+    is empty; other columns are ignored.
 
     Raises:
         InputError: the file cannot be read, lacks a column, or holds an unknown split or an identifier twice.
@@ -92,7 +90,7 @@ class SplitTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         with Source(path) as source:
-            identifiers, splits = _parse_rows(b"".join(source.blocks()), path)
+            identifiers, splits = _read_rows(source)
             self.sha256 = source.sha256
         hashes = hash_identifiers([identifier.encode() for identifier in identifiers])
         order = np.argsort(hashes)
@@ -130,10 +128,16 @@ _COLUMNS = ("sequence_id", "split")
 _LABELS = {split.label: split.value for split in Split} | {"": _BY_HASH}
 
 
-def _parse_rows(data: bytes, path: Path) -> tuple[list[str], list[int]]:
+def _read_rows(source: Source) -> tuple[list[str], list[int]]:
+    """Identifiers and splits of all rows."""
+    path, table = source.shown, TextTable.of(source, wanted=_COLUMNS)
+    places = table.places(_COLUMNS, "its first line must name sequence_id and split")
     first_line: dict[str, int] = {}
     splits: list[int] = []
-    for line, identifier, label in _rows(data, path):
+    for line, cells in table.whole_rows():
+        if not any(cells):
+            continue
+        identifier, label = (cells[place].strip() for place in places)
         if label not in _LABELS:
             raise InputError(
                 f"{path}, line {line}, sequence {identifier}: unknown split {label!r}; "
@@ -145,32 +149,3 @@ def _parse_rows(data: bytes, path: Path) -> tuple[list[str], list[int]]:
     if not splits:
         raise InputError(f"{path} has no rows; add some, or leave out the split table")
     return list(first_line), splits
-
-
-def _rows(data: bytes, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, identifier and split of each row."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; give a table as .tsv or .csv, plain or gzip") from error
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = next(reader, [])
-        if missing := [name for name in _COLUMNS if name not in columns]:
-            raise InputError(
-                f"{path} has no column {' and no column '.join(missing)}; "
-                "its first line must name sequence_id and split"
-            )
-        places = [columns.index(name) for name in _COLUMNS]
-        for row in reader:
-            if not any(row):
-                continue
-            if len(row) <= max(places):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {len(row)} of {len(columns)} columns; complete the row"
-                )
-            identifier, label = (row[place].strip() for place in places)
-            yield reader.line_num, identifier, label
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; correct the table") from error

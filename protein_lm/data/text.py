@@ -1,20 +1,57 @@
 """The text of a source, cut anew where its records begin."""
 
+import codecs
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
+from protein_lm.errors import InputError
 from protein_lm.native.reader import compiled_reader
 
 _LINE_FEED = b"\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark begins it
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""Byte-order marks of encodings with several bytes for a letter."""
+_LONGEST_MARK = 4
 _SNIFFED_BYTES = 4096
 _COMMENT = b"#"
 _BLANKS = b" \t\v\f"
 _COMMENTS = re.compile(rb"(?:[ \t\v\f]*(?:#[^\n]*)?\n)*")
+
+
+def as_utf8(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """Make UTF-8 of a text that begins with the byte-order mark of UTF-16 or UTF-32; leave any other unchanged.
+
+    Raises:
+        InputError: the bytes are not what the mark says.
+    """
+    first = b""
+    for block in blocks:
+        first += block
+        if len(first) >= _LONGEST_MARK:
+            break
+    encoding = next((name for mark, name in _WIDE if first.startswith(mark)), None)
+    if encoding is None:
+        yield first
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for block in chain([first], blocks):
+            yield decoder.decode(block).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged {encoding} text ({error.reason}); save the file as UTF-8") from error
 
 
 def unix_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -33,7 +70,7 @@ def unix_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def beginning(blocks: Iterator[bytes]) -> tuple[bytes, int]:
     """The text from its first line that is not blank, at least as much as tells its format, and that line's number.
 
-    Empty if there is no such line.
+    Blanks before the line's first letter stay: a tab may follow an empty cell. Empty if there is no such line.
     """
     text, line, is_start = b"", 1, True
     for block in blocks:
@@ -42,12 +79,20 @@ def beginning(blocks: Iterator[bytes]) -> tuple[bytes, int]:
             continue
         if is_start:
             text, is_start = text.removeprefix(_BYTE_ORDER_MARK), False
-        begun = text.lstrip()
-        line += text.count(_LINE_FEED, 0, len(text) - len(begun))
-        text = begun
+        text, line = _from_first_line(text, line)
         if len(text) >= _SNIFFED_BYTES:
-            break
-    return text.lstrip(), line  # stripped again: a text may be too short for the mark
+            if not text.isspace():
+                break
+            text = text[-_SNIFFED_BYTES:]
+    text, line = _from_first_line(text, line)  # again: a text may be too short for the mark
+    return b"" if text.isspace() else text, line
+
+
+def _from_first_line(text: bytes, line: int) -> tuple[bytes, int]:
+    """Cut off the blank lines at the start of a text whose first line has number `line`."""
+    num_blanks = len(text) - len(text.lstrip())
+    start = text.rfind(_LINE_FEED, 0, num_blanks) + 1
+    return text[start:], line + text.count(_LINE_FEED, 0, start)
 
 
 def without_comments(text: bytes, line: int, blocks: Iterator[bytes]) -> tuple[bytes, int]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from protein_lm import alphabet
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import residues_of
+from protein_lm.data.text_table import shown_names
 from protein_lm.errors import InputError
-from protein_lm.tables import read_text_table
+from protein_lm.tables import read_table
 
 Residues = NDArray[np.uint8]
-MUTANT, SEQUENCE = "mutant", "mutated_sequence"
-"""Columns that name a variant."""
+MUTANT, SEQUENCE, MEASURED = "mutant", "mutated_sequence", "DMS_score"
+"""Columns that name a variant, and that of what was measured of it."""
 LETTERS = "".join(sorted(alphabet.STANDARD_RESIDUES))
 """The 20 residues that a scan puts at each position, in its order."""
 
@@ -77,7 +78,7 @@ def read_variants(path: Path, wild_type: SequenceRecord, *, first_residue: int, 
     """Read a table whose rows name variants: `mutant` (A42G, several joined by `:`) or `mutated_sequence`.
 
     Args:
-        path: .csv, .tsv or .parquet.
+        path: a table, see `tables.read_table`.
         wild_type: the protein that is varied.
         first_residue: number of its first residue.
         max_residues: longest protein that the model reads.
@@ -85,9 +86,9 @@ def read_variants(path: Path, wild_type: SequenceRecord, *, first_residue: int, 
     Raises:
         InputError: the table cannot be read, has no rows or none of the two columns, or no row names a possible variant.
     """
-    frame = read_text_table(path)
+    frame, _ = read_table(path, wanted=(MUTANT, SEQUENCE, MEASURED))
     if not {MUTANT, SEQUENCE} & set(frame):
-        shown = ", ".join(map(str, frame.columns[:10]))
+        shown = shown_names(frame.columns.tolist())
         raise InputError(f"{path} has no column {MUTANT} or {SEQUENCE}; it has {shown}; rename the one that is meant")
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")

@@ -12,11 +12,12 @@ from scipy.stats import spearmanr
 from protein_lm import alphabet
 from protein_lm.choices import LongPolicy
 from protein_lm.data.batches import fill, pack, tokens_of
-from protein_lm.data.labels import read_sequence_table
+from protein_lm.data.labels import SEQUENCE, read_sequence_table
 from protein_lm.data.proteins import named_twice, read_distinct
+from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.model.predictor import Predictor
-from protein_lm.tables import SUFFIXES
+from protein_lm.tables import column_names
 
 
 def predictions(
@@ -77,7 +78,7 @@ def read_sequences(
     """
     if long_sequences is LongPolicy.CROP:
         raise ConfigError("--long crop: what is predicted of a part is not meant for the whole; choose drop or error")
-    if source.suffix in SUFFIXES:
+    if source != STANDARD_INPUT and SEQUENCE in column_names(source, wanted=[SEQUENCE]):
         table = read_sequence_table(source, max_residues=max_residues, long_sequences=long_sequences)
         rows: dict[str, int] = {}
         for row, identifier in zip(table.rows.tolist(), table.identifiers, strict=True):

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.parallel import Group
 from protein_lm.base_model import Base
 from protein_lm.checkpoint import BEST, load_predictor, read_head
 from protein_lm.config import FineTuningRecipe
-from protein_lm.data.labels import LabelledBatch, LabelledBatches, read_labels
+from protein_lm.data.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError
 from protein_lm.inference.predict import agreement, predictions
@@ -58,16 +59,15 @@ class FineTuner(Trainer):
 
         For numbers the baseline predicts the mean of the training labels; for classes the most frequent one.
         """
-        recipe = self.recipe
         predictor = load_predictor(self.run / BEST, device=self.accelerator.device.type)
-        labels = self.labels.of(self.store.indices(Split.TRAIN))
+        labels = self.labels.known(self.store.indices(Split.TRAIN))
         rows = []
         for split in EVALUATED:
             if not (indices := self.store.indices(split)).size:
                 continue
-            truth = self.labels.of(indices)
+            values, truth = self._predicted(predictor, indices)
             row = {"split": split.label, "sequences": indices.size, "labels": truth.size}
-            row |= self._agreement(predictor, indices, recipe.data.tokens_per_batch)
+            row |= agreement(values, truth, is_regression=self.task.is_regression)
             if self.task.is_regression:
                 row["baseline_rmse"] = float(np.sqrt(np.mean((truth - labels.mean()) ** 2)))
             else:
@@ -75,10 +75,13 @@ class FineTuner(Trainer):
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def _agreement(self, predictor: Predictor, indices: Any, tokens_per_batch: int) -> dict[str, float]:
+    def _predicted(self, predictor: Predictor, indices: NDArray[np.int64]) -> tuple[NDArray[np.float64], Labels]:
+        """What is predicted where there are labels, and these."""
         sequences = [self.store.residues(i) for i in indices.tolist()]
-        values = np.concatenate(list(predictions(predictor, sequences, tokens_per_batch=tokens_per_batch)))
-        return agreement(values, self.labels.of(indices), is_regression=self.task.is_regression)
+        found = predictions(predictor, sequences, tokens_per_batch=self.recipe.data.tokens_per_batch)
+        values, labels = np.concatenate(list(found)), self.labels.of(indices)
+        known = has_label(labels)
+        return values[known], labels[known]
 
     def _batches(self) -> LabelledBatches:
         recipe = self.recipe
@@ -130,7 +133,7 @@ class FineTuner(Trainer):
     def _loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         assert self.head is not None
         with self._autocast():
-            outputs = self.model(batch.tokens, packing=batch.packing)
+            outputs = self.model(batch.tokens, packing=batch.packing)[batch.labelled]
         loss = self.head.loss(outputs, batch.targets)
         if self.task.is_regression:
             return loss, torch.zeros_like(loss)
@@ -140,13 +143,9 @@ class FineTuner(Trainer):
         """Mean loss over the validation labels. Every process computes all of it: label tables are small."""
         assert self.head is not None
         self.model.eval()
-        indices = np.array(self.validation)
-        sequences = [self.store.residues(i) for i in self.validation]
         predictor = Predictor(self.plain_model, self.head)
         with self._autocast(), self._whole_weights():
-            found = predictions(predictor, sequences, tokens_per_batch=self.recipe.data.tokens_per_batch)
-            values = np.concatenate(list(found))
-        labels = self.labels.of(indices)
+            values, labels = self._predicted(predictor, np.array(self.validation))
         if self.task.is_regression:
             loss = float(np.mean((values - labels) ** 2)) / float(self.head.label_deviation) ** 2
         else:
@@ -183,5 +182,9 @@ class FineTuner(Trainer):
         super()._describe(log)
         classes = f"; classes {', '.join(self.labels.classes)}" if self.labels.classes else ""
         log.line(f"{self.task.value} of the column {self.column}{classes}")
+        if number := self.labels.num_unlabelled:
+            log.line(f"{number:,} sequences without a label in the column {self.column}: left out")
+        if number := int((~has_label(self.labels.labels)).sum()):
+            log.line(f"{number:,} of {self.labels.labels.size:,} residues have no label and do not count")
         if number := self.labels.num_long:
             log.line(f"{number:,} sequences over the window: {self.long_sequences.value}")

@@ -173,10 +173,9 @@ def test_tables(tmp_path, text, compress):
     [
         ("sequence_id,family\na,1\n", "its first line must name sequence_id and cluster_id, or there must be two"),
         ("a\n", "its first line must name sequence_id and cluster_id"),
-        ("", "has no rows; add some"),
         ("sequence_id,cluster_id\n", "has no rows; add some"),
-        ("sequence_id,cluster_id\na,1\nb\n", "1 of 2 columns, or an empty one; complete the row"),
-        ("sequence_id,cluster_id\na,1\nb,\n", "or an empty one; complete the row"),
+        ("sequence_id,cluster_id\na,1\nb\n", "line 3: 1 of 2 columns; complete the row"),
+        ("sequence_id,cluster_id\na,1\nb,\n", "line 3: an empty cell; complete the row"),
         ("sequence_id,cluster_id\na,1\na,2\n", "the sequence of row 2 is in another cluster too"),
     ],
 )

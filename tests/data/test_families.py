@@ -201,22 +201,25 @@ def test_clusters_and_isoforms_go_with_their_protein(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", ": its first line must name sequence_id and family_id, or there must be two columns without names"),
+        ("a\n", ": its first line must name sequence_id and family_id, or there must be two columns without names"),
         ("sequence_id\tfamily\nP1\tPF00069\n", ": its first line must name sequence_id and family_id"),
         ("PF00069\tPF07714\n", ": its first line must name sequence_id and family_id"),
         ("P1\tPF00069\t5\n", ": its first line must name sequence_id and family_id"),
         ("P1\tPF07714\n", " has no row of a family to hold out; check the accessions, or give another table"),
         ("sequence_id\tfamily_id\n", " has no row of a family to hold out"),
-        ("P1\tPF00069\nP2\n", ": CSV parse error: Row #2: Expected 2 columns, got 1: P2; correct the table"),
-        ("sequence_id,family_id\nP1,PF00069;PF07714\n", ", row 2: 'PF00069;PF07714' is no accession of Pfam; write PF"),
+        ("P1\tPF00069\nP2\n", ", line 2: 1 of 2 columns; complete the row"),
+        (
+            "sequence_id,family_id\nP1,PF00069;PF07714\n",
+            ", line 2: 'PF00069;PF07714' is no accession of Pfam; write PF",
+        ),
         (
             "P1,PF00069\n\nP2,PF00069.30\n",
-            ", row 2: 'PF00069.30' is no accession of Pfam; write PF and five digits, and a",
+            ", line 3: 'PF00069.30' is no accession of Pfam; write PF and five digits, and a",
         ),
-        ("sequence_id,family_id\n ,PF00069\n", ", row 2: the row has no identifier; write one"),
-        (b"P1,PF00069\n\xff,PF00069\n", ": In CSV column #0: Row #2: CSV conversion error to string: invalid UTF8"),
+        ("sequence_id,family_id\n ,PF00069\n", ", line 2: the row has no identifier; write one"),
+        (b"P1,PF00069\n\xff,PF00069\n", ", line 2: not UTF-8; save the file as UTF-8"),
         (gzip.compress(b"P1,PF00069\n" * 9)[:-9], " is a truncated gzip file"),
-        (b"\x89PNG\r\n\x1a\n", ": its first line must name sequence_id and family_id"),
+        (b"\x89PNG\r\n\x1a\n", " looks like a PNG image; give a table of text"),
     ],
 )
 def test_faulty_tables(tmp_path, content, fault):

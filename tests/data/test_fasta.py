@@ -213,7 +213,6 @@ def test_comments_of_other_files(write, content, fault, block_bytes):
         (b"@read1\nACGT\n+\nIIII\n", "FASTQ or SAM"),
         (b"; comment\n>a\nMK\n", "FASTA with ';' comment lines, which are not supported"),
         (b"x" * 257 + b"ustar", "a tar archive"),
-        (b"\xff\xfe>\0a\0", "UTF-16 text"),
     ],
 )
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])

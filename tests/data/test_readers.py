@@ -233,9 +233,13 @@ def test_parquet(tmp_path):
         ("sequence_id,sequence\na b,MK\n", "line 2, sequence a: identifier 'a b' is not one word"),
         ("sequence_id,sequence\na,\n", "line 2, sequence a: no residues"),
         ("sequence_id,sequence\na,MK\nb,M1\n", "line 3, sequence b: '1' at position 2 is not a residue letter"),
-        ('sequence_id,sequence\na,"MK\n', "unexpected end of data; correct the table"),
+        ('sequence_id,sequence\na,"MK\n', "line 2: a quote is opened in this row and never closed; correct the table"),
         ("sequence_id,sequence,sequence\na,M,M\n", "line 1: two columns are called sequence"),
-        (b"sequence_id,sequence\na,MK\n\xff,MK\n", "not UTF-8; save the file as UTF-8"),
+        (
+            "sequence_id,sequence\na,M,K\n",
+            "line 2, sequence a: 3 cells for 2 columns, 'K' behind the last; name the column",
+        ),
+        (b"sequence_id,sequence\na,MK\n\xff,MK\n", "line 3: not UTF-8; save the file as UTF-8"),
         ("sequence_id,letters\na,MK\n", "has no column sequence; it needs sequence_id and sequence"),
     ],
 )

@@ -79,13 +79,16 @@ def test_table_goes_before_the_rule(tmp_path, delimiter, compress):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("sequence_id,fold\na,1\n", "has no column split; its first line must name sequence_id and split"),
-        ("", "has no column sequence_id and no column split"),
+        (
+            "sequence_id,fold\na,1\n",
+            "has no column split; it has sequence_id, fold; its first line must name sequence_id and split",
+        ),
+        ("ids,fold\n", "has no column sequence_id and no column split"),
         ("sequence_id,split\n", "has no rows; add some, or leave out the split table"),
         ("sequence_id,split\na,dev\n", "line 2, sequence a: unknown split 'dev'; choose train, valid, test, held_out"),
         ("sequence_id,split\na,test\nb,\na,test\n", "line 4: sequence a is on line 2 too; remove one of them"),
         ("split,sequence_id\ntest\n", "line 2: 1 of 2 columns; complete the row"),
-        (b"sequence_id,split\n\xff,test\n", "is not UTF-8 text"),
+        (b"sequence_id,split\n\xff,test\n", "line 2: not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_faulty_tables(tmp_path, content, fault):

@@ -78,7 +78,7 @@ def test_another_offset_is_proposed_where_all_rows_would_fit(tmp_path) -> None:
 def test_tables_that_cannot_be_read(tmp_path) -> None:
     for text, fault in (
         ("mutant,DMS_score\n", "has no rows; add some"),
-        ("", "cannot be read as a table: No columns to parse"),
+        ("mutant,mutant\nM24C,M24C\n", "line 1: two columns are called mutant; rename one of them"),
         ("variant\nM24C\n", "has no column mutant or mutated_sequence; it has variant; rename"),
     ):
         with pytest.raises(InputError, match=fault):

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from protein_lm import alphabet
-from protein_lm.checkpoint import load_model, load_predictor, save_model
+from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import LongPolicy
 from protein_lm.cli import main
 from protein_lm.config import FineTuningRecipe, HeadConfig, LabelledDataConfig
@@ -22,16 +22,9 @@ from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.predict import agreement, predictions
 from protein_lm.training.fine_tuner import FineTuner
 from protein_lm.training.run_log import read_metrics
-from tests.conftest import fresh_model, grammar, small_recipe, write_fasta
+from tests.conftest import grammar, small_recipe, write_fasta
 
 SEQUENCES = list(grammar(120).values())
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    save_model(fresh_model(), path)
-    return path
 
 
 def label(sequence: str, task: str) -> object:
@@ -240,6 +233,11 @@ def test_the_verbs(base, tmp_path, capsys) -> None:
     np.testing.assert_allclose(found["probability_C"] + found["probability_H"], 1)
     assert main(["predict", str(table), "-m", str(run), "-o", str(tmp_path / "p.parquet")]) == 0
     assert len(pd.read_parquet(tmp_path / "p.parquet")) == sum(map(len, SEQUENCES))
+    (tmp_path / "t.txt").write_text("note;sequence\na;MKV\nb;ACD\n")
+    assert main(["predict", str(tmp_path / "t.txt"), "-m", str(run), "-o", str(tmp_path / "q.csv")]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "q.csv").drop(columns="sequence_id"), found.drop(columns="sequence_id")
+    )
     capsys.readouterr()
     assert "a model without a head predicts no labels" in fails(capsys, "predict", fasta, "-m", base)
     long = write_fasta(tmp_path / "long.fasta", {"short": "MKV", "long": "A" * 63})
@@ -282,12 +280,13 @@ HEADER = "sequence,label,split\n"
         ("regression", "sequence,score\nMKV,1\n", "has no column label; it has sequence, score; set head.column"),
         ("regression", HEADER, "has no rows"),
         ("regression", HEADER + GOOD + "MKK,high,train\n", "row 5: label 'high' is not a finite number"),
-        ("regression", HEADER + GOOD + "MKK,nan,train\n", "row 5: label 'nan' is not a finite number"),
-        ("regression", HEADER + GOOD + "MKK,,train\n", "row 5: no label; write one or remove the row"),
+        ("regression", HEADER + GOOD + "MKK,NA,train\n", "row 5: label 'NA' is not a finite number"),
+        ("regression", HEADER + GOOD + "MKK,-inf,train\n", "row 5: label '-inf' is not a finite number"),
+        ("regression", HEADER + "MKV,,train\nMKL,nan,train\n", "no sequence has a label in the column label"),
         ("regression", HEADER + GOOD + "MK1,5,train\n", "row 5: '1' at position 3 is not a residue letter"),
         ("regression", HEADER + GOOD + ",5,train\n", "row 5: no residues"),
         ("regression", HEADER + GOOD + "MKK,5,tran\n", "row 5: unknown split 'tran'; choose from train, valid"),
-        ("regression", HEADER + GOOD + "MKK,5,train,x\n", "cannot be read as a table"),
+        ("regression", HEADER + GOOD + "MKK,5,train,x\n", "line 6: 4 cells for 3 columns, 'x' behind"),
         (
             "regression",
             HEADER + GOOD + f"{'M' * 63},5,train\n",
