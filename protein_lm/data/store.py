@@ -142,7 +142,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if version == FORMAT_VERSION:
             _check_facts(manifest)
             sizes = {name: int(facts["bytes"]) for name, facts in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise StoreError(f"{path / MANIFEST} is damaged: it has no {error.args[0]}; prepare the corpus again") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{path / MANIFEST} is damaged: {error}; prepare the corpus again") from error
     if version != FORMAT_VERSION:
         raise StoreError(
@@ -165,7 +167,8 @@ def _check_facts(manifest: dict[str, Any]) -> None:
         if not (is_plain_name(name) and isinstance(facts["xxh3_128"], str)):
             raise ValueError(f"it names {quoted(name)}, which is no file of this folder")
     for numbers in manifest["splits"].values():
-        int(numbers["num_sequences"]), int(numbers["num_residues"])
+        for name in ("num_sequences", "num_residues"):
+            int(numbers[name])
     of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
     is_joined = "parts" in manifest
     if not is_joined and (missing := _FACTS - manifest.keys()):
