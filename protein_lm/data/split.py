@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from protein_lm.data.hashing import hash_identifiers, mix
 from protein_lm.data.sources import Source
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.native.reader import compiled_reader
 
 
@@ -136,7 +136,7 @@ def _parse_rows(data: bytes, path: Path) -> tuple[list[str], list[int]]:
     for line, identifier, label in _rows(data, path):
         if label not in _LABELS:
             raise InputError(
-                f"{path}, line {line}, sequence {identifier}: unknown split {label!r}; "
+                f"{path}, line {line}, sequence {named(identifier)}: unknown split {quoted(label)}; "
                 f"choose {', '.join(split.label for split in Split)}, or leave it empty"
             )
         if (earlier := first_line.setdefault(identifier, line)) != line:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
-from protein_lm.errors import ModelError
+from protein_lm.errors import ModelError, quoted
 from protein_lm.interop.esm2 import HUGGING_FACE, Converted, Shape, build, check_alphabet
 from protein_lm.interop.fair_esm import unpickle
 from protein_lm.plain_files import is_plain_name, read_json
@@ -53,7 +53,9 @@ def read_esm_directory(path: Path) -> Converted:
 
 def _shape(config: dict[str, Any], path: Path) -> Shape:
     if config.get("model_type") != "esm":
-        raise ModelError(f"{path}: a model of type {config.get('model_type')!r}, not esm; only ESM-2 can be converted")
+        raise ModelError(
+            f"{path}: a model of type {quoted(config.get('model_type'))}, not esm; only ESM-2 can be converted"
+        )
     expected = {
         "position_embedding_type": ("rotary", "absolute"),
         "emb_layer_norm_before": (False, False),
@@ -65,7 +67,7 @@ def _shape(config: dict[str, Any], path: Path) -> Shape:
     for name, (of_esm2, default) in expected.items():
         if (found := config.get(name, default)) != of_esm2 and (found or of_esm2):
             raise ModelError(
-                f"{path / CONFIG}: {name} is {found!r}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
+                f"{path / CONFIG}: {name} is {quoted(found)}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
             )
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     if missing := [name for name in names if not isinstance(config.get(name), int)]:
