@@ -90,10 +90,13 @@ def test_an_error_that_cannot_be_told_has_its_status_all_the_same(monkeypatch, s
     assert main(["nonsense"]) == 2
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_letters_that_an_output_lacks_are_escaped(arguments, encoding, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "errors"),
+    [("ascii", "strict"), ("ascii", "surrogateescape"), ("latin-1", "strict"), ("utf-8", "strict")],
+)
+def test_letters_that_an_output_lacks_are_escaped(arguments, encoding, errors, monkeypatch) -> None:
     for verb in VERBS:
-        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(arguments[verb]) == 0
         written = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]

@@ -37,7 +37,8 @@ class _Guarded:
 
     def __init__(self, stream: TextIO | None, name: str) -> None:
         self._stream, self._name = stream, name
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        # Under the locale C, Python's errors are "surrogateescape", which is for names of files and knows no other letters.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:

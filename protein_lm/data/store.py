@@ -143,7 +143,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             _check_facts(manifest)
             sizes = {name: int(facts["bytes"]) for name, facts in manifest["files"].items()}
     except KeyError as error:
-        raise StoreError(f"{path / MANIFEST} is damaged: it has no {error.args[0]}; prepare the corpus again") from error
+        raise StoreError(
+            f"{path / MANIFEST} is damaged: it has no {error.args[0]}; prepare the corpus again"
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{path / MANIFEST} is damaged: {error}; prepare the corpus again") from error
     if version != FORMAT_VERSION:

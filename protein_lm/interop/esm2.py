@@ -13,8 +13,7 @@ from torch import Tensor
 
 from protein_lm import alphabet
 from protein_lm.config import ModelConfig, parse
-from protein_lm.errors import ConfigError, ModelError
-from protein_lm.foreign import shown, shown_name
+from protein_lm.errors import ConfigError, ModelError, named, quoted
 from protein_lm.model.language_model import ProteinLM
 
 WINDOW = 1024
@@ -99,13 +98,13 @@ def unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         if parts[:1] == ["base_model"] or any(part.startswith("lora_") for part in parts):
             raise ModelError(
-                f"{where}: {shown_name(name)} belongs to adapters of the library peft; merge them there (merge_and_unload), "
+                f"{where}: {named(name)} belongs to adapters of the library peft; merge them there (merge_and_unload), "
                 "save the model, and convert that"
             )
         short = ".".join(itertools.dropwhile("esm".__eq__, parts))
         if short in found:
             raise ModelError(
-                f"{where}: two weights are called {shown_name(short)}; save the model alone, without copies of it"
+                f"{where}: two weights are called {named(short)}; save the model alone, without copies of it"
             )
         found[short] = tensor
     return found
@@ -157,7 +156,7 @@ def as_weights(content: Any, what: str) -> dict[str, Tensor]:
         is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
         if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ModelError(
-                f"{what}: {shown_name(str(name))} does not hold all of its numbers; save the model's plain weights"
+                f"{what}: {named(str(name))} does not hold all of its numbers; save the model's plain weights"
             )
     return {str(name): tensor for name, tensor in content.items()}
 
@@ -231,7 +230,7 @@ def _check_sizes(source: "_Source", names: Names, shape: Shape) -> None:
     if not all(isinstance(size, int) for size in (shape.num_layers, inner, width)):
         return  # which is an error of settings
     if (largest := max(shape.num_layers, inner, width)) > _LARGEST_SIZE:
-        raise ModelError(f"{source.where}: its settings ask for a size of {shown(largest)}, which no model has")
+        raise ModelError(f"{source.where}: its settings ask for a size of {quoted(largest)}, which no model has")
     before = names.layer.format("")
     num_layers = len(source.heads_of(before))
     for layer in range(min(shape.num_layers, num_layers + 1)):
@@ -304,7 +303,7 @@ class _Source:
         if self._tensors:
             first = min(self._tensors)
             raise ModelError(
-                f"{self.where}: weight {shown_name(first)} has no place in ESM-2 of these settings; it is another model, or "
+                f"{self.where}: weight {named(first)} has no place in ESM-2 of these settings; it is another model, or "
                 "of a newer version, and cannot be converted without loss"
             )
 

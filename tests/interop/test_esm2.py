@@ -379,7 +379,7 @@ def test_weights_that_cannot_be_told(esm2, tmp_path) -> None:
         torch.save(content, path)
         with pytest.raises(ModelError, match=message) as error:
             read_esm2(path)
-        assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 500
+        assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -389,9 +389,9 @@ def test_weights_that_cannot_be_told(esm2, tmp_path) -> None:
         ({"hidden_size": 2**31}, r"LayerNorm.weight has shape \(32,\), its settings ask for \(2147483648,\)"),
         ({"intermediate_size": 2**31}, r"intermediate.dense.weight has shape \(128, 32\), its settings ask for \(2147"),
         ({"intermediate_size": 2**62}, "its settings ask for a size of 4611686018427387904, which no model has"),
-        ({"hidden_size": 10**4000}, r"ask for a size of 10+\.\.\., which no model has"),
+        ({"hidden_size": 10**4000}, r"ask for a size of 10+\.\.\.0+, which no model has"),
         ({"hidden_size": True}, "hidden_size is missing"),
-        ({"model_type": ["x"] * 10**5}, r"a model of type \['x', .*\.\.\., not esm"),
+        ({"model_type": ["x"] * 10**5}, r"a model of type \['x', .*\.\.\.\], not esm"),
     ],
 )
 def test_sizes_are_compared_with_the_weights_before_a_model_is_made(esm2, tmp_path, changes, message) -> None:
@@ -456,7 +456,7 @@ def test_faults_of_an_index(esm2, tmp_path) -> None:
                 (3, "it names 3 where a file of this folder must stand"),
                 ("../outside.safetensors", r"it names '\.\./outside.safetensors' where"),
                 ("/dev/zero", "it names '/dev/zero' where"),
-                ("x" * 10**6, "it names 'x+' where"),
+                ("x" * 10**6, r"it names 'x+\.\.\.x+' where"),
                 ("a\n", r"it names 'a\\n' where"),
                 ("..", "it names '..' where"),
                 ("link.safetensors", "link.safetensors: a link out of its folder; put the file itself there"),
