@@ -18,17 +18,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.alphabet import ResiduePolicy, decode
+from protein_lm.alphabet import decode
 from protein_lm.analysis.attention_maps import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
-from protein_lm.analysis.variants import REASON, scan, scored
+from protein_lm.analysis.variants import REASON, scan, scored, within_window
 from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import VariantStrategy
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.residues import clean, encode_letters, first_illegal
-from protein_lm.data.variants import MUTANT, parse_variants
+from protein_lm.data.residues import read_residues
+from protein_lm.data.variants import MUTANT, check_first_residue, parse_variants
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.embed import embed as embeddings
 from protein_lm.inference.generate import NO_PREFIX, Generator, Prefix
@@ -135,17 +135,20 @@ def variants(
 ) -> pd.DataFrame:
     """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
 
+    Variants of a protein over the model's window are scored in windows around what they change.
+
     Args:
         model: the model.
         wild_type: one protein.
-        mutants: such as A42G, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
-        strategy: masked-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a causal one.
+        mutants: such as A42G or p.Ala42Gly, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
+        strategy: masked-marginals, additive-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a
+            causal one.
         first_residue: number of the first residue.
         tokens_per_batch: memory against speed; results do not depend on it.
 
     Raises:
-        InputError: not one protein, one that is longer than the model's window, or a mutant that it cannot have.
-        ConfigError: a strategy that has no meaning for the model.
+        InputError: not one protein, or a mutant that it cannot have or that no window holds.
+        ConfigError: a strategy that has no meaning for the model, or a number of over nine digits.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
     >>> variants(model, "CYIQNCPLG", ["Y2F", "Y2F:L8I"]).columns.tolist()
@@ -153,14 +156,16 @@ def variants(
     >>> len(variants(model, "CYIQNCPLG"))
     171
     """
-    given = _within_window(model, wild_type)
+    check_first_residue(first_residue)
+    given = list(records(wild_type))
     if len(given) != 1:
         raise InputError(f"variants have one wild type; {len(given)} proteins were given")
     scoring = Scoring(choose_strategy(model, _strategy(strategy)), tokens_per_batch)
     if mutants is None:
         return scan(model, given[0], scoring, first_residue=first_residue)[0]
     frame = pd.DataFrame({MUTANT: list(mutants)})
-    table = parse_variants(frame, given[0], first_residue=first_residue, max_residues=model.max_residues)
+    table = parse_variants(frame, given[0], first_residue=first_residue)
+    table = within_window(table, scoring, longest=model.max_residues)
     for mutant, reason in zip(mutants, table.reasons, strict=True):
         if reason:
             raise InputError(f"{mutant}: {reason}")
@@ -357,12 +362,10 @@ def _looks_like_a_path(text: str) -> bool:
 def _record(name: str, text: str, number: int) -> SequenceRecord:
     if _looks_like_a_path(text):
         raise InputError(f"sequence {name}: {text!r} is no protein but a path; give it alone, not among sequences")
-    letters = text.encode("ascii", "replace")
-    codes = encode_letters(letters)
-    residues = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP)
-    if residues.is_illegal[0]:
-        position = first_illegal(letters)
-        raise InputError(f"sequence {name}: {text[position]!r} at position {position + 1} is not a residue letter")
-    if not residues.tokens:
+    try:
+        residues = read_residues(text)
+    except ValueError as error:
+        raise InputError(f"sequence {name}: {error}") from error
+    if not residues.size:
         raise InputError(f"sequence {name} has no residues")
-    return _Named(name, np.frombuffer(residues.tokens, dtype=np.uint8), number)
+    return _Named(name, residues, number)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from protein_lm import alphabet
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
+from protein_lm.data.residues import read_residues
 from protein_lm.data.variants import VariantTable, read_variants
 from protein_lm.errors import InputError
 from protein_lm.tables import SUFFIXES, read_text_table
@@ -37,6 +37,8 @@ class AssayFolder:
     assays: list[Assay]
     absent: list[str]
     """Names of the reference table that have no file."""
+    left_out: list[str]
+    """Names of those whose wild types are over the window."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,20 @@ class _Protein:
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_wild_type(path: Path, *, max_residues: int) -> SequenceRecord:
+def read_wild_type(path: Path, *, longest: int | None = None) -> SequenceRecord:
     """The one protein of a sequence file.
 
     Raises:
-        InputError: the file cannot be read, holds several proteins, or one over the model's window.
+        InputError: the file cannot be read, holds several proteins, or one of more than `longest` residues.
     """
     records = list(islice(read_records(path), 2))
     if len(records) != 1:
         raise InputError(f"{path} holds more than one protein; variants are of one: give a file with that one alone")
-    _check_length(records[0], path, max_residues)
+    _check_length(records[0], path, longest)
     return records[0]
 
 
-def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_residues: int) -> AssayFolder:
+def read_assays(folder: Path, wild_types: Path, *, first_residue: int, longest: int | None = None) -> AssayFolder:
     """Read all tables in a folder; no model is needed yet, so that mistakes show before the work.
 
     Args:
@@ -66,10 +68,10 @@ def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_resid
         wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`), or a sequence file whose
             identifiers are the names of the files without their suffix; the protein of a file with one is that of all assays.
         first_residue: number of the first residue of all wild types.
-        max_residues: longest protein that the model reads.
+        longest: assays of proteins with more residues are left out.
 
     Raises:
-        InputError: there is no table, a table has no wild type or no measurements, or as `read_variants`.
+        InputError: there is no table, a table has no wild type or no measurements, nothing is left, or as `read_variants`.
     """
     paths = sorted(
         path for path in folder.iterdir() if path.suffix in SUFFIXES and path.resolve() != wild_types.resolve()
@@ -77,19 +79,23 @@ def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_resid
     if not paths:
         raise InputError(f"{folder} holds no table; assays are files that end in {', '.join(SUFFIXES)}")
     proteins = _reference(wild_types) or _sequences(wild_types, [path.stem for path in paths])
-    assays = []
+    assays, left_out = [], []
     for path in paths:
         if path.stem not in proteins:
             raise InputError(
                 f"{wild_types} has no wild type for {path}; add one named {path.stem!r}, or move the file away"
             )
         protein = proteins[path.stem]
-        _check_length(protein.record, wild_types, max_residues)
-        table = read_variants(path, protein.record, first_residue=first_residue, max_residues=max_residues)
+        if longest is not None and len(protein.record) > longest:
+            left_out.append(path.stem)
+            continue
+        table = read_variants(path, protein.record, first_residue=first_residue, is_one_of_many=len(paths) > 1)
         if "DMS_score" not in table.frame:
             raise InputError(f"{path} has no column DMS_score, so there is nothing to compare with; move the file away")
         assays.append(Assay(path.stem, path, table, protein.groups))
-    return AssayFolder(assays, sorted(proteins.keys() - {path.stem for path in paths}))
+    if not assays:
+        _check_length(proteins[left_out[0]].record, wild_types, longest)
+    return AssayFolder(assays, sorted(proteins.keys() - {path.stem for path in paths}), left_out)
 
 
 def _reference(path: Path) -> dict[str, _Protein] | None:
@@ -108,7 +114,7 @@ def _reference(path: Path) -> dict[str, _Protein] | None:
         name = Path(cells[names]).name
         name = Path(name).stem if Path(name).suffix in SUFFIXES else name
         try:
-            tokens = alphabet.encode(cells[TARGET].strip())
+            tokens = read_residues(cells[TARGET])
         except ValueError as error:
             raise InputError(f"{path}, row {row}: {TARGET}: {error}; correct it") from error
         if name in proteins or not tokens.size:
@@ -126,10 +132,9 @@ def _sequences(path: Path, names: list[str]) -> dict[str, _Protein]:
     return {record.sequence_id: _Protein(record) for record in records}
 
 
-def _check_length(record: SequenceRecord, path: Path, max_residues: int) -> None:
-    if len(record) > max_residues:
+def _check_length(record: SequenceRecord, path: Path, longest: int | None) -> None:
+    if longest is not None and len(record) > longest:
         raise InputError(
-            f"{path}: sequence {record.sequence_id} has {len(record):,} residues; this model reads {max_residues:,}; "
-            "cut out the part around its variants and number its first residue by --offset-idx, or use a model with a longer "
-            "window"
+            f"{path}: sequence {record.sequence_id} has {len(record):,} residues; this model reads {longest:,}; use --long "
+            "window, which scores variants in windows, or a model with a longer window"
         )

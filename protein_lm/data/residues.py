@@ -99,6 +99,24 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, is_illegal)
 
 
+def read_residues(text: str) -> NDArray[np.uint8]:
+    """Token ids (length,) of one protein's letters, under the policy `KEEP`, as sequence files are read.
+
+    Raises:
+        ValueError: a letter that is no residue, with its position.
+
+    >>> read_residues("m-kb*").tolist()
+    [20, 15, 25]
+    """
+    letters = text.encode("ascii", "replace")
+    codes = encode_letters(letters)
+    cleaned = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP)
+    if cleaned.is_illegal[0]:
+        position = first_illegal(letters)
+        raise ValueError(f"{text[position]!r} at position {position + 1} is not a residue letter")
+    return np.frombuffer(cleaned.tokens, dtype=np.uint8)
+
+
 def first_illegal(letters: bytes) -> int:
     """Position in one sequence's text (with line feeds) of its first illegal character; a stop inside it is one."""
     codes = CODES[np.frombuffer(letters, dtype=np.uint8)]
