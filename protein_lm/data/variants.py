@@ -174,12 +174,9 @@ def name_of(variant: Variant, wild_type: Residues, *, first_residue: int) -> str
 
 
 def _parse_all(frame: pd.DataFrame, wild_type: SequenceRecord, first_residue: int) -> VariantTable:
-    blank = [""] * len(frame)
-    mutants = frame[MUTANT].tolist() if MUTANT in frame else blank
-    sequences = frame[SEQUENCE].tolist() if SEQUENCE in frame else blank
     variants: list[Variant | None] = []
     reasons = []
-    for mutant, sequence in zip(mutants, sequences, strict=True):
+    for mutant, sequence in zip(_cells(frame, MUTANT), _cells(frame, SEQUENCE), strict=True):
         try:
             variants.append(_parse(mutant, sequence, wild_type.tokens, first_residue))
             reasons.append("")
@@ -187,6 +184,11 @@ def _parse_all(frame: pd.DataFrame, wild_type: SequenceRecord, first_residue: in
             variants.append(None)
             reasons.append(str(error))
     return VariantTable(wild_type, frame, variants, reasons)
+
+
+def _cells(frame: pd.DataFrame, column: str) -> list[str]:
+    """Of a column, empty if there is none."""
+    return frame[column].tolist() if column in frame else [""] * len(frame)
 
 
 def _parse(mutant: str, sequence: str, wild_type: Residues, first_residue: int) -> Variant:
@@ -272,7 +274,7 @@ def _is_standard(token: int) -> bool:
 def _better_offset(frame: pd.DataFrame, wild_type: Residues) -> int | None:
     """The number of the first residue that fits most of the residues named, if it is one and fits more than half."""
     named: set[tuple[str, int]] = set()
-    for text in frame.get(MUTANT, ()):
+    for text in _cells(frame, MUTANT):
         with suppress(ValueError):
             named |= {(each.own, each.number) for each in read_name(text)}
     voters = sorted(named, key=lambda voter: (voter[1], voter[0]))[:: len(named) // _MOST_VOTES + 1]
