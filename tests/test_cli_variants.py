@@ -192,13 +192,15 @@ def test_a_folder_with_proteins_over_the_window(runs, tmp_path, capsys) -> None:
 
     status, shown, summary = score("windows")
     assert status == 0 and summary["assay"].tolist() == ["one", "six", "two", "mean"]
-    assert "1 scored in windows, of proteins over 62 residues: two" in shown
-    assert "1 with insertions or deletions: score is per residue, total_score has the sums: six" in shown
+    assert (
+        "1 assays of proteins over the model's window (62 residues) scored in windows around what changes: two" in shown
+    )
+    assert "1 assays have insertions or deletions (score is per residue, total_score has the sums): six" in shown
     assert "total_score" in pd.read_csv(tmp_path / "windows" / "six.csv")
     assert "total_score" not in pd.read_csv(tmp_path / "windows" / "one.csv")
     status, shown, summary = score("dropped", "--long", "drop")
     assert status == 1 and summary["assay"].tolist() == ["one", "six", "mean"]
-    assert "1 of proteins over the model's window (62 residues) left out: two" in shown
+    assert "1 assays of proteins over the model's window (62 residues) left out: two" in shown
     for name in ("one", "six"):
         (folder / f"{name}.csv").unlink()
     message = fails(

@@ -170,12 +170,12 @@ def _score_folder(
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     print(f"{output}: assays.csv, and the scores of each by {scoring.strategy.value}")
     _tell_names(f"of {wild_types} have no table in {mutants}", found.absent)
-    _tell_names(f"of proteins over the model's window ({longest:,} residues) left out", found.left_out)
+    over = f"assays of proteins over the model's window ({longest:,} residues)"
+    _tell_names(f"{over} left out", found.left_out)
     in_windows = [assay.name for assay in assays if num_in_windows(assay.table, longest=longest)]
-    _tell_names(f"scored in windows, of proteins over {longest:,} residues", in_windows)
-    _tell_names(
-        f"with insertions or deletions: {_PER_RESIDUE}", [each.name for each in assays if each.table.has_indels]
-    )
+    _tell_names(f"{over} scored in windows around what changes", in_windows)
+    with_indels = [assay.name for assay in assays if assay.table.has_indels]
+    _tell_names(f"assays have insertions or deletions ({_PER_RESIDUE})", with_indels)
     hints = [hint(assay.table, is_one_of_many=len(assays) > 1) for assay in assays]
     faults = [_tell_unscored(each.path, each.table.reasons, advice) for each, advice in zip(assays, hints, strict=True)]
     if sum(faults) or found.left_out:
