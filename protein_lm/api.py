@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.alphabet import decode
+from protein_lm.alphabet import ResiduePolicy, decode
 from protein_lm.analysis.attention_maps import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
@@ -27,7 +27,7 @@ from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import VariantStrategy
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.residues import read_residues
+from protein_lm.data.residues import clean, encode_letters, first_illegal
 from protein_lm.data.variants import MUTANT, check_first_residue, parse_variants
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.embed import embed as embeddings
@@ -362,10 +362,12 @@ def _looks_like_a_path(text: str) -> bool:
 def _record(name: str, text: str, number: int) -> SequenceRecord:
     if _looks_like_a_path(text):
         raise InputError(f"sequence {name}: {text!r} is no protein but a path; give it alone, not among sequences")
-    try:
-        residues = read_residues(text)
-    except ValueError as error:
-        raise InputError(f"sequence {name}: {error}") from error
-    if not residues.size:
+    letters = text.encode("ascii", "replace")
+    codes = encode_letters(letters)
+    residues = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP)
+    if residues.is_illegal[0]:
+        position = first_illegal(letters)
+        raise InputError(f"sequence {name}: {text[position]!r} at position {position + 1} is not a residue letter")
+    if not residues.tokens:
         raise InputError(f"sequence {name} has no residues")
-    return _Named(name, residues, number)
+    return _Named(name, np.frombuffer(residues.tokens, dtype=np.uint8), number)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from protein_lm import alphabet
 from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.residues import read_residues
 from protein_lm.data.variants import VariantTable, read_variants
 from protein_lm.errors import InputError
 from protein_lm.tables import SUFFIXES, read_text_table
@@ -114,7 +114,7 @@ def _reference(path: Path) -> dict[str, _Protein] | None:
         name = Path(cells[names]).name
         name = Path(name).stem if Path(name).suffix in SUFFIXES else name
         try:
-            tokens = read_residues(cells[TARGET])
+            tokens = alphabet.encode(cells[TARGET].strip())
         except ValueError as error:
             raise InputError(f"{path}, row {row}: {TARGET}: {error}; correct it") from error
         if name in proteins or not tokens.size:

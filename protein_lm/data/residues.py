@@ -99,13 +99,21 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
     return CleanResidues(tokens.tobytes(), lengths, has_ambiguous, +changes, is_illegal)
 
 
-def read_residues(text: str) -> NDArray[np.uint8]:
-    """Token ids (length,) of one protein's letters, under the policy `KEEP`, as sequence files are read.
+@dataclass(frozen=True, slots=True, eq=False)
+class Residues:
+    """What one sequence's letters are read as."""
+
+    tokens: NDArray[np.uint8]
+    """(length,) token ids, read-only."""
+
+
+def residues_of(text: str) -> Residues:
+    """One sequence by the residue policy; B, O, U, X, Z keep their tokens.
 
     Raises:
-        ValueError: a letter that is no residue, with its position.
+        ValueError: there is no residue, or a letter that is none, named with its position.
 
-    >>> read_residues("m-kb*").tolist()
+    >>> residues_of("m-kb*").tokens.tolist()
     [20, 15, 25]
     """
     letters = text.encode("ascii", "replace")
@@ -114,7 +122,9 @@ def read_residues(text: str) -> NDArray[np.uint8]:
     if cleaned.is_illegal[0]:
         position = first_illegal(letters)
         raise ValueError(f"{text[position]!r} at position {position + 1} is not a residue letter")
-    return np.frombuffer(cleaned.tokens, dtype=np.uint8)
+    if not cleaned.tokens:
+        raise ValueError("no residues")
+    return Residues(np.frombuffer(cleaned.tokens, dtype=np.uint8))
 
 
 def first_illegal(letters: bytes) -> int:

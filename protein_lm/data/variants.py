@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protein_lm import alphabet
 from protein_lm.data.mutants import OtherChange, Substitution, read_name
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.residues import read_residues
+from protein_lm.data.residues import residues_of
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.tables import read_text_table
 
@@ -235,9 +235,7 @@ def _substituted(substitutions: Sequence[Substitution], wild_type: Residues, fir
 
 
 def _parse_sequence(text: str, wild_type: Residues) -> Variant:
-    residues = read_residues(text)
-    if not residues.size:
-        raise ValueError(f"{SEQUENCE} has no residues")
+    residues = residues_of(text).tokens
     if residues.size == wild_type.size:
         places = np.flatnonzero(residues != wild_type)
         lost, gained = wild_type[places], residues[places]

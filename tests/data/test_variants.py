@@ -74,8 +74,8 @@ def test_whole_sequences(tmp_path) -> None:
         "A27_Y28insC,MKXACYIAKQR": (Variant(rewritten=alphabet.encode("MKXACYIAKQR").tobytes()), ""),
         "M24*,": (None, f"'M24*' is a stop, which ends the protein before position 24; {GIVE_WHOLE}"),
         ",mk-XAYI.AKQR*": (Variant(), ""),
-        ",--": (None, "mutated_sequence has no residues"),
-        ",MK XAY1": (None, "'1' at position 7 is not a residue letter"),
+        ",--": (None, "no residues"),
+        ",MKXAY1": (None, "'1' at position 6 is not a residue letter"),
         ",MKAYIAKQR": (None, "what changes is not made of the 20 amino acids alone"),
         ",MKXAYIAKQRX": (None, "what changes is not made of the 20 amino acids alone"),
     }
