@@ -108,7 +108,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "families": lambda path: FamilyTable(path, (FAMILY,)),
     "records": lambda path: list(read_records(path)),
     "labels": lambda path: read_sequence_table(path, max_residues=9, long_sequences=LongPolicy.ERROR),
-    "variants": lambda path: read_variants(path, WILD_TYPE, first_residue=1, max_residues=99),
+    "variants": lambda path: read_variants(path, WILD_TYPE, first_residue=1),
 }
 
 
@@ -181,7 +181,7 @@ def test_a_comma_at_the_end_of_rows_makes_no_index(tmp_path) -> None:
         "ss8": ["ETEE", "SSTT"],
     }
     (tmp_path / "v.csv").write_text("mutant,DMS_score\nM1A,0.5,\n")
-    frame = read_variants(tmp_path / "v.csv", WILD_TYPE, first_residue=1, max_residues=99).frame
+    frame = read_variants(tmp_path / "v.csv", WILD_TYPE, first_residue=1).frame
     assert frame.to_dict("list") == {"mutant": ["M1A"], "DMS_score": ["0.5"]}
 
 
