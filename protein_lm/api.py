@@ -23,12 +23,12 @@ from protein_lm.alphabet import decode
 from protein_lm.analysis.attention_maps import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
-from protein_lm.analysis.variants import REASON, scan, scored
+from protein_lm.analysis.variants import REASON, scan, scored, within_window
 from protein_lm.checkpoint import load_model, load_predictor
 from protein_lm.choices import Precision, VariantStrategy
 from protein_lm.data.proteins import Proteins, records
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.variants import MUTANT, parse_variants
+from protein_lm.data.variants import MUTANT, check_first_residue, parse_variants
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.embed import embed as embeddings
 from protein_lm.inference.generate import Generator, read_prefixes
@@ -134,18 +134,21 @@ def variants(
 ) -> pd.DataFrame:
     """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
 
+    Variants of a protein over the model's window are scored in windows around what they change.
+
     Args:
         model: the model.
         wild_type: one protein.
-        mutants: such as A42G, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
-        strategy: masked-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a causal one.
+        mutants: such as A42G or p.Ala42Gly, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
+        strategy: masked-marginals, additive-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a
+            causal one.
         first_residue: number of the first residue.
         tokens_per_batch: memory against speed; results do not depend on it.
         precision: of matrix products: float32, bfloat16, or auto, which is the faster of both on the model's device.
 
     Raises:
-        InputError: not one protein, one that is longer than the model's window, or a mutant that it cannot have.
-        ConfigError: a strategy that has no meaning for the model, or an unknown precision.
+        InputError: not one protein, or a mutant that it cannot have or that no window holds.
+        ConfigError: a strategy that has no meaning for the model, an unknown precision, or a number of over nine digits.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
     >>> variants(model, "CYIQNCPLG", ["Y2F", "Y2F:L8I"]).columns.tolist()
@@ -153,7 +156,8 @@ def variants(
     >>> len(variants(model, "CYIQNCPLG"))
     171
     """
-    given = _within_window(model, wild_type)
+    check_first_residue(first_residue)
+    given = list(records(wild_type))
     if len(given) != 1:
         raise InputError(f"variants have one wild type; {len(given)} proteins were given")
     wanted = None if strategy is None else _chosen("strategy", VariantStrategy, strategy)
@@ -161,7 +165,8 @@ def variants(
     if mutants is None:
         return scan(model, given[0], scoring, first_residue=first_residue)[0]
     frame = pd.DataFrame({MUTANT: list(mutants)})
-    table = parse_variants(frame, given[0], first_residue=first_residue, max_residues=model.max_residues)
+    table = parse_variants(frame, given[0], first_residue=first_residue)
+    table = within_window(table, scoring, longest=model.max_residues)
     for mutant, reason in zip(mutants, table.reasons, strict=True):
         if reason:
             raise InputError(f"{mutant}: {reason}")

@@ -184,18 +184,30 @@ class Precision(str, Enum):
 class VariantStrategy(str, Enum):
     """How variants are scored, in nats, above 0 where the model prefers the variant; all but the last are for masked models.
 
-    Source of the first three: Meier et al. 2021, "Language models enable zero-shot prediction of the effects of mutations on
-    protein function", section 3.
+    Source of the first four: Meier et al. 2021, "Language models enable zero-shot prediction of the effects of mutations on
+    protein function", section 3, and `proteingym/baselines/esm/compute_fitness.py` of ProteinGym.
     """
 
     MASKED_MARGINALS = "masked-marginals"
-    """Σ log p(mutant residue) - log p(wild type) over the mutated sites, all of them hidden at once."""
+    """Σ log p(mutant residue) - log p(wild type) over the mutated sites, all of them hidden at once (the formula of the
+    paper)."""
+    ADDITIVE_MARGINALS = "additive-marginals"
+    """The same sum, with each site hidden alone in the wild type (what ProteinGym runs as `masked-marginals`)."""
     WT_MARGINALS = "wt-marginals"
     """The same, read off one pass over the wild type with nothing hidden."""
     PSEUDO_PPL = "pseudo-ppl"
     """Pseudo-log-likelihood of the variant less that of the wild type: each residue hidden in turn."""
     LOG_LIKELIHOOD = "log-likelihood"
     """Log-likelihood of the variant less that of the wild type; for causal models."""
+
+
+class VariantLongPolicy(str, Enum):
+    """What happens to variants of a protein, or with a length, over the model's window."""
+
+    WINDOW = "window"
+    """Each is scored in a window around what it changes."""
+    DROP = "drop"
+    """They are left out and named."""
 
 
 class OptimizerName(str, Enum):

@@ -9,7 +9,7 @@ import pandas as pd
 from protein_lm import plots
 from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
 from protein_lm.analysis.generated import compare, composition, reference
-from protein_lm.analysis.variants import SCORE, check_scorable, scored
+from protein_lm.analysis.variants import SCORE, scored
 from protein_lm.data.assays import Assay
 from protein_lm.data.clusters import nearest_in_training, shares_of_relatives
 from protein_lm.data.corpus import Corpus
@@ -39,15 +39,17 @@ def write_fine_tuning(run: Path, evaluation: pd.DataFrame) -> None:
 def write_assays(model: ProteinLM, assays: Sequence[Assay], output: Path, scoring: Scoring) -> pd.DataFrame:
     """For each assay a table NAME.csv with scores; and `assays.csv`, how well they agree with what was measured (returned).
 
+    Args:
+        model: the model.
+        assays: with tables that are `scorable`.
+        output: a folder.
+        scoring: how.
+
     Raises:
-        InputError: as `check_scorable` and `read_measurements`.
-        ConfigError: as `check_scorable`.
+        InputError: as `read_measurements`.
         OutputError: `output` exists or cannot be written.
     """
-    measured = []
-    for assay in assays:
-        check_scorable(assay.table, assay.path, scoring.strategy)
-        measured.append(read_measurements(assay.table.frame, assay.path))
+    measured = [read_measurements(assay.table.frame, assay.path) for assay in assays]
     rows, taken = [], ["assays"]
     with new_directory(output) as folder:
         for assay, measurements in zip(assays, measured, strict=True):

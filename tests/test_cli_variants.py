@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import protein_lm
 from protein_lm.cli import main
 from tests.conftest import write_fasta
 from tests.test_cli_model import fails
@@ -56,7 +57,7 @@ def test_rows_without_score_are_told_and_the_status_is_1(runs, protein, tmp_path
     assert table["reason"].isna().tolist() == [False, True, False, False]
     shifted = table_of(tmp_path / "n.csv", "mutant", "M24C", "K25A", "Y28A")
     message = fails(capsys, *variants(runs["masked"], protein, "--mutants", shifted, "-o", tmp_path / "n_scores.csv"))
-    assert "with --offset-idx 24 all rows would fit" in message and not (tmp_path / "n_scores.csv").exists()
+    assert "with --offset-idx 24, all 3 rows would fit" in message and not (tmp_path / "n_scores.csv").exists()
     assert main(variants(runs["masked"], protein, "--mutants", shifted, "-o", "-", "--offset-idx", "24")) == 0
 
 
@@ -129,6 +130,109 @@ def test_assays_are_told_by_contents_whatever_files_are_called(runs, tmp_path, c
     assert "one.CSV and " in (message := fails(capsys, *again)) and "one.tsv have one name, 'one'" in message
 
 
+def test_insertions_and_deletions_are_compared_per_residue(runs, protein, tmp_path, capsys) -> None:
+    rows = [WILD_TYPE[:5], WILD_TYPE[:-1] + "A", "mk-" + WILD_TYPE[2:] + "*", WILD_TYPE + "AC", WILD_TYPE[3:]]
+    mutants = table_of(
+        tmp_path / "m.csv", "mutant,mutated_sequence,DMS_score", *(f",{row},{n}" for n, row in enumerate(rows))
+    )
+    output = tmp_path / "scores.csv"
+    assert main(variants(runs["causal"], protein, "--mutants", mutants, "-o", output)) == 0
+    shown = capsys.readouterr()
+    assert shown.err == f"{mutants} has insertions or deletions: score is per residue, total_score has the sums\n"
+    table = pd.read_csv(output)
+    assert table.columns.tolist()[-3:] == ["score", "total_score", "reason"]
+    proteins = {
+        str(n): row for n, row in enumerate([WILD_TYPE, *(row.upper().strip("*").replace("-", "") for row in rows)])
+    }
+    found = protein_lm.score(protein_lm.load(runs["causal"], device="cpu"), proteins)
+    sums, means = found["log_likelihood"].to_numpy(), found["mean_log_likelihood"].to_numpy()
+    np.testing.assert_allclose(table["total_score"], sums[1:] - sums[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(table["score"], means[1:] - means[0], rtol=1e-4, atol=1e-5)
+    expected = pd.Series(means[1:] - means[0]).corr(pd.Series(range(5)), method="spearman")
+    assert f"Spearman {expected:.3f}" in shown.out
+    named = table_of(tmp_path / "n.csv", "mutant,mutated_sequence", f"F14del,{WILD_TYPE[:-1]}", "F14del,")
+    assert main(variants(runs["causal"], protein, "--mutants", named, "-o", "-")) == 1
+    shown = capsys.readouterr()
+    assert (
+        "1 rows have no score; row 2: 'F14del' is a deletion; give the protein that comes of it in a column"
+        in shown.err
+    )
+
+
+def test_proteins_over_the_window(runs, tmp_path, capsys) -> None:
+    long = write_fasta(tmp_path / "long.fasta", {"long": "MKTAYIAKQR" * 10})
+    mutants = table_of(tmp_path / "m.csv", "mutant", "M1A", "K52A:T53A", "M1A:R100A", "_wt")
+    message = fails(
+        capsys, *variants(runs["masked"], long, "--mutants", mutants, "-o", tmp_path / "no.csv", "--long", "drop")
+    )
+    assert "sequence long has 100 residues; this model reads 62; use --long window" in message
+    output = tmp_path / "scores.csv"
+    assert main(variants(runs["masked"], long, "--mutants", mutants, "-o", output)) == 1
+    shown = capsys.readouterr().err
+    assert (
+        "row 3: what changes spans 100 residues, for which a window of 62 is too short; choose --strategy additive-marginals"
+        in shown
+    )
+    assert f"{mutants}: 2 variants scored in windows around what changes; they have more than the 62 residues" in shown
+    additive = ["--strategy", "additive-marginals", "-o"]
+    assert main(variants(runs["masked"], long, "--mutants", mutants, *additive, tmp_path / "all.csv")) == 0
+    scores = pd.read_csv(tmp_path / "all.csv")["score"]
+    assert scores[0] == pytest.approx(pd.read_csv(output)["score"][0], abs=1e-5) and scores[3] == 0
+    in_python = protein_lm.variants(
+        protein_lm.load(runs["masked"], device="cpu"),
+        long,
+        ["M1A", "R100A", "M1A:R100A"],
+        strategy="additive-marginals",
+    )
+    np.testing.assert_allclose(in_python["score"][2], in_python["score"][:2].sum(), atol=1e-6)
+    assert in_python["score"][2] == pytest.approx(scores[2], abs=1e-5)
+    capsys.readouterr()
+    assert main(variants(runs["masked"], long, "--saturate", "-o", "-", "--strategy", "wt-marginals")) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1901 and "1,900 variants scored in windows around what changes" in shown.err
+    short = write_fasta(tmp_path / "short.fasta", {"short": WILD_TYPE})
+    grown = table_of(tmp_path / "g.csv", "mutated_sequence", WILD_TYPE[:7] + 49 * "A" + WILD_TYPE[7:], WILD_TYPE + "A")
+    assert main(variants(runs["causal"], short, "--mutants", grown, "-o", "-", "--long", "drop")) == 1
+    assert "1 rows have no score; row 1: 63 residues; this model reads 62" in capsys.readouterr().err
+    assert main(variants(runs["causal"], short, "--mutants", grown, "-o", "-")) == 0
+    assert f"{grown}: 1 variants scored in windows" in capsys.readouterr().err
+
+
+def test_a_folder_with_proteins_over_the_window(runs, tmp_path, capsys) -> None:
+    folder = tmp_path / "assays"
+    folder.mkdir()
+    table_of(folder / "one.csv", "mutant,DMS_score", "M1A,1", "K2A,2", "T3A,3")
+    table_of(folder / "two.csv", "mutant,DMS_score", "M1A,1", "R100A,2")
+    table_of(folder / "six.csv", "mutated_sequence,DMS_score", "MKTAY,1", "MKTAYIA,2")
+    proteins = {"one": WILD_TYPE, "two": "MKTAYIAKQR" * 10, "six": WILD_TYPE}
+    wild_types = write_fasta(tmp_path / "wild_types.fasta", proteins)
+
+    def score(output: str, *more: str) -> tuple[int, str, pd.DataFrame]:
+        status = main(variants(runs["causal"], wild_types, "--mutants", folder, "-o", tmp_path / output, *more))
+        return status, capsys.readouterr().err, pd.read_csv(tmp_path / output / "assays.csv")
+
+    status, shown, summary = score("windows")
+    assert status == 0 and summary["assay"].tolist() == ["one", "six", "two", "mean"]
+    assert (
+        "1 assays of proteins over the model's window (62 residues) scored in windows around what changes: two" in shown
+    )
+    assert "1 assays have insertions or deletions (score is per residue, total_score has the sums): six" in shown
+    assert "total_score" in pd.read_csv(tmp_path / "windows" / "six.csv")
+    assert "total_score" not in pd.read_csv(tmp_path / "windows" / "one.csv")
+    status, shown, summary = score("dropped", "--long", "drop")
+    assert status == 1 and summary["assay"].tolist() == ["one", "six", "mean"]
+    assert "1 assays of proteins over the model's window (62 residues) left out: two" in shown
+    for name in ("one", "six"):
+        (folder / f"{name}.csv").unlink()
+    message = fails(
+        capsys, *variants(runs["causal"], wild_types, "--mutants", folder, "-o", tmp_path / "none", "--long", "drop")
+    )
+    assert "sequence two has 100 residues; this model reads 62; use --long window" in message
+    table_of(folder / "one.csv", "mutant,DMS_score", "M24A,1", "K25A,2", "I29A,3")
+    message = fails(capsys, *variants(runs["causal"], wild_types, "--mutants", folder, "-o", tmp_path / "none"))
+    assert "with --offset-idx 24 and this table alone, all 3 rows would fit" in message
+
+
 def test_mistakes(runs, protein, tmp_path, capsys) -> None:
     masked, output = runs["masked"], tmp_path / "new.csv"
     mutants = table_of(tmp_path / "m.csv", "mutant", "M1A")
@@ -147,13 +251,21 @@ def test_mistakes(runs, protein, tmp_path, capsys) -> None:
         "row 1 has insertions or deletions, which masked-marginals cannot score; choose --strategy pseudo-ppl"
         in message("--mutants", indel)
     )
+    for name in ("score", "total_score"):
+        again = table_of(tmp_path / "t.csv", f"mutated_sequence,{name}", WILD_TYPE + "A,1")
+        assert f"has a column {name} already; rename or remove it" in message(
+            "--mutants", again, "--strategy", "pseudo-ppl"
+        )
     again = table_of(tmp_path / "a.csv", "mutant,score", "M1A,1")
     assert "has a column score already; rename or remove it" in message("--mutants", again)
     two = write_fasta(tmp_path / "two.fasta", {"one": "MKV", "two": "MKV"})
     assert "holds more than one protein" in message("--saturate", sequence=two)
     long = write_fasta(tmp_path / "long.fasta", {"long": "A" * 63})
-    assert "sequence long has 63 residues; this model reads 62; cut out the part" in message(
-        "--saturate", sequence=long
+    assert "sequence long has 63 residues; this model reads 62; use --long window, which" in message(
+        "--saturate", "--long", "drop", sequence=long
+    )
+    assert "the number of the first residue is over nine digits; give one from -999,999,999 to 999,999,999" in message(
+        "--saturate", "--offset-idx", 10**20
     )
     unknown = write_fasta(tmp_path / "x.fasta", {"x": "XX"})
     assert "sequence x has none of the 20 amino acids" in message("--saturate", sequence=unknown)

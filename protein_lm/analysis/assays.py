@@ -57,11 +57,11 @@ def agreement_with(scores: Numbers, measurements: Measurements) -> dict[str, flo
     """Each of `MEASURES` over the rows that have a score and a measurement; NaN where one is not defined."""
     measured = np.isfinite(scores) & np.isfinite(measurements.values)
     scores, values, is_fit = scores[measured], measurements.values[measured], measurements.is_fit[measured]
-    if scores.size < 2 or not np.ptp(values) or not np.ptp(scores):
+    if not scores.size:
         return dict.fromkeys(MEASURES, np.nan)
     named = np.isfinite(is_fit)
     return {
-        "spearman": float(spearmanr(values, scores)[0]),  # type: ignore[arg-type]
+        "spearman": spearman(scores, values),
         "ndcg": ndcg(scores, values),
         "auc": auc(scores[named], is_fit[named] > 0),
         "mcc": mcc(scores[named] >= np.median(scores), is_fit[named] > 0),
@@ -69,13 +69,22 @@ def agreement_with(scores: Numbers, measurements: Measurements) -> dict[str, flo
     }
 
 
+def spearman(scores: Numbers, values: Numbers) -> float:
+    """Correlation of the ranks; NaN if scores or values are all equal."""
+    return float(spearmanr(values, scores)[0]) if np.ptp(values) and np.ptp(scores) else np.nan  # type: ignore[arg-type]
+
+
 def ndcg(scores: Numbers, values: Numbers) -> float:
     """Normalized discounted cumulative gain of the best tenth by score; gains are the values scaled to 0…1.
+
+    0 if a tenth is less than one variant, NaN if the values are all equal.
 
     >>> round(ndcg(np.arange(20.0), np.arange(20.0)), 6)
     1.0
     """
     num_top = int(np.floor(scores.size * (TOP_PERCENT / 100)))
+    if not num_top or not np.ptp(values):
+        return np.nan if num_top else 0.0
     gains = (values - values.min()) / np.ptp(values)
     discounts = 1 / np.log2(np.arange(2, num_top + 2))
     reached, ideal = (gains[np.argsort(-order, kind="stable")[:num_top]] @ discounts for order in (scores, gains))
@@ -92,15 +101,20 @@ def auc(scores: Numbers, is_fit: NDArray[np.bool_]) -> float:
 
 def mcc(is_high: NDArray[np.bool_], is_fit: NDArray[np.bool_]) -> float:
     """Matthews correlation of a score at or above the median with being fit; 0 if either is the same everywhere."""
-    if is_high.size == 0 or np.ptp(is_high.astype(int)) == 0 or np.ptp(is_fit.astype(int)) == 0:
+    if not is_high.size:
+        return np.nan
+    if is_high.all() == is_high.any() or is_fit.all() == is_fit.any():
         return 0.0
     return float(np.corrcoef(is_high, is_fit)[0, 1])
 
 
 def top_recall(scores: Numbers, values: Numbers) -> float:
-    """Share of the variants with values above their 90th percentile whose scores are above theirs; NaN if there are none."""
-    is_top, is_high = (each > np.percentile(each, 100 - TOP_PERCENT) for each in (values, scores))
-    return float((is_top & is_high).sum() / is_top.sum()) if is_top.any() else np.nan
+    """Share of the variants with values at or above their 90th percentile whose scores are at or above theirs.
+
+    Equal values at the percentile all count (ProteinGym since January 2024); of an empty top the share is 0.
+    """
+    is_top, is_high = (each >= np.percentile(each, 100 - TOP_PERCENT) for each in (values, scores))
+    return float((is_top & is_high).sum() / is_top.sum()) if is_top.any() else 0.0
 
 
 def aggregate(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:

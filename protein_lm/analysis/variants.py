@@ -1,49 +1,81 @@
 """Tables of scored variants."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from protein_lm.choices import VariantStrategy
+from protein_lm.choices import VariantLongPolicy, VariantStrategy
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.variants import LETTERS, VariantTable, all_substitutions, name_of
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.inference.variants import MARGINALS, Scoring, variant_scores
+from protein_lm.inference.variants import MARGINALS, Scoring, all_variant_scores, fault, is_within, variant_scores
 from protein_lm.model.language_model import ProteinLM
 
-SCORE, REASON = "score", "reason"
-"""Columns that scoring adds: nats, and why a row has no score."""
+SCORE, TOTAL, REASON = "score", "total_score", "reason"
+"""Columns that scoring adds: nats (per residue if a variant has another length), then the sums; why a row has no score."""
 
 
-def check_scorable(table: VariantTable, path: Path, strategy: VariantStrategy) -> None:
-    """Refuse a table before the work.
+def scorable(table: VariantTable, path: Path, scoring: Scoring, *, longest: int) -> VariantTable:
+    """The table with reasons for what a model that reads `longest` residues cannot score, before the work.
 
     Raises:
-        InputError: it has a column of its own with a name that scoring adds.
+        InputError: it has a column of its own with a name that scoring adds, or nothing is left.
         ConfigError: it has insertions or deletions, and the strategy knows none.
     """
-    for name in (SCORE, REASON):
+    for name in (SCORE, *([TOTAL] if table.has_indels else []), REASON):
         if name in table.frame:
             raise InputError(f"{path} has a column {name} already; rename or remove it")
-    if strategy not in MARGINALS:
-        return
-    for row, variant in enumerate(table.variants, 1):
-        if variant is not None and variant.rewritten:
-            raise ConfigError(
-                f"{path}, row {row} has insertions or deletions, which {strategy.value} cannot score; choose --strategy "
-                f"{VariantStrategy.PSEUDO_PPL.value}, or use a causal model"
-            )
+    if scoring.strategy in MARGINALS and table.has_indels:
+        row = next(row for row, each in enumerate(table.variants, 1) if each is not None and each.rewritten)
+        raise ConfigError(
+            f"{path}, row {row} has insertions or deletions, which {scoring.strategy.value} cannot score; choose --strategy "
+            f"{VariantStrategy.PSEUDO_PPL.value}, or use a causal model"
+        )
+    fitting = within_window(table, scoring, longest=longest)
+    if not any(fitting.variants):
+        raise InputError(f"{path}: no row can be scored; row 1: {fitting.reasons[0]}")
+    return fitting
+
+
+def within_window(table: VariantTable, scoring: Scoring, *, longest: int) -> VariantTable:
+    """The table without variants that a model that reads `longest` residues cannot score; `reasons` say why."""
+    variants, reasons = list(table.variants), list(table.reasons)
+    for row, variant in enumerate(variants):
+        if variant is None or variant.is_wild_type or is_within(variant, table.wild_type.tokens, longest):
+            continue
+        if scoring.long_sequences is VariantLongPolicy.DROP:
+            reasons[row] = f"{len(variant.rewritten):,} residues; this model reads {longest:,}"
+        else:
+            reasons[row] = fault(variant, table.wild_type.tokens, scoring.strategy, longest=longest)
+        if reasons[row]:
+            variants[row] = None
+    return replace(table, variants=variants, reasons=reasons)
+
+
+def num_in_windows(table: VariantTable, *, longest: int) -> int:
+    """Variants of the table that a model that reads `longest` residues does not read whole."""
+    return sum(
+        not (each is None or each.is_wild_type or is_within(each, table.wild_type.tokens, longest))
+        for each in table.variants
+    )
 
 
 def scored(model: ProteinLM, table: VariantTable, scoring: Scoring) -> pd.DataFrame:
-    """The table with `score`, NaN where a row names no variant that the wild type can have, and `reason`, why it does not."""
-    scores = np.full(len(table.variants), np.nan)
+    """The table with `score`, NaN where a row names no variant that the wild type can have, and `reason`, why it does not.
+
+    If a variant has another length than the wild type, all scores are per residue, and `total_score` has the sums.
+    """
     known = [variant for variant in table.variants if variant is not None]
     has_variant = [variant is not None for variant in table.variants]
-    scores[has_variant] = variant_scores(model, table.wild_type.tokens, known, scoring)
-    return table.frame.assign(**{SCORE: scores, REASON: table.reasons})
+    found = all_variant_scores(model, table.wild_type.tokens, known, scoring)
+    columns = {SCORE: found.per_residue, TOTAL: found.total} if table.has_indels else {SCORE: found.total}
+    whole = {name: np.full(len(table.variants), np.nan) for name in columns}
+    for name, values in columns.items():
+        whole[name][has_variant] = values
+    return table.frame.assign(**whole, **{REASON: table.reasons})
 
 
 def scan(

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from protein_lm.choices import FigureFormat, Precision, VariantStrategy
+from protein_lm.choices import FigureFormat, Precision, VariantLongPolicy, VariantStrategy
 from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName
 from protein_lm.errors import ConfigError, OutputError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from protein_lm.model.language_model import ProteinLM
 
 _SOME_WITHOUT_SCORE = 1
+_PER_RESIDUE = "score is per residue, total_score has the sums"
 
 
 @app.command(
@@ -38,7 +40,8 @@ def variants(
     mutants: Annotated[
         Path | None,
         typer.Option(
-            metavar="TABLE", help="Column mutant (A42G, A42G:C50D) or mutated_sequence; or a folder of such assays."
+            metavar="TABLE",
+            help="Column mutant (A42G, A42G:C50D, p.Ala42Gly) or mutated_sequence; or a folder of such assays.",
         ),
     ] = None,
     saturate: Annotated[
@@ -53,6 +56,12 @@ def variants(
     first_residue: Annotated[
         int, typer.Option("--offset-idx", metavar="N", help="Number of the sequence's first residue.")
     ] = 1,
+    long_sequences: Annotated[
+        VariantLongPolicy,
+        typer.Option(
+            "--long", help="Proteins over the model's window: score in windows around what changes, or drop (status 1)."
+        ),
+    ] = VariantLongPolicy.WINDOW,
     precision: Annotated[Precision, typer.Option(help="Of matrix products; auto: the faster here.")] = Precision.AUTO,
     figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the heatmap.")] = FigureFormat.PNG,
     batch_tokens: BatchTokens = 2048,
@@ -60,13 +69,16 @@ def variants(
 ) -> None:
     """How much the model prefers variants of a protein to its wild type, in nats, and how well DMS_score agrees.
 
-    The status is 1 if some rows could not be scored; their column reason says why.
+    The status is 1 if some rows could not be scored; their column reason says why. With insertions or deletions in the table,
+    score is per residue, and total_score has the sums.
     """
+    from protein_lm.data.variants import check_first_residue
     from protein_lm.output import check_absent
     from protein_lm.tables import SUFFIXES, check_table_output
 
     if saturate == (mutants is not None):
         raise ConfigError("give either --mutants TABLE or --saturate")
+    check_first_residue(first_residue)
     figure = None
     if mutants is not None and mutants.is_dir():
         if output == "-" or Path(output).suffix in SUFFIXES:
@@ -85,7 +97,7 @@ def variants(
     opened = load_model(model, device=device)
     if reason := choose(precision, opened.device.type).reason:
         print(reason, file=sys.stderr)
-    scoring = Scoring(choose_strategy(opened, strategy), batch_tokens, precision)
+    scoring = Scoring(choose_strategy(opened, strategy), batch_tokens, precision, long_sequences)
     if mutants is None:
         _scan(opened, sequence, output, figure, first_residue, scoring)
     elif mutants.is_dir():
@@ -102,13 +114,15 @@ def _scan(
     from protein_lm.data.assays import read_wild_type
     from protein_lm.tables import write_table
 
-    wild_type = read_wild_type(sequence, max_residues=model.max_residues)
+    wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
     table, matrix = scan(model, wild_type, scoring, first_residue=first_residue)
     if figure is not None:
         title = f"{wild_type.sequence_id[:80]}: {scoring.strategy.value}"
         heatmap = plots.substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
         plots.save_figure(heatmap, figure)
     write_table(table, output)
+    if len(wild_type) > model.max_residues:
+        _tell_windows(str(sequence), len(table), model)
     if (num_passed := len(wild_type) - len(table) // 19) > 0:
         print(f"{num_passed:,} residues that are none of the 20 amino acids were passed over", file=sys.stderr)
     if figure is not None:
@@ -119,19 +133,23 @@ def _score_table(
     model: "ProteinLM", sequence: Path, mutants: Path, output: str, first_residue: int, scoring: "Scoring"
 ) -> None:
     from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
-    from protein_lm.analysis.variants import SCORE, check_scorable, scored
+    from protein_lm.analysis.variants import SCORE, num_in_windows, scorable, scored
     from protein_lm.data.assays import read_wild_type
     from protein_lm.data.variants import hint, read_variants
     from protein_lm.tables import write_table
 
-    wild_type = read_wild_type(sequence, max_residues=model.max_residues)
-    table = read_variants(mutants, wild_type, first_residue=first_residue, max_residues=model.max_residues)
-    check_scorable(table, mutants, scoring.strategy)
+    wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
+    table = read_variants(mutants, wild_type, first_residue=first_residue)
+    table = scorable(table, mutants, scoring, longest=model.max_residues)
     measurements = read_measurements(table.frame, mutants) if MEASURED in table.frame else None
     frame = scored(model, table, scoring)
     write_table(frame, output)
     summary = sys.stderr if output == "-" else sys.stdout
     num_unscored = _tell_unscored(mutants, table.reasons, hint(table))
+    if num_windows := num_in_windows(table, longest=model.max_residues):
+        _tell_windows(str(mutants), num_windows, model)
+    if table.has_indels:
+        print(f"{mutants} has insertions or deletions: {_PER_RESIDUE}", file=sys.stderr)
     print(f"{output}: {len(frame) - num_unscored:,} variants scored by {scoring.strategy.value}", file=summary)
     if measurements is not None:
         print(describe(agreement_with(frame[SCORE].to_numpy(), measurements)), file=summary)
@@ -142,19 +160,50 @@ def _score_table(
 def _score_folder(
     model: "ProteinLM", wild_types: Path, mutants: Path, output: Path, first_residue: int, scoring: "Scoring"
 ) -> None:
+    from protein_lm.analysis.variants import num_in_windows, scorable
     from protein_lm.data.assays import read_assays
     from protein_lm.data.variants import hint
     from protein_lm.results import write_assays
 
-    found = read_assays(mutants, wild_types, first_residue=first_residue, max_residues=model.max_residues)
-    summary = write_assays(model, found.assays, output, scoring)
+    longest = model.max_residues
+    found = read_assays(mutants, wild_types, first_residue=first_residue, longest=_longest(model, scoring))
+    tables = [scorable(assay.table, assay.path, scoring, longest=longest) for assay in found.assays]
+    assays = [replace(assay, table=table) for assay, table in zip(found.assays, tables, strict=True)]
+    summary = write_assays(model, assays, output, scoring)
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     print(f"{output}: assays.csv, and the scores of each by {scoring.strategy.value}")
-    if found.absent:
-        shown = ", ".join(found.absent[:5]) + (", ..." if len(found.absent) > 5 else "")
-        print(f"{len(found.absent):,} of {wild_types} have no table in {mutants}: {shown}", file=sys.stderr)
-    if sum(_tell_unscored(assay.path, assay.table.reasons, hint(assay.table)) for assay in found.assays):
+    _tell_names(f"of {wild_types} have no table in {mutants}", found.absent)
+    over = f"assays of proteins over the model's window ({longest:,} residues)"
+    _tell_names(f"{over} left out", found.left_out)
+    in_windows = [assay.name for assay in assays if num_in_windows(assay.table, longest=longest)]
+    _tell_names(f"{over} scored in windows around what changes", in_windows)
+    with_indels = [assay.name for assay in assays if assay.table.has_indels]
+    _tell_names(f"assays have insertions or deletions ({_PER_RESIDUE})", with_indels)
+    hints = [hint(assay.table, is_one_of_many=len(assays) > 1) for assay in assays]
+    faults = [_tell_unscored(each.path, each.table.reasons, advice) for each, advice in zip(assays, hints, strict=True)]
+    if sum(faults) or found.left_out:
         raise typer.Exit(_SOME_WITHOUT_SCORE)
+
+
+def _longest(model: "ProteinLM", scoring: "Scoring") -> int | None:
+    """Residues of the longest wild type that is scored."""
+    return model.max_residues if scoring.long_sequences is VariantLongPolicy.DROP else None
+
+
+def _tell_windows(what: str, number: int, model: "ProteinLM") -> None:
+    """Say on standard error how many variants were not read whole."""
+    print(
+        f"{what}: {number:,} variants scored in windows around what changes; they have more than the "
+        f"{model.max_residues:,} residues that this model reads",
+        file=sys.stderr,
+    )
+
+
+def _tell_names(fact: str, names: Sequence[str]) -> None:
+    """Name on standard error the first of the assays of which something is to be said."""
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"{len(names):,} {fact}: {shown}", file=sys.stderr)
 
 
 def _tell_unscored(path: Path, reasons: Sequence[str], hint: str) -> int:

@@ -39,6 +39,8 @@ class AssayFolder:
     assays: list[Assay]
     absent: list[str]
     """Names of the reference table that have no file."""
+    left_out: list[str]
+    """Names of those whose wild types are over the window."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,20 @@ class _Protein:
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_wild_type(path: Path, *, max_residues: int) -> SequenceRecord:
+def read_wild_type(path: Path, *, longest: int | None = None) -> SequenceRecord:
     """The one protein of a sequence file.
 
     Raises:
-        InputError: the file cannot be read, holds several proteins, or one over the model's window.
+        InputError: the file cannot be read, holds several proteins, or one of more than `longest` residues.
     """
     records = list(islice(read_records(path), 2))
     if len(records) != 1:
         raise InputError(f"{path} holds more than one protein; variants are of one: give a file with that one alone")
-    _check_length(records[0], path, max_residues)
+    _check_length(records[0], path, longest)
     return records[0]
 
 
-def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_residues: int) -> AssayFolder:
+def read_assays(folder: Path, wild_types: Path, *, first_residue: int, longest: int | None = None) -> AssayFolder:
     """Read all tables in a folder; no model is needed yet, so that mistakes show before the work.
 
     Args:
@@ -69,28 +71,32 @@ def read_assays(folder: Path, wild_types: Path, *, first_residue: int, max_resid
         wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`), or a sequence file whose
             identifiers are the names of the files without their suffixes; the protein of a file with one is that of all.
         first_residue: number of the first residue of all wild types.
-        max_residues: longest protein that the model reads.
+        longest: assays of proteins with more residues are left out.
 
     Raises:
-        InputError: there is no table, a table has no wild type or no measurements, or as `read_variants`.
+        InputError: there is no table, a table has no wild type or no measurements, nothing is left, or as `read_variants`.
     """
     paths = _tables(folder, wild_types)
     if not paths:
         raise InputError(f"{folder} holds no table; assays are files that end in {', '.join(SUFFIXES)}")
     proteins = _reference(wild_types) or _sequences(wild_types, list(paths))
-    assays = []
+    assays, left_out = [], []
     for name, path in paths.items():
         if name not in proteins:
             raise InputError(f"{wild_types} has no wild type for {path}; add one named {name!r}, or move the file away")
         protein = proteins[name]
-        _check_length(protein.record, wild_types, max_residues)
-        table = read_variants(path, protein.record, first_residue=first_residue, max_residues=max_residues)
+        if longest is not None and len(protein.record) > longest:
+            left_out.append(name)
+            continue
+        table = read_variants(path, protein.record, first_residue=first_residue, is_one_of_many=len(paths) > 1)
         if MEASURED not in table.frame:
             raise InputError(
                 f"{path} has no column {MEASURED}, so there is nothing to compare with; move the file away"
             )
         assays.append(Assay(name, path, table, protein.groups))
-    return AssayFolder(assays, sorted(proteins.keys() - paths.keys()))
+    if not assays:
+        _check_length(proteins[left_out[0]].record, wild_types, longest)
+    return AssayFolder(assays, sorted(proteins.keys() - paths.keys()), left_out)
 
 
 def _tables(folder: Path, wild_types: Path) -> dict[str, Path]:
@@ -139,10 +145,9 @@ def _sequences(path: Path, names: list[str]) -> dict[str, _Protein]:
     return {record.sequence_id: _Protein(record) for record in records}
 
 
-def _check_length(record: SequenceRecord, path: Path, max_residues: int) -> None:
-    if len(record) > max_residues:
+def _check_length(record: SequenceRecord, path: Path, longest: int | None) -> None:
+    if longest is not None and len(record) > longest:
         raise InputError(
-            f"{path}: sequence {record.sequence_id} has {len(record):,} residues; this model reads {max_residues:,}; "
-            "cut out the part around its variants and number its first residue by --offset-idx, or use a model with a longer "
-            "window"
+            f"{path}: sequence {record.sequence_id} has {len(record):,} residues; this model reads {longest:,}; use --long "
+            "window, which scores variants in windows, or a model with a longer window"
         )

@@ -96,6 +96,17 @@ def one_pass_log_probabilities(
     return results
 
 
+def window_start(first: int, last: int, *, length: int, longest: int) -> int:
+    """Where a window of `longest` begins that has the stretch from `first` to `last` in its middle, or ends at an end.
+
+    This is `get_optimal_window` of ProteinGym, which has one position for the stretch.
+
+    >>> [window_start(place, place, length=100, longest=10) for place in (4, 5, 6, 50, 94, 95, 99)]
+    [0, 0, 1, 45, 89, 90, 90]
+    """
+    return max(0, min((first + last) // 2 - longest // 2, length - longest))
+
+
 @torch.inference_mode()
 def site_log_probabilities(
     model: ProteinLM,
@@ -104,20 +115,25 @@ def site_log_probabilities(
     *,
     are_hidden: bool,
     tokens_per_batch: int,
+    window: int | None = None,
 ) -> Iterator[NDArray[np.float64]]:
     """For each of `sites` (k,), 0-based and ascending, log-probabilities (k, V) of all tokens there, by a masked model.
 
     Each is read off a copy of the sequence of its own, in which these sites are hidden by <mask> all at once, or nothing is.
-    The copies have one length, so they are rows of batches without padding.
+    The copies have one length, so they are rows of batches without padding. Of a sequence with more tokens than `window`
+    (<cls> and <eos> are two) a copy has so many tokens, around the middle of its sites.
     """
     whole = torch.tensor([alphabet.CLS, *residues.tolist(), alphabet.EOS])
-    num_rows = max(1, tokens_per_batch // whole.numel())
+    length = min(whole.numel(), window or whole.numel())
+    pieces = whole.unfold(0, length, 1)
+    num_rows = max(1, tokens_per_batch // length)
     for start in range(0, len(sites), num_rows):
-        chosen = sites[start : start + num_rows]
+        chosen = [1 + each for each in sites[start : start + num_rows]]
         sizes = [each.size for each in chosen]
-        tokens = whole.repeat(len(chosen), 1)
+        begins = [window_start(each[0], each[-1], length=whole.numel(), longest=length) for each in chosen]
+        tokens = pieces[begins]
         selected = torch.zeros_like(tokens, dtype=torch.bool)
-        selected[np.repeat(np.arange(len(chosen)), sizes), 1 + np.concatenate(chosen)] = True
+        selected[np.repeat(np.arange(len(chosen)), sizes), np.concatenate(chosen) - np.repeat(begins, sizes)] = True
         if are_hidden:
             tokens[selected] = alphabet.MASK
         logits = model(tokens.to(model.device), selected=selected.to(model.device))

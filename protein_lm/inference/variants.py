@@ -1,30 +1,36 @@
 """How much a model prefers variants of a protein to its wild type.
 
-The marginals and the pseudo-log-likelihood are those of Meier et al. 2021, section 3.
+The marginals and the pseudo-log-likelihood are those of Meier et al. 2021, section 3. Of proteins over the model's window a
+window is read around what a variant changes: for marginals the tokens that ProteinGym takes for ESM, a part of
+<cls> r₁ … rₙ <eos>; for likelihoods a stretch of residues, with <cls> and <eos> around it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.choices import Precision, VariantStrategy
+from protein_lm.choices import Precision, VariantLongPolicy, VariantStrategy
 from protein_lm.data.variants import Residues, Variant
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import (
     continued_log_probabilities,
     each_hidden_in_turn,
     site_log_probabilities,
+    window_start,
 )
 from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.precision import choose
 
-MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.WT_MARGINALS)
+MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
 """Strategies that compare residues at one site, and so know no insertions and deletions."""
+_ONE_SITE_AT_A_TIME = (VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
+"""Strategies for which the sites of a variant may lie any number of residues apart."""
 MOST_COPIES = 32
 """Copies of a state that are held at once."""
 
@@ -38,6 +44,8 @@ class Scoring:
     """Tokens computed at once."""
     precision: Precision = Precision.FLOAT32
     """Of matrix products."""
+    long_sequences: VariantLongPolicy = VariantLongPolicy.WINDOW
+    """What becomes of those over the model's window; tables are prepared for it (`analysis.variants.scorable`)."""
 
 
 def choose_strategy(model: ProteinLM, wanted: VariantStrategy | None) -> VariantStrategy:
@@ -61,25 +69,68 @@ def choose_strategy(model: ProteinLM, wanted: VariantStrategy | None) -> Variant
     return strategy
 
 
+class VariantScores(NamedTuple):
+    """Scores of N variants, 0 for the wild type."""
+
+    total: NDArray[np.float64]
+    """(N,) log-likelihood of the variant less that of the wild type, or what stands for it; nats."""
+    per_residue: NDArray[np.float64]
+    """(N,) mean log-likelihood of the variant's residues less that of the wild type's (marginals: NaN); nats."""
+
+
 def variant_scores(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
 ) -> NDArray[np.float64]:
-    """The score (N,) of each variant in nats, 0 for the wild type; equal variants are computed once.
+    """`VariantScores.total` of each variant; see `all_variant_scores`."""
+    return all_variant_scores(model, wild_type, variants, scoring).total
+
+
+def all_variant_scores(
+    model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
+) -> VariantScores:
+    """Scores of each variant; equal variants are computed once.
+
+    Sums over proteins of different lengths cannot be compared: compare variants with insertions or deletions by
+    `per_residue`, as ProteinGym does.
 
     Raises:
-        ValueError: a marginal of a variant with insertions or deletions.
+        ValueError: a marginal of a variant with insertions or deletions, or a variant that has a `fault`.
         NumericalError: the model gives no number.
     """
     if scoring.strategy in MARGINALS and any(variant.rewritten for variant in variants):
         raise ValueError(f"{scoring.strategy.value} know no insertions and deletions")
     reuse_freed_memory()
     different = [variant for variant in dict.fromkeys(variants) if not variant.is_wild_type]
+    for variant in different:
+        if reason := fault(variant, wild_type, scoring.strategy, longest=model.max_residues):
+            raise ValueError(reason)
+    found: Mapping[Variant, tuple[float, float]] = {}
     device = model.device.type
     with choose(scoring.precision, device).context(device), torch.inference_mode():
-        scorer = _SCORERS[scoring.strategy]
-        found = scorer(model, wild_type, different, scoring.tokens_per_batch) if different else []
-        scores = dict(zip(different, found, strict=True))
-    return np.array([scores.get(variant, 0.0) for variant in variants], dtype=np.float64)
+        if different and scoring.strategy in MARGINALS:
+            marginals = _MARGINAL_SCORERS[scoring.strategy](model, wild_type, different, scoring.tokens_per_batch)
+            found = {variant: (total, np.nan) for variant, total in zip(different, marginals, strict=True)}
+        elif different:
+            found = _by_likelihood(model, wild_type, different, scoring)
+    scores = np.array([found.get(variant, (0.0, 0.0)) for variant in variants], dtype=np.float64).reshape(-1, 2)
+    return VariantScores(scores[:, 0], scores[:, 1])
+
+
+def fault(variant: Variant, wild_type: Residues, strategy: VariantStrategy, *, longest: int) -> str:
+    """Why a model that reads `longest` residues cannot score a variant; empty if it can."""
+    if is_within(variant, wild_type, longest) or strategy in _ONE_SITE_AT_A_TIME:
+        return ""
+    first, *ends = variant.stretch(wild_type)
+    if (span := max(ends) - first) < longest:
+        return ""
+    causal = strategy is VariantStrategy.LOG_LIKELIHOOD
+    advice = "" if causal or variant.rewritten else f"; choose --strategy {VariantStrategy.ADDITIVE_MARGINALS.value}"
+    return f"what changes spans {span:,} residues, for which a window of {longest:,} is too short{advice}"
+
+
+def is_within(variant: Variant, wild_type: Residues, longest: int) -> bool:
+    """Whether a variant and its wild type are both read whole."""
+    return max(wild_type.size, len(variant.rewritten)) <= longest
 
 
 def _masked_marginals(
@@ -88,39 +139,109 @@ def _masked_marginals(
     """Variants of the same sites share one pass: <mask> stands at all of them."""
     groups = list(dict.fromkeys(variant.sites for variant in variants))
     arrays = [np.array(sites) for sites in groups]
-    passes = site_log_probabilities(model, wild_type, arrays, are_hidden=True, tokens_per_batch=tokens_per_batch)
-    rows = dict(zip(groups, passes, strict=True))
+    rows = dict(zip(groups, _read(model, wild_type, arrays, tokens_per_batch, are_hidden=True), strict=True))
     return [_sum_of_ratios(variant, wild_type, rows[variant.sites]) for variant in variants]
+
+
+def _additive_marginals(
+    model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
+) -> list[float]:
+    """One pass for each site, whatever variants have it: <mask> stands there alone."""
+    places = sorted({place for variant in variants for place in variant.sites})
+    passes = _read(model, wild_type, [np.array([place]) for place in places], tokens_per_batch, are_hidden=True)
+    rows = dict(zip(places, (row[0] for row in passes), strict=True))
+    return [_sum_of_ratios(variant, wild_type, [rows[place] for place in variant.sites]) for variant in variants]
 
 
 def _wildtype_marginals(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
 ) -> list[float]:
-    """One pass over the wild type, whatever its length."""
-    everywhere = [np.arange(wild_type.size)]
-    (rows,) = site_log_probabilities(model, wild_type, everywhere, are_hidden=False, tokens_per_batch=tokens_per_batch)
-    return [_sum_of_ratios(variant, wild_type, rows[list(variant.sites)]) for variant in variants]
+    """One pass over the wild type, or over each of the windows around the sites."""
+    window = model.config.max_length
+    length = wild_type.size + alphabet.NUM_SPECIAL_TOKENS
+    groups: dict[int, list[int]] = {}
+    for place in sorted({place for variant in variants for place in variant.sites}):
+        groups.setdefault(window_start(place + 1, place + 1, length=length, longest=window), []).append(place)
+    arrays = [np.array(places) for places in groups.values()]
+    passes = _read(model, wild_type, arrays, tokens_per_batch, are_hidden=False)
+    rows = dict(zip(np.concatenate(arrays).tolist(), (row for each in passes for row in each), strict=True))
+    return [_sum_of_ratios(variant, wild_type, [rows[place] for place in variant.sites]) for variant in variants]
 
 
-def _sum_of_ratios(variant: Variant, wild_type: Residues, rows: NDArray[np.float64]) -> float:
+def _read(
+    model: ProteinLM,
+    wild_type: Residues,
+    sites: Sequence[NDArray[np.int64]],
+    tokens_per_batch: int,
+    *,
+    are_hidden: bool,
+) -> Iterator[NDArray[np.float64]]:
+    return site_log_probabilities(
+        model,
+        wild_type,
+        sites,
+        are_hidden=are_hidden,
+        tokens_per_batch=tokens_per_batch,
+        window=model.config.max_length,
+    )
+
+
+def _sum_of_ratios(
+    variant: Variant, wild_type: Residues, rows: NDArray[np.float64] | Sequence[NDArray[np.float64]]
+) -> float:
     """Σ log p(mutant) - log p(wild type), with log-probabilities (k, V) at the k sites."""
     return float(
         sum(row[token] - row[wild_type[place]] for row, (place, token) in zip(rows, variant.substitutions, strict=True))
     )
 
 
+def _by_likelihood(
+    model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
+) -> dict[Variant, tuple[float, float]]:
+    """Total and per residue of each variant, read whole or in windows; variants of one window share a pass."""
+    groups: dict[tuple[int, int], dict[Variant, Variant]] = {}
+    for variant in variants:
+        start, end, part = cut_to_window(variant, wild_type, model.max_residues)
+        groups.setdefault((start, end), {})[variant] = part
+    scores = {}
+    for (start, end), members in groups.items():
+        window, parts = wild_type[start:end], list(members.values())
+        own, ratios = _LIKELIHOOD_SCORERS[scoring.strategy](model, window, parts, scoring.tokens_per_batch)
+        for variant, part, ratio in zip(members, parts, ratios, strict=True):
+            length = len(part.rewritten) or window.size
+            scores[variant] = ratio, ratio / length + own * (1 / length - 1 / window.size)
+    return scores
+
+
+def cut_to_window(variant: Variant, wild_type: Residues, longest: int) -> tuple[int, int, Variant]:
+    """The stretch of the wild type that a variant is compared with, its start and end, and the variant of that stretch.
+
+    The same residues stand before and behind what changes, as many as both can have; all of them if they fit.
+    """
+    if is_within(variant, wild_type, longest):
+        return 0, wild_type.size, variant
+    gained = len(variant.rewritten) - wild_type.size if variant.rewritten else 0
+    size = min(wild_type.size, longest - max(gained, 0))
+    first, end, _ = variant.stretch(wild_type)
+    start = window_start(first, max(first, end - 1), length=wild_type.size, longest=size)
+    if not variant.rewritten:
+        moved = tuple((place - start, token) for place, token in variant.substitutions)
+        return start, start + size, Variant(moved)
+    return start, start + size, Variant(rewritten=variant.rewritten[start : start + size + gained])
+
+
 def _pseudo_log_likelihood_ratios(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
-) -> list[float]:
+) -> tuple[float, list[float]]:
     proteins = [wild_type, *(variant.residues(wild_type) for variant in variants)]
     scores = (each_hidden_in_turn(model, each, tokens_per_batch=tokens_per_batch) for each in proteins)
     own, *others = (float(values.sum()) for values in scores)
-    return [other - own for other in others]
+    return own, [other - own for other in others]
 
 
 def _log_likelihood_ratios(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
-) -> list[float]:
+) -> tuple[float, list[float]]:
     """What stands before the first difference is read once for all variants: each goes on from a copy of that state."""
     tokens = torch.tensor([[alphabet.CLS, *wild_type.tolist()]])
     rows = continued_log_probabilities(model, tokens[:, :-1], model.new_state(), tokens_at_once=tokens_per_batch)[0]
@@ -142,7 +263,7 @@ def _log_likelihood_ratios(
             endings = np.stack([variant.residues(wild_type)[place:] for variant in chosen])
             likelihoods = _log_likelihoods_of_endings(model, endings, state, next_row, tokens_per_batch)
             scores |= zip(chosen, (likelihoods - own_from[place]).tolist(), strict=True)
-    return [scores[variant] for variant in variants]
+    return float(own.sum()), [scores[variant] for variant in variants]
 
 
 def _log_likelihoods_of_endings(
@@ -167,10 +288,15 @@ def _log_likelihoods_of_endings(
     return firsts + np.take_along_axis(rows, endings[:, 1:, None].astype(np.int64), axis=2).sum((1, 2))
 
 
-_Scorer = Callable[[ProteinLM, Residues, Sequence[Variant], int], Sequence[float]]
-_SCORERS: Mapping[VariantStrategy, _Scorer] = {
+_MARGINAL_SCORERS: Mapping[VariantStrategy, Callable[[ProteinLM, Residues, Sequence[Variant], int], list[float]]] = {
     VariantStrategy.MASKED_MARGINALS: _masked_marginals,
+    VariantStrategy.ADDITIVE_MARGINALS: _additive_marginals,
     VariantStrategy.WT_MARGINALS: _wildtype_marginals,
+}
+_LIKELIHOOD_SCORERS: Mapping[
+    VariantStrategy, Callable[[ProteinLM, Residues, Sequence[Variant], int], tuple[float, list[float]]]
+] = {
     VariantStrategy.PSEUDO_PPL: _pseudo_log_likelihood_ratios,
     VariantStrategy.LOG_LIKELIHOOD: _log_likelihood_ratios,
 }
+"""The wild type's log-likelihood, and for each variant how much higher its own is."""

@@ -39,7 +39,36 @@ def test_agreement_leaves_out_rows_without_score_or_measurement() -> None:
     assert whole["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
     fit = (values >= np.median(values)).astype(int).astype(str).tolist()
     assert agreement_with(scores, measured(DMS_score=cells, DMS_score_bin=fit)) == whole
-    assert np.isnan(list(agreement_with(np.zeros(50), measured(DMS_score=cells)).values())).all()
+    nothing = agreement_with(np.full(50, np.nan), measured(DMS_score=cells))
+    assert np.isnan(list(nothing.values())).all()
+
+
+@pytest.mark.parametrize(
+    "values, scores, expected",
+    [
+        # Rounded numbers; in both of the first two more than a tenth lie at the 90th percentile.
+        (
+            [0, 0, 1, 1, 1, 2, 2, 3, 3, 3],
+            [1, 0, 2, 2, 0, 2, 1, 2, 2, 1],
+            [0.458220, 1 / 3, 0.68, 0.2, 2 / 3],
+        ),
+        ([0, 1, 2, 3, 3, 3, 0, 1, 2] * 2, [5, 5, 5, 4, 5, 3, 2, 1, 5] * 2, [0.103479, 0, 0.65, 0.1, 1 / 3]),
+        (
+            np.round(np.sin(np.arange(40)), 1),
+            np.round(np.sin(np.arange(40)) + np.cos(3 * np.arange(40)), 1),
+            [0.703448, 0.955851, 0.8525, 0.5, 0.4],
+        ),
+        # All values equal, all scores equal, one variant.
+        ([1] * 12, range(12), [np.nan, np.nan, np.nan, 0, 1 / 6]),
+        (range(12), [1] * 12, [np.nan, 0, 0.5, 0, 1]),
+        ([2], [1], [np.nan, 0, np.nan, 0, 1]),
+    ],
+)
+def test_tied_and_rounded_values_as_proteingym_has_them(values, scores, expected) -> None:
+    """Expected: what the functions of its `performance_DMS_benchmarks.py` (bb68524, July 2025) give for these numbers."""
+    found = agreement_with(np.array(scores, float), measured(DMS_score=[str(value) for value in values]))
+    assert list(found) == ["spearman", "ndcg", "auc", "mcc", "top_recall"]
+    assert list(found.values()) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from protein_lm.choices import Precision, VariantStrategy
 from protein_lm.data.variants import Variant, all_substitutions
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import causal_log_probabilities
-from protein_lm.inference.variants import Scoring, choose_strategy, variant_scores
+from protein_lm.inference.variants import MARGINALS, Scoring, all_variant_scores, choose_strategy, variant_scores
 from tests.conftest import EVERY_FORM, KINDS, fresh_model
 from tests.inference.toys import CopyModel
 
@@ -51,15 +51,44 @@ def plain_pseudo_log_likelihood(model, residues) -> float:
 @pytest.mark.parametrize("tokens_per_batch", [1, 50])
 def test_marginals_of_masked_models(attention, tokens_per_batch) -> None:
     model = fresh_model(objective="masked", attention=attention)
-    for strategy in (VariantStrategy.MASKED_MARGINALS, VariantStrategy.WT_MARGINALS):
+    for strategy in MARGINALS:
         scores = variant_scores(model, WILD_TYPE, MIXED, Scoring(strategy, tokens_per_batch))
         for variant, score in zip(MIXED, scores, strict=True):
-            tokens = with_ends(WILD_TYPE)
-            for place in variant.sites if strategy is VariantStrategy.MASKED_MARGINALS else ():
-                tokens[place + 1] = alphabet.MASK  # all at once
-            rows = plain_rows(model, tokens)
-            expected = sum(rows[p + 1, token] - rows[p + 1, WILD_TYPE[p]] for p, token in variant.substitutions)
+            hidden = {
+                VariantStrategy.MASKED_MARGINALS: lambda place, sites=variant.sites: sites,  # all at once
+                VariantStrategy.ADDITIVE_MARGINALS: lambda place: [place],  # one after the other, each alone
+                VariantStrategy.WT_MARGINALS: lambda place: [],
+            }[strategy]
+            expected = 0.0
+            for place, token in variant.substitutions:
+                tokens = with_ends(WILD_TYPE)
+                for each in hidden(place):
+                    tokens[each + 1] = alphabet.MASK
+                row = plain_rows(model, tokens)[place + 1]
+                expected += row[token] - row[WILD_TYPE[place]]
             assert score == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+def test_per_residue_is_the_difference_of_means(objective) -> None:
+    model = fresh_model(objective=objective)
+    scoring = Scoring(VariantStrategy.LOG_LIKELIHOOD if model.is_causal else VariantStrategy.PSEUDO_PPL)
+    variants = [PAIR, Variant(), *INDELS]
+
+    def likelihood(residues) -> float:
+        if not model.is_causal:
+            return plain_pseudo_log_likelihood(model, residues)
+        (found,) = causal_log_probabilities(model, [residues], tokens_per_batch=8192)
+        return found.log_probabilities.sum()
+
+    own = likelihood(WILD_TYPE)
+    whole = [variant.residues(WILD_TYPE) for variant in variants]
+    found = all_variant_scores(model, WILD_TYPE, variants, scoring)
+    sums = [likelihood(each) for each in whole]
+    np.testing.assert_allclose(found.total, np.array(sums) - own, rtol=1e-5, atol=1e-4)
+    means = [total / each.size - own / WILD_TYPE.size for total, each in zip(sums, whole, strict=True)]
+    np.testing.assert_allclose(found.per_residue, means, rtol=1e-5, atol=1e-5)
+    assert found.total[3] > 20 and abs(found.per_residue[3]) < 1, "half of the protein is gone"
 
 
 def test_pseudo_likelihoods_know_insertions_and_deletions() -> None:
@@ -98,9 +127,11 @@ def test_which_positions_are_seen_and_read() -> None:
     ]
 
 
-def test_sites_are_computed_once() -> None:
+@pytest.mark.parametrize("strategy", [VariantStrategy.MASKED_MARGINALS, VariantStrategy.ADDITIVE_MARGINALS])
+def test_sites_are_computed_once(strategy) -> None:
     model = CopyModel(causal=False)
-    variant_scores(model, WILD_TYPE, all_substitutions(WILD_TYPE), Scoring(VariantStrategy.MASKED_MARGINALS))
+    variants = all_substitutions(WILD_TYPE)
+    variant_scores(model, WILD_TYPE, variants if strategy is MARGINALS[0] else [*variants, PAIR], Scoring(strategy))
     assert len(model.seen) == WILD_TYPE.size
 
 
@@ -125,7 +156,7 @@ def test_strategies_without_a_meaning_are_refused() -> None:
     assert choose_strategy(causal, None) is VariantStrategy.LOG_LIKELIHOOD
     with pytest.raises(ConfigError, match="wt-marginals has no meaning for a causal model; choose log-likelihood"):
         choose_strategy(causal, VariantStrategy.WT_MARGINALS)
-    with pytest.raises(ConfigError, match="for a masked model; choose masked-marginals or wt-marginals or pseudo-ppl"):
+    with pytest.raises(ConfigError, match="for a masked model; choose masked-marginals or additive-marginals or"):
         choose_strategy(masked, VariantStrategy.LOG_LIKELIHOOD)
     with pytest.raises(ValueError, match="masked-marginals know no insertions and deletions"):
         variant_scores(masked, WILD_TYPE, INDELS, Scoring(VariantStrategy.MASKED_MARGINALS))
