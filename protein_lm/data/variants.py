@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.data.records import SequenceRecord
-from protein_lm.data.text_table import shown_names
 from protein_lm.errors import InputError
 from protein_lm.tables import read_table
 
@@ -85,10 +84,7 @@ def read_variants(path: Path, wild_type: SequenceRecord, *, first_residue: int, 
     Raises:
         InputError: the table cannot be read, has no rows or none of the two columns, or no row names a possible variant.
     """
-    frame, _ = read_table(path, wanted=(MUTANT, SEQUENCE, MEASURED))
-    if not {MUTANT, SEQUENCE} & set(frame):
-        shown = shown_names(frame.columns.tolist())
-        raise InputError(f"{path} has no column {MUTANT} or {SEQUENCE}; it has {shown}; rename the one that is meant")
+    frame, _ = read_table(path, needs=(MUTANT, SEQUENCE), wanted=(MUTANT, SEQUENCE, MEASURED))
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")
     table = parse_variants(frame, wild_type, first_residue=first_residue, max_residues=max_residues)
