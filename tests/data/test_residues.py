@@ -110,7 +110,7 @@ def ways_to_give(text: str, folder: Path) -> dict[str, Callable[[], Any]]:
     wild_type = next(records("MKT"))
 
     def variant() -> Any:
-        found = read_variants(table, wild_type, first_residue=1, max_residues=99)
+        found = read_variants(table, wild_type, first_residue=1)
         if found.reasons[1]:
             raise InputError(found.reasons[1])
         assert found.variants[1] is not None
@@ -127,7 +127,7 @@ def ways_to_give(text: str, folder: Path) -> dict[str, Callable[[], Any]]:
         "template": lambda: next(read_templates(templates)).residues[1:],
         "mutated_sequence": variant,
         "reference table": lambda: (
-            read_assays(assays, reference, first_residue=1, max_residues=99).assays[0].table.wild_type.tokens
+            read_assays(assays, reference, first_residue=1).assays[0].table.wild_type.tokens
         ),
     }
 
