@@ -99,7 +99,7 @@ def test_an_identifier_that_comes_twice_is_refused_everywhere(base, tmp_path) ->
     (tmp_path / "assays").mkdir()
     (tmp_path / "assays" / "a.csv").write_text("mutant,DMS_score\nM1A,1\nK2A,2\n")
     with pytest.raises(InputError, match=r"twice.fasta, line 5: sequence a is on line 1 too"):  # wild types
-        read_assays(tmp_path / "assays", fasta, first_residue=1, max_residues=62)
+        read_assays(tmp_path / "assays", fasta, first_residue=1)
 
 
 def test_prefixes_have_names(base, tmp_path) -> None:

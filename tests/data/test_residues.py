@@ -126,9 +126,7 @@ def ways_to_give(text: str, folder: Path) -> dict[str, Callable[[], Any]]:
         "prefix": lambda: read_prefixes(text)[0].residues,
         "template": lambda: next(read_templates(templates)).residues[1:],
         "mutated_sequence": variant,
-        "reference table": lambda: (
-            read_assays(assays, reference, first_residue=1).assays[0].table.wild_type.tokens
-        ),
+        "reference table": lambda: read_assays(assays, reference, first_residue=1).assays[0].table.wild_type.tokens,
     }
 
 

@@ -312,6 +312,8 @@ def test_files_that_are_no_tables_are_called_what_they_are(tmp_path) -> None:
             InputError, match=r"t\.csv looks like FASTA; give a table whose first line names its columns"
         ):
             READERS[name](tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("# a comment, sequence\n\n>P1\nMKV\n")
+    assert column_names(tmp_path / "t.csv") == []
     (tmp_path / "t.csv").write_text(">P1,sequence_id,sequence\nMKV\n")
     assert [record.sequence for record in read_records(tmp_path / "t.csv")] == ["MKV"]
     (tmp_path / "t.csv").write_text("<html>\n")
