@@ -13,13 +13,11 @@ import pandas as pd
 from protein_lm.data import parquet_table
 from protein_lm.data.sources import COMPRESSED_SUFFIXES, Source
 from protein_lm.data.text import as_utf8, beginning, unix_lines, without_comments
-from protein_lm.data.text_table import TextTable, split_heading
+from protein_lm.data.text_table import FASTA_MARK, TextTable, shown_names, split_heading
 from protein_lm.errors import InputError, OutputError
 from protein_lm.output import check_absent, new_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_NO_TABLES = (b">", b"<", b"ID   ")
-"""How sequence files begin, of which the first line could hold a delimiter."""
 _TEXT_AT_ONCE = 2**24
 """Bytes of text that become a row group of Parquet."""
 
@@ -138,14 +136,11 @@ def column_names(path: Path, *, wanted: Collection[str] = ()) -> list[str]:
                 return list(file.schema_arrow.names)
         lines = unix_lines(as_utf8(chain([first], blocks), path))
         text, line = beginning(lines)
-        if text.startswith(_NO_TABLES):
-            return []
-        if text.startswith(b"#") and without_comments(text, line, lines)[0].startswith(b">"):  # FASTA, as in a3m
-            return []
-        return split_heading(text, wanted)[0]
+        begun, _ = without_comments(text, line, lines) if text.startswith(b"#") else (text, line)  # as in a3m
+        return [] if begun.startswith(FASTA_MARK) else split_heading(text, wanted)[0]
 
 
-def read_table(path: Path, *, wanted: Collection[str] = ()) -> tuple[pd.DataFrame, str]:
+def read_table(path: Path, *, needs: Collection[str] = (), wanted: Collection[str] = ()) -> tuple[pd.DataFrame, str]:
     """Read a table with a heading, as text or Parquet, which its contents tell; and the SHA-256 of the file.
 
     All cells are text, and missing ones empty. No column becomes an index; one without a name is called `Unnamed: 0`, as
@@ -153,10 +148,11 @@ def read_table(path: Path, *, wanted: Collection[str] = ()) -> tuple[pd.DataFram
 
     Args:
         path: the file, plain or compressed; Parquet plain.
-        wanted: columns that tell what stands between cells, see `split_heading`.
+        needs: columns of which it has to have one.
+        wanted: these and others that tell what stands between cells, see `split_heading`.
 
     Raises:
-        InputError: the file cannot be read, or is no table.
+        InputError: the file cannot be read, is no table, or has none of the columns needed.
     """
     with Source(path) as source:
         blocks = source.blocks()
@@ -169,9 +165,17 @@ def read_table(path: Path, *, wanted: Collection[str] = ()) -> tuple[pd.DataFram
                     f"{source.shown} is a Parquet table inside something else; write it to a file, uncompressed"
                 )
             columns = parquet_table.read_columns(path)
+            _check_needed(path, list(columns), needs, f"it has {shown_names(list(columns))}")
         else:
-            columns = _columns(TextTable.of_blocks(chain([first], blocks), source.shown, wanted=wanted))
+            table = TextTable.of_blocks(chain([first], blocks), source.shown, wanted=wanted)
+            _check_needed(source.shown, table.names, needs, table.what_it_is())
+            columns = _columns(table)
         return pd.DataFrame(columns, dtype=object), source.sha256
+
+
+def _check_needed(path: Path, names: Sequence[str], needs: Collection[str], what_it_is: str) -> None:
+    if needs and not {*needs} & {*names}:
+        raise InputError(f"{path} has no column {' or '.join(needs)}; {what_it_is}; rename the one that is meant")
 
 
 def _columns(table: TextTable) -> dict[str, Sequence[str]]:

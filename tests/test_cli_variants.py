@@ -26,9 +26,9 @@ def table_of(path: Path, *rows: str) -> Path:
     return path
 
 
-def variants(model: object, sequence: Path, *more: object) -> list[str]:
-    common = ["--model", str(model), "--sequence", str(sequence), "--precision", "float32"]
-    return ["variants", *common, *map(str, more)]
+def variants(model: object, sequence: Path, *more: object, precision: str = "float32") -> list[str]:
+    options = {"--model": model, "--sequence": sequence, "--precision": precision}
+    return ["variants", *(str(each) for option in options.items() for each in option), *map(str, more)]
 
 
 @pytest.mark.parametrize("objective", ["masked", "causal"])
@@ -46,6 +46,23 @@ def test_a_table_with_measurements(runs, protein, tmp_path, capsys, objective) -
     assert main(variants(runs[objective], protein, "--mutants", mutants, "-o", "-")) == 0
     shown = capsys.readouterr()
     assert shown.out == output.read_text() and "Spearman " in shown.err
+
+
+def test_the_precision_is_told_where_there_is_no_error(runs, protein, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("protein_lm.precision.bfloat16_speed", lambda device: 2.0)
+    folder = tmp_path / "assays"
+    folder.mkdir()
+    mutants = table_of(folder / "m.csv", "mutant,DMS_score", "M1A,0.5", "K2G,1.5")
+    for chosen in (["--saturate", "-o", "-"], ["--mutants", mutants, "-o", "-"], ["--mutants", folder, "-o", "out"]):
+        arguments = variants(runs["masked"], protein, *chosen[:-1], precision="auto")
+        output = chosen[-1] if chosen[-1] == "-" else str(tmp_path / chosen[-1])
+        assert main([*arguments, output]) == 0
+        assert capsys.readouterr().err.startswith(
+            "precision: bfloat16, by auto: on this processor products in bfloat16"
+        )
+    wrong = table_of(tmp_path / "w.csv", "mutant", "A99W")
+    arguments = variants(runs["masked"], protein, "--mutants", wrong, "-o", "-", precision="auto")
+    assert "no row names a variant" in fails(capsys, *arguments)
 
 
 def test_rows_without_score_are_told_and_the_status_is_1(runs, protein, tmp_path, capsys) -> None:

@@ -121,6 +121,7 @@ def _scan(
         heatmap = plots.substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
         plots.save_figure(heatmap, figure)
     write_table(table, output)
+    _tell_precision(model, scoring)
     if len(wild_type) > model.max_residues:
         _tell_windows(str(sequence), len(table), model)
     if (num_passed := len(wild_type) - len(table) // 19) > 0:
@@ -144,6 +145,7 @@ def _score_table(
     measurements = read_measurements(table.frame, mutants) if MEASURED in table.frame else None
     frame = scored(model, table, scoring)
     write_table(frame, output)
+    _tell_precision(model, scoring)
     summary = sys.stderr if output == "-" else sys.stdout
     num_unscored = _tell_unscored(mutants, table.reasons, hint(table))
     if num_windows := num_in_windows(table, longest=model.max_residues):
@@ -172,6 +174,7 @@ def _score_folder(
     summary = write_assays(model, assays, output, scoring)
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     print(f"{output}: assays.csv, and the scores of each by {scoring.strategy.value}")
+    _tell_precision(model, scoring)
     _tell_names(f"of {wild_types} have no table in {mutants}", found.absent)
     over = f"assays of proteins over the model's window ({longest:,} residues)"
     _tell_names(f"{over} left out", found.left_out)
@@ -188,6 +191,14 @@ def _score_folder(
 def _longest(model: "ProteinLM", scoring: "Scoring") -> int | None:
     """Residues of the longest wild type that is scored."""
     return model.max_residues if scoring.long_sequences is VariantLongPolicy.DROP else None
+
+
+def _tell_precision(model: "ProteinLM", scoring: "Scoring") -> None:
+    """Say on standard error what was computed in, if someone should know; not before, when there may be an error to tell."""
+    from protein_lm.precision import choose
+
+    if reason := choose(scoring.precision, model.device.type).reason:
+        print(reason, file=sys.stderr)
 
 
 def _tell_windows(what: str, number: int, model: "ProteinLM") -> None:

@@ -80,11 +80,8 @@ def read_sequence_table(
         InputError: the file cannot be read, has no column `sequence` or no rows, a row holds no protein sequence, or one over
             the window while `long_sequences` is `error`; or all were dropped.
     """
-    frame, sha256 = read_table(path, wanted=(SEQUENCE, IDENTIFIER, label_column, SPLIT, FLIP_SET, FLIP_VALIDATION))
-    if SEQUENCE not in frame:
-        raise InputError(
-            f"{path} has no column sequence; it has {shown_names(frame.columns.tolist())}; rename the one that is meant"
-        )
+    wanted = (SEQUENCE, IDENTIFIER, label_column, SPLIT, FLIP_SET, FLIP_VALIDATION)
+    frame, sha256 = read_table(path, needs=(SEQUENCE,), wanted=wanted)
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")
     rows = np.arange(1, len(frame) + 1)

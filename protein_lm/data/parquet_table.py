@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protein_lm.data.text_table import shown_names
 from protein_lm.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def open_parquet(path: Path) -> "Iterator[ParquetFile]":
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
-                raise InputError(f"{path}: two columns are called {repeated[0]}; rename one of them")
+                raise InputError(f"{path}: two columns are called {shown_names(repeated[:1])}; rename one of them")
             yield file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

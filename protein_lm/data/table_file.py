@@ -9,7 +9,7 @@ import numpy as np
 from protein_lm.data.parquet_table import open_parquet
 from protein_lm.data.raw_records import RawRecords
 from protein_lm.data.records import Annotations, Spans
-from protein_lm.data.text_table import TextTable, split_heading
+from protein_lm.data.text_table import FASTA_MARK, TextTable, split_heading
 from protein_lm.errors import InputError
 
 COLUMNS = ("sequence_id", "sequence")
@@ -18,7 +18,7 @@ _ROWS_OF_BLOCK = 4096
 
 def is_table(beginning: bytes) -> bool:
     """Whether a text's first line names the columns."""
-    return set(COLUMNS) <= set(_names(beginning))
+    return not beginning.startswith(FASTA_MARK) and set(COLUMNS) <= set(_names(beginning))
 
 
 def missing_columns(beginning: bytes) -> list[str]:

@@ -20,6 +20,8 @@ _BLANKS = " \t\v\f"
 _SHOWN_LETTERS = 40
 _SHOWN_NAMES = 10
 _QUOTE = b'"'
+FASTA_MARK = b">"
+"""Begins FASTA, whose headers may have commas, and no table."""
 
 Row = tuple[int, list[str], str]
 """The line where a row begins, its cells, and what is wrong with their number (empty: nothing)."""
@@ -75,16 +77,18 @@ class TextTable:
 
         Args:
             text: the beginning of a text, as `text.beginning` gives it.
-            line: its number.
+            line: the number of its first line.
             blocks: the rest.
             path: what messages call the table.
             wanted: columns that tell what stands between cells, see `split_heading`.
 
         Raises:
-            InputError: there is no text, or the first line is not text or names nothing.
+            InputError: there is no text or no table, or the first line is not text or names nothing.
         """
         if not text:
             raise InputError(f"{path} is empty: it holds no table; give one whose first line names its columns")
+        if text.startswith(FASTA_MARK):
+            raise InputError(f"{path} looks like FASTA; give a table whose first line names its columns")
         self.path, self.first_line = path, line
         self._beginning = text[:_SHOWN_LETTERS]
         self._blocks = _whole_lines(chain([text], blocks))
@@ -122,9 +126,9 @@ class TextTable:
         seen = set()
         for name in self.names:
             if name and name in seen:
+                shown = shown_names([name])
                 raise InputError(
-                    f"{self.path}, line {self.first_line}: two columns are called {name[:_SHOWN_LETTERS]}; rename one of "
-                    "them"
+                    f"{self.path}, line {self.first_line}: two columns are called {shown}; rename one of them"
                 )
             seen.add(name)
 
@@ -144,8 +148,6 @@ class TextTable:
     def what_it_is(self) -> str:
         """What the file seems to be, for a message about columns that it lacks."""
         looks = describe_format(self._beginning) if len(self.names) == 1 else None
-        if self._beginning.startswith(b">"):
-            looks = "FASTA"
         return f"it looks like {looks}" if looks else f"it has {shown_names(self.names)}"
 
     def rows(self) -> Iterator[Row]:
@@ -265,10 +267,10 @@ class TextTable:
 
 
 def shown_names(names: Sequence[str]) -> str:
-    """Names of columns in a message."""
-    return ", ".join(name[:_SHOWN_LETTERS] for name in names[:_SHOWN_NAMES]) + (
-        ", ..." if len(names) > _SHOWN_NAMES else ""
-    )
+    """Names of columns in a message, which stays one line."""
+    cut = (name[:_SHOWN_LETTERS] for name in names[:_SHOWN_NAMES])
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in cut)
+    return shown + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
 def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -14,7 +14,6 @@ from protein_lm import alphabet
 from protein_lm.data.mutants import OtherChange, Substitution, read_name
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import residues_of
-from protein_lm.data.text_table import shown_names
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.tables import read_table
 
@@ -116,10 +115,7 @@ def read_variants(
     Raises:
         InputError: the table cannot be read, has no rows or none of the two columns, or no row names a possible variant.
     """
-    frame, _ = read_table(path, wanted=(MUTANT, SEQUENCE, MEASURED))
-    if not {MUTANT, SEQUENCE} & set(frame):
-        shown = shown_names(frame.columns.tolist())
-        raise InputError(f"{path} has no column {MUTANT} or {SEQUENCE}; it has {shown}; rename the one that is meant")
+    frame, _ = read_table(path, needs=(MUTANT, SEQUENCE), wanted=(MUTANT, SEQUENCE, MEASURED))
     if frame.empty:
         raise InputError(f"{path} has no rows; add some")
     table = parse_variants(frame, wild_type, first_residue=first_residue)

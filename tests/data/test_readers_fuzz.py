@@ -21,6 +21,7 @@ WHOLE = {
     "xml": (FIXTURES / "entries.xml").read_bytes(),
     "clusters": (FIXTURES / "clusters.xml").read_bytes(),
     "table": TABLE,
+    "utf-16": TABLE.decode().replace(",", ";").encode("utf-16"),
     "gzip": gzip.compress((FIXTURES / "headers.fasta").read_bytes(), mtime=0),
     "xz": lzma.compress(TABLE),
 }

@@ -132,13 +132,13 @@ def everything(delimiter: str, end: str, *, appended: str = "") -> str:
     return text.getvalue()
 
 
-@pytest.mark.parametrize("name", ["t.csv", "T.CSV", "t.TSV.gz", "t"])
 @pytest.mark.parametrize("delimiter", "\t,;")
 @pytest.mark.parametrize("appended", [False, True])
-def test_all_readers_read_the_same(tmp_path, monkeypatch, name, delimiter, appended) -> None:
+def test_all_readers_read_the_same(tmp_path, monkeypatch, delimiter, appended) -> None:
     monkeypatch.setattr(family_table, "_BLOCK_BYTES", 300)  # some blocks without quotes, some with
-    kinds = zip(ENCODINGS, ("\n", "\r\n", "\r", "\n"), (*COMPRESSIONS, bytes), strict=True)
-    for encoding, end, compress in kinds:
+    names = ("t.csv", "T.CSV", "t.TSV.gz", "t")
+    kinds = zip(names, ENCODINGS, ("\n", "\r\n", "\r", "\n"), (*COMPRESSIONS, bytes), strict=True)
+    for name, encoding, end, compress in kinds:
         text = everything(delimiter, end, appended=delimiter * appended)
         path = tmp_path / name
         path.write_bytes(compress(text.encode(encoding)))
@@ -166,6 +166,27 @@ def test_surplus_cells_are_refused_by_line_in_every_reader(tmp_path, name) -> No
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=r"t\.csv, line 3(, sequence P2)?: 7 cells for 6 columns, 'x' behind the last"):
         READERS[name](tmp_path / "t.csv")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    damages=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=4)), min_size=1, max_size=3),
+    encoding=st.sampled_from(ENCODINGS),
+)
+def test_damaged_tables_are_read_or_refused_in_one_line_by_every_reader(damages, encoding, tmp_path_factory) -> None:
+    data = ("mutant;sequence_id;sequence;split;cluster_id;family_id\n" + "M1A;P1;MKV;test;c;PF00069\n" * 2).encode(
+        encoding
+    )
+    for where, size, piece in damages:
+        place = int(where * len(data))
+        data = data[:place] + piece + data[place + size :]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(data)
+    for read in READERS.values():
+        try:
+            read(path)
+        except InputError as error:
+            assert str(error) and "\n" not in str(error)
 
 
 # ---- by hand
@@ -206,6 +227,7 @@ def test_lines_are_those_where_rows_begin() -> None:
             b'a,b\n1,2\n3,"4"5\n',
             "line 3: letters follow a closing quote; a quote inside a quoted cell is written twice",
         ),
+        (b'"a\n1","a\n1"\n', "line 1: two columns are called 'a\\n1'; rename one of them"),
         (b"\na,b, a\n", "line 2: two columns are called a; rename one of them"),
         (b"a,b\n1,2\n1,\xe4\n", "line 3: not UTF-8; save the file as UTF-8"),
         (
@@ -285,10 +307,15 @@ def test_the_end_of_plain_blocks_is_where_rows_go_on() -> None:
 def test_files_that_are_no_tables_are_called_what_they_are(tmp_path) -> None:
     (tmp_path / "t.csv").write_text(">P1 protein, sequence\nMKV\n")
     assert column_names(tmp_path / "t.csv") == []
-    with pytest.raises(
-        InputError, match=r"has no column sequence_id and no column split; it looks like FASTA; its first"
-    ):
-        SplitTable(tmp_path / "t.csv")
+    for name in ("labels", "variants", "splits", "clusters", "families"):
+        with pytest.raises(
+            InputError, match=r"t\.csv looks like FASTA; give a table whose first line names its columns"
+        ):
+            READERS[name](tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("# a comment, sequence\n\n>P1\nMKV\n")
+    assert column_names(tmp_path / "t.csv") == []
+    (tmp_path / "t.csv").write_text(">P1,sequence_id,sequence\nMKV\n")
+    assert [record.sequence for record in read_records(tmp_path / "t.csv")] == ["MKV"]
     (tmp_path / "t.csv").write_text("<html>\n")
     with pytest.raises(InputError, match=r"without names: representative and member; it looks like a web page"):
         ClusterTable(tmp_path / "t.csv")
