@@ -310,3 +310,18 @@ def test_files_of_others_are_plain_too(tmp_path) -> None:
     (folder / "model.safetensors").symlink_to("/dev/zero")
     with pytest.raises(ModelError, match="no plain file"):
         read_esm2(folder)
+    (tmp_path / "model.pt").unlink()
+    (tmp_path / "model.pt").symlink_to("/dev/zero")
+    with pytest.raises(ModelError):
+        read_esm2(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("value", [None, "6", [6], {}, 10**15, -1, float("inf")])
+def test_settings_of_impossible_checkpoints(tmp_path, value) -> None:
+    names = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+    for name in names:
+        settings = dict.fromkeys(names, 2) | {"token_dropout": True, name: value}
+        weights = {"encoder.sentence_encoder.embed_tokens.weight": torch.zeros(33, 2, dtype=torch.int64)}
+        torch.save({"cfg": {"model": settings}, "model": weights}, tmp_path / "model.pt")
+        with pytest.raises(ModelError):
+            read_esm2(tmp_path / "model.pt")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protein_lm.errors import ModelError
+from protein_lm.errors import ModelError, quoted
 from protein_lm.interop.esm2 import (
     FAIR_ESM,
     HUGGING_FACE,
@@ -124,4 +124,6 @@ def _shape(settings: dict[str, Any], path: Path) -> Shape:
         raise ModelError(
             f"{path}: its settings lack {error.args[0]}; no checkpoint of ESM-2 in fair-esm's form"
         ) from error
+    if not isinstance(width, int):
+        raise ModelError(f"{path}: its encoder_embed_dim is {quoted(width)}; expected a whole number")
     return Shape(num_layers, width, num_heads, 4 * width, token_dropout)
