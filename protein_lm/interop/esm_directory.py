@@ -35,9 +35,9 @@ def read_esm_directory(path: Path) -> Converted:
     Raises:
         ModelError: not ESM-2, a damaged or missing file, or weights that are missing or do not fit.
     """
-    if not is_foreign(path):
-        raise ModelError(f"{path}: neither a checkpoint of fair-esm nor a Hugging Face directory")
     config = read_json(path / CONFIG)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: neither a checkpoint of fair-esm nor a Hugging Face directory")
     shape = _shape(config, path)
     if (path / VOCABULARY).is_file():
         with (path / VOCABULARY).open("rb") as file:
