@@ -1,12 +1,13 @@
 """Where the model lies that adapters or a head were trained on, and whether it is still the same."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from protein_lm.config import TrainingConfig
-from protein_lm.errors import ModelError
+from protein_lm.errors import ModelError, quoted
 from protein_lm.output import checksum
 
 WEIGHTS = "model.safetensors"
@@ -49,7 +50,9 @@ class Base:
             recorded, adapters = str(facts["xxh3_128"]), facts.get("adapters")
             if adapters is not None:
                 adapters = {"rank": int(adapters["rank"]), "alpha": float(adapters["alpha"])}
-        except (KeyError, TypeError, ValueError) as error:
+                if not math.isfinite(adapters["alpha"]):
+                    raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{folder}: damaged, its config.json does not say on which model it stands") from error
         found = next((path for path in places if (path / WEIGHTS).is_file()), None)
         if found is None:
@@ -59,7 +62,7 @@ class Base:
         if checksum(found / WEIGHTS) != recorded:
             raise ModelError(
                 f"{folder}: was trained on the model {found}, whose weights are others now (their checksum was "
-                f"{recorded}); put the former ones back, or train anew"
+                f"{quoted(recorded)}); put the former ones back, or train anew"
             )
         return cls(found, recorded, adapters)
 

@@ -15,20 +15,21 @@ from typing import Any
 
 import torch
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from protein_lm import __version__, alphabet, foreign
 from protein_lm.base_model import WEIGHTS, Base
 from protein_lm.config import HeadConfig, ModelConfig, parse
-from protein_lm.errors import ConfigError, ModelError, OutputError
+from protein_lm.errors import ConfigError, ModelError, named, one_line, quoted
 from protein_lm.hub import HubModel, is_hub_name, push
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.model.sizes import without_weights
 from protein_lm.model_card import model_card
-from protein_lm.output import checksum, new_directory, new_file_mode
+from protein_lm.output import checksum, new_directory
+from protein_lm.plain_files import check_plain, is_plain_name, read_json
+from protein_lm.tensor_files import check_fit, check_floating, load_tensors, read_headers, save_tensors
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "protein_lm"
@@ -164,7 +165,7 @@ def push_model(name: str, repository: str, *, private: bool = False) -> str:
             f"{path}: stands on a model that stays here; put a merged one on the Hub, made with: protein-lm convert "
             f"{name} -o DIR --merge"
         )
-    load_weights(ProteinLM(read_config(path)), path)
+    _open(read_config(path), path)
     return push(path, SHARED, repository, private=private)
 
 
@@ -175,17 +176,17 @@ def read_facts(path: Path) -> dict[str, Any]:
         ModelError: damaged, of another format version or another alphabet.
     """
     try:
-        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        content = read_json(path / CONFIG)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: incomplete model directory, {CONFIG} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path / CONFIG}: damaged, not valid JSON ({error})") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is None:
         raise ModelError(f"{path / CONFIG}: not the config.json of a protein_lm model, it has no format_version")
     if version != FORMAT_VERSION:
         raise ModelError(
-            f"{path / CONFIG}: format version {version!r}, this program reads {FORMAT_VERSION}; "
+            f"{path / CONFIG}: format version {quoted(version)}, this program reads {FORMAT_VERSION}; "
             f"use the version of protein_lm that wrote it, or a newer one"
         )
     if content.get("alphabet") != list(alphabet.TOKENS):
@@ -219,11 +220,29 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     config = read_config(path)
     if (path / CHECKSUMS).exists():
         check_files(path)
-    model = ProteinLM(config)
-    load_weights(model, path)
+    model = _open(config, path)
     model = model.to(choose_device(device)).eval()
     if model.is_causal and model.device.type == "cpu":
         model.arrange_for_decoding()
+    return model
+
+
+def _open(config: ModelConfig, path: Path) -> ProteinLM:
+    """The model of a directory; nothing is made before its settings fit the weights that are there."""
+    facts = read_facts(path).get("base")
+    weights = (path if facts is None else Base.read(path, facts).path) / WEIGHTS
+    headers = read_headers(weights)
+    blocks = {name.split(".")[1] for name in headers if name.startswith("blocks.")}
+    if len(blocks) < config.num_layers:  # first, since very many blocks take their time
+        raise ModelError(
+            f"{weights}: weight blocks.{len(blocks)}.* is missing, the config asks for {config.num_layers:,} blocks"
+        )
+    try:
+        check_fit(without_weights(config).state_dict(), headers, weights)
+    except ConfigError as error:
+        raise ModelError(f"{path / CONFIG}: {error}") from error
+    model = ProteinLM(config)
+    load_weights(model, path)
     return model
 
 
@@ -246,15 +265,20 @@ def read_head(path: Path, width: int) -> PredictionHead:
     Raises:
         ModelError: damaged, or it does not fit.
     """
+    headers = read_headers(path / HEAD)
     try:
         facts = dict(read_facts(path)["head"])
         classes = facts.pop("classes")
-        head = PredictionHead(parse(HeadConfig, facts, str(path / CONFIG)), width, tuple(classes))
+        config = parse(HeadConfig, facts, str(path / CONFIG))
+        if not (isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)):
+            raise TypeError("its classes are no names")
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{path / CONFIG}: damaged, its head cannot be read ({error})") from error
-    tensors = _load_tensors(path / HEAD)
-    _check_fit(head.state_dict(), tensors, path / HEAD)
-    head.load_state_dict(tensors)
+    with torch.device("meta"):
+        expected = PredictionHead(config, width, tuple(classes)).state_dict()
+    check_fit(expected, headers, path / HEAD)
+    head = PredictionHead(config, width, tuple(classes))
+    head.load_state_dict(load_tensors(path / HEAD))
     return head
 
 
@@ -293,13 +317,14 @@ def load_weights(model: ProteinLM, path: Path) -> None:
     facts = read_facts(path).get("base")
     base = None if facts is None else Base.read(path, facts)
     weights = path / WEIGHTS if base is None else base.path / WEIGHTS
-    tensors = _load_tensors(weights)
+    check_fit(model.state_dict(), read_headers(weights), weights)
+    tensors = load_tensors(weights)
     if base is not None and base.adapters is not None:
+        check_floating(read_headers(path / ADAPTERS), path / ADAPTERS)
         try:
-            tensors = merge(tensors, _load_tensors(path / ADAPTERS), base.adapters)
+            tensors = merge(tensors, load_tensors(path / ADAPTERS), base.adapters)
         except (KeyError, RuntimeError, ZeroDivisionError) as error:
             raise ModelError(f"{path / ADAPTERS}: does not fit the model {base.path} ({error})") from error
-    _check_fit(model.state_dict(), tensors, weights)
     model.load_state_dict(tensors)
 
 
@@ -309,22 +334,12 @@ def load_adapters(model: ProteinLM, path: Path) -> None:
     Raises:
         ModelError: missing or damaged file, or adapters that do not fit.
     """
-    tensors, expected = _load_tensors(path / ADAPTERS), adapter_weights(model)
-    _check_fit(expected, tensors, path / ADAPTERS)
+    expected = adapter_weights(model)
+    check_fit(expected, read_headers(path / ADAPTERS), path / ADAPTERS)
+    tensors = load_tensors(path / ADAPTERS)
     with torch.no_grad():
         for name, weight in expected.items():
             weight.copy_(tensors[name])
-
-
-def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in expected.items():
-        if name not in tensors:
-            raise ModelError(f"{path}: weight {name} is missing")
-        if tensors[name].shape != tensor.shape:
-            shapes = f"{tuple(tensors[name].shape)}, the config asks for {tuple(tensor.shape)}"
-            raise ModelError(f"{path}: weight {name} has shape {shapes}")
-    if unknown := sorted(tensors.keys() - expected.keys()):
-        raise ModelError(f"{path}: weight {unknown[0]} does not belong to this model")
 
 
 def write_checksums(folder: Path) -> None:
@@ -340,18 +355,21 @@ def check_files(path: Path) -> None:
         ModelError: a file, or the record itself, is missing or damaged; the first one is named.
     """
     try:
-        sums = dict(json.loads((path / CHECKSUMS).read_text(encoding="utf-8")))
+        sums = dict(read_json(path / CHECKSUMS))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: incomplete, {CHECKSUMS} is missing") from error
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path / CHECKSUMS}: damaged ({error})") from error
     for name, expected in sums.items():
+        if not is_plain_name(name):
+            raise ModelError(f"{path / CHECKSUMS}: damaged, it names {quoted(name)}, which is no file of this folder")
         try:
+            check_plain(path / name)
             found = checksum(path / name)
         except OSError as error:
             raise ModelError(f"{path}: incomplete, {name} cannot be read ({error.strerror})") from error
         if found != expected:
-            raise ModelError(f"{path / name}: damaged, its checksum is {found} instead of {expected}")
+            raise ModelError(f"{path / name}: damaged, its checksum is {found} instead of {quoted(expected)}")
 
 
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -367,8 +385,8 @@ def read_training_facts(path: Path) -> dict[str, Any]:
         ModelError: missing or damaged.
     """
     try:
-        return json.loads((path / STATE_FACTS).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        return dict(read_json(path / STATE_FACTS))
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
 
 
@@ -378,29 +396,7 @@ def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ModelError: missing or damaged.
     """
-    return read_training_facts(path), _load_tensors(path / STATE_TENSORS)
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-        path.chmod(new_file_mode())  # the library lets nobody but its user read it
-    except SafetensorError as error:  # the library hides the system's error number in its text
-        raise OutputError(f"cannot write {path.name}: {error}; is the disk full?") from error
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path.parent}: incomplete model directory, {path.name} is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
+    return read_training_facts(path), load_tensors(path / STATE_TENSORS)
 
 
 def describe(name: str) -> str:
@@ -416,9 +412,14 @@ def describe(name: str) -> str:
         **model.config.model_dump(mode="json"),
         "weights": f"{model.num_parameters:,}",
         "weights of kernels": f"{model.num_kernel_parameters:,}",
-        **facts.get("head", {}),
-        **{f"base {key}": value for key, value in facts.get("base", {}).items()},
-        "written by": f"protein_lm {facts['protein_lm_version']}",
-        **facts.get("training", {}),
+        **_part(facts, "head"),
+        **{f"base {key}": value for key, value in _part(facts, "base").items()},
+        "written by": f"protein_lm {facts.get('protein_lm_version')}",
+        **_part(facts, "training"),
     }
-    return "\n".join(f"{key.replace('_', ' '):<28}{value}" for key, value in rows.items())
+    return "\n".join(f"{named(key).replace('_', ' '):<28}{one_line(str(value))}" for key, value in rows.items())
+
+
+def _part(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    part = facts.get(name)
+    return part if isinstance(part, dict) else {}

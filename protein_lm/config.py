@@ -6,7 +6,6 @@ A recipe is a YAML file with the three parts `model`, `data` and `training`.
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protein_lm.choices import (
@@ -27,11 +26,15 @@ from protein_lm.choices import (
     TrainingLongPolicy,
     Windows,
 )
-from protein_lm.errors import ConfigError
+from protein_lm.errors import ConfigError, named, quoted
+from protein_lm.plain_yaml import MOST_CHARACTERS, parse_yaml
+
+_MANY = 2**31 - 1
+"""More than any number that only costs time, or that torch takes for a seed, has a use for."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -41,48 +44,48 @@ class ModelConfig(_Section):
     """causal or masked."""
     attention: AttentionKind | tuple[AttentionKind, ...]
     """Kind of attention: one for all layers, or a list with one for each, the lowest first."""
-    num_layers: int = Field(ge=1)
+    num_layers: int = Field(ge=1, le=10_000)
     """Number of blocks."""
-    width: int = Field(ge=2)
+    width: int = Field(ge=2, le=2**20)
     """D, width of the residual stream."""
-    num_heads: int = Field(ge=1)
+    num_heads: int = Field(ge=1, le=2**16)
     """H, attention heads per layer; must divide the width into an even head width."""
-    feedforward_width: int = Field(ge=1)
+    feedforward_width: int = Field(ge=1, le=2**24)
     """Inner width of the feed-forward layers."""
-    num_random_features: int = Field(default=256, ge=1)
+    num_random_features: int = Field(default=256, ge=1, le=2**20)
     """M, random features per head of the Performer kinds."""
     projection: ProjectionKind = ProjectionKind.ORTHOGONAL
     """How the random features of the Performer kinds are drawn."""
-    window: int = Field(default=256, ge=1)
+    window: int = Field(default=256, ge=1, le=_MANY)
     """Tokens in sight of local, local-global, strided and bigbird attention (on both sides together, or before a token in
     causal models); of lsh, within a bucket."""
-    num_global_tokens: int = Field(default=1, ge=1)
+    num_global_tokens: int = Field(default=1, ge=1, le=_MANY)
     """First tokens of a sequence, which local-global and bigbird attention lets see and be seen by all."""
-    stride: int = Field(default=4, ge=1)
+    stride: int = Field(default=4, ge=1, le=_MANY)
     """Blocks of 64 tokens from one to the next that strided attention sees beside its window."""
-    num_strides: int = Field(default=2, ge=1)
+    num_strides: int = Field(default=2, ge=1, le=_MANY)
     """How many of these blocks on each side."""
-    num_random_blocks: int = Field(default=3, ge=1)
+    num_random_blocks: int = Field(default=3, ge=1, le=_MANY)
     """Blocks of 64 tokens that bigbird attention draws for each block."""
-    num_buckets: int = Field(default=32, ge=2)
+    num_buckets: int = Field(default=32, ge=2, le=_MANY)
     """Buckets of lsh attention, an even number."""
-    num_hash_rounds: int = Field(default=2, ge=1)
+    num_hash_rounds: int = Field(default=2, ge=1, le=_MANY)
     """Rounds of hashing of lsh attention."""
-    num_landmarks: int = Field(default=64, ge=1)
+    num_landmarks: int = Field(default=64, ge=1, le=_MANY)
     """Rank of linformer attention, landmarks of nystrom attention."""
     positions: PositionKind = PositionKind.ROTARY
     """How the model knows where a token stands."""
-    axial_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (64, 128)
+    axial_shape: tuple[Annotated[int, Field(ge=1, le=_MANY)], Annotated[int, Field(ge=1, le=_MANY)]] = (64, 128)
     """Rows and columns of axial positions; their product is the longest length."""
     qk_norm: bool = False
     """Whether queries and keys are normalized per head, which keeps them where softmax features estimate well."""
-    max_length: int = Field(default=1024, ge=3)
+    max_length: int = Field(default=1024, ge=3, le=_MANY)
     """The model's window in tokens, special tokens included."""
-    kmer_sizes: tuple[Annotated[int, Field(ge=2, le=12)], ...] = ()
+    kmer_sizes: Annotated[tuple[Annotated[int, Field(ge=2, le=12)], ...], Field(max_length=11)] = ()
     """Lengths of the k-mers (runs of tokens) that have embeddings of their own; empty for none."""
-    kmer_buckets: int = Field(default=32768, ge=1)
+    kmer_buckets: int = Field(default=32768, ge=1, le=_MANY)
     """Rows of the hashed embedding table of each k-mer length."""
-    convolution_taps: int = Field(default=0, ge=0)
+    convolution_taps: int = Field(default=0, ge=0, le=2**20)
     """Tokens of a short convolution in front of each attention layer, the token itself included; 0 for none."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of dropping each output of attention and feed-forward layers in training."""
@@ -135,7 +138,7 @@ class ModelConfig(_Section):
         known = [kind.value for kind in AttentionKind]
         for name in names:
             if name not in known:
-                raise ValueError(f"{name!r} is no kind of attention; known ones: {', '.join(known)}")
+                raise ValueError(f"{quoted(name)} is no kind of attention; known ones: {', '.join(known)}")
         return handler(value)
 
     @model_validator(mode="after")
@@ -213,13 +216,13 @@ OF_ATTENTION = (
 class DataConfig(_Section):
     """How sequences become training batches."""
 
-    tokens_per_batch: int = Field(default=4096, ge=3)
+    tokens_per_batch: int = Field(default=4096, ge=3, le=_MANY)
     """Tokens of one forward and backward pass per process, special tokens included."""
     windows: Windows = Windows.PACK
     """pack whole proteins, or concatenate them and cut."""
     long_sequences: TrainingLongPolicy = TrainingLongPolicy.CROP
     """Sequences that are longer than the model's window; without meaning when they are concatenated."""
-    window_overlap: int = Field(default=0, ge=0)
+    window_overlap: int = Field(default=0, ge=0, le=_MANY)
     """Residues that the windows of a long sequence share, at least."""
     weights: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] | None = None
     """Of a joined corpus: how often its stores, by name, are drawn from, in sequences; None: each sequence once an epoch."""
@@ -230,7 +233,7 @@ class DataConfig(_Section):
 class LabelledDataConfig(_Section):
     """How a table of labelled sequences becomes training batches."""
 
-    tokens_per_batch: int = Field(default=4096, ge=3)
+    tokens_per_batch: int = Field(default=4096, ge=3, le=_MANY)
     """Tokens of one forward and backward pass per process, special tokens included."""
     long_sequences: LongPolicy = LongPolicy.ERROR
     """Sequences that are longer than the model's window: error, drop, or crop to the first residues."""
@@ -264,9 +267,9 @@ class HeadConfig(_Section):
 class TrainingConfig(_Section):
     """How the weights are trained."""
 
-    num_steps: int = Field(ge=1)
+    num_steps: int = Field(ge=1, le=_MANY)
     """Optimizer steps of the whole run."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=_MANY)
     """Batches per process that one optimizer step sums up."""
     optimizer: OptimizerName = OptimizerName.ADAMW
     """adamw, or muon for the matrices inside the blocks."""
@@ -278,9 +281,9 @@ class TrainingConfig(_Section):
     """AdamW's epsilon."""
     weight_decay: float = Field(default=0.1, ge=0.0)
     """Decoupled weight decay of matrices (not of biases, norms and embeddings)."""
-    gradient_clip: float = Field(default=0.5, gt=0.0)
-    """Largest norm of the whole gradient."""
-    warmup_steps: int = Field(default=100, ge=0)
+    gradient_clip: float = Field(default=0.5, gt=0.0, allow_inf_nan=True)
+    """Largest norm of the whole gradient; .inf for any."""
+    warmup_steps: int = Field(default=100, ge=0, le=_MANY)
     """Steps over which the learning rate rises linearly from 0."""
     decay_fraction: float = Field(default=1.0, ge=0.0, le=1.0)
     """Fraction of the run, at its end, over which the learning rate falls linearly to final_fraction."""
@@ -288,33 +291,33 @@ class TrainingConfig(_Section):
     """Learning rate at the end, as a fraction of the peak."""
     precision: Precision = Precision.AUTO
     """Of matrix products: float32, bfloat16 (by autocast), or auto: the faster of both where the run begins."""
-    sequence_parallel: int = Field(default=1, ge=1)
+    sequence_parallel: int = Field(default=1, ge=1, le=_MANY)
     """Processes that hold each batch together, a stretch of its tokens each; for linear kinds of attention."""
     orthogonality: float = Field(default=0.0, ge=0.0)
     """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
-    redraw_every: int = Field(default=0, ge=0)
+    redraw_every: int = Field(default=0, ge=0, le=_MANY)
     """Steps between new draws of the random features; 0 keeps the first draw."""
-    lora_rank: int = Field(default=0, ge=0)
+    lora_rank: int = Field(default=0, ge=0, le=_MANY)
     """Rank of adapters that are trained beside the frozen weights of an existing model; 0 trains all weights."""
     lora_alpha: float = Field(default=16.0, gt=0.0)
     """Adapters count lora_alpha / lora_rank times."""
     lora_layers: LoraLayers = LoraLayers.ALL
     """Matrices that have adapters: all of a block, or those of attention."""
-    validate_every: int = Field(default=500, ge=1)
+    validate_every: int = Field(default=500, ge=1, le=_MANY)
     """Steps between validations."""
-    num_validation_sequences: int = Field(default=512, ge=1)
+    num_validation_sequences: int = Field(default=512, ge=1, le=_MANY)
     """Sequences of the split `valid` that each validation uses: always the same, evenly spread over the corpus."""
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1, le=_MANY)
     """Steps between checkpoints."""
     trackers: tuple[TrackerName, ...] = ()
     """Trackers that get the numbers of metrics.jsonl too."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=_MANY)
     """Newest checkpoints that are kept, beside the best model."""
-    max_skipped_steps: int = Field(default=5, ge=1)
+    max_skipped_steps: int = Field(default=5, ge=1, le=_MANY)
     """Steps in a row that may be skipped since their loss or gradient is not finite; with the last of them the run stops."""
     gradient_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass: same gradients, less memory, about a third more time."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MANY)
     """Seed of the initial weights, the order of the data, masks, crops, dropout and feature draws."""
 
     @model_validator(mode="after")
@@ -415,13 +418,16 @@ def load_fine_tuning_recipe(path: Path, overrides: list[str] | None = None, *, m
 
 def _read(path: Path, overrides: list[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such recipe; see scripts/recipes for examples") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe has the parts model, data and training; this file has none of them")
     for override in overrides:
@@ -433,15 +439,18 @@ def _apply(content: dict[str, Any], override: str) -> None:
     name, separator, value = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not separator or not dot or not key:
-        raise ConfigError(f"--set {override}: expected section.key=value, for example training.num_steps=200")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+        raise ConfigError(f"--set {named(override)}: expected section.key=value, for example training.num_steps=200")
     part = content.setdefault(section, {})
     if not isinstance(part, dict):
-        raise ConfigError(f"--set {override}: {section} is not a section of the recipe")
-    part[key] = parsed
+        raise ConfigError(f"--set {named(override)}: {section} is not a section of the recipe")
+    part[key] = _value(override, value)
+
+
+def _value(setting: str, value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {named(setting)}: the value is not valid YAML") from error
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -455,11 +464,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         key, separator, value = setting.partition("=")
         if not separator or key not in OF_ATTENTION:
             known = ", ".join(OF_ATTENTION)
-            raise ConfigError(f"--set {setting}: expected key=value with a key of the attention: {known}")
-        try:
-            parsed[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+            raise ConfigError(f"--set {named(setting)}: expected key=value with a key of the attention: {known}")
+        parsed[key] = _value(setting, value)
     if "attention" not in parsed:
         raise ConfigError("no kind of attention is set; add --set attention=KIND, for example performer-softmax")
     return parsed
@@ -475,14 +481,14 @@ def parse(section: type[BaseModel], content: Any, where: str) -> Any:
         return section.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        key = ".".join(named(str(part)) for part in first["loc"]) or "recipe"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown key; known ones here: {', '.join(_known_keys(section, first['loc'][:-1]))}"
         elif first["type"] == "missing":
             message = "missing; give it a value"
         elif not isinstance(first["input"], dict | BaseModel):
-            message = f"{message[0].lower()}{message[1:]} (got {first['input']!r})"
+            message = f"{message[0].lower()}{message[1:]} (got {quoted(first['input'])})"
         raise ConfigError(f"{where}: {key}: {message}") from error
 
 

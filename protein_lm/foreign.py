@@ -3,12 +3,11 @@
 Nothing is fetched or unpickled here.
 """
 
-import json
-import stat
 from pathlib import Path
 from typing import Any
 
-from protein_lm.errors import ModelError
+from protein_lm import plain_files
+from protein_lm.errors import ModelError, quoted
 
 CONFIG = "config.json"
 RELEASES = (
@@ -23,8 +22,6 @@ RELEASES = (
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
 """How zip archives and bare pickles begin."""
-_MOST_BYTES = 2**25
-"""Of a JSON file that describes a model."""
 _SHOWN_LETTERS = 60
 _LONGEST_NAME = 200
 """Letters of a file's name."""
@@ -40,7 +37,7 @@ def as_path(name: str) -> Path:
         Path(name).exists()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"{shown(name)}: cannot be looked for ({reason}); correct the name") from error
+        raise ModelError(f"{quoted(name)}: cannot be looked for ({reason}); correct the name") from error
     return Path(name)
 
 
@@ -97,7 +94,7 @@ def plain_file(folder: Path, name: Any) -> Path:
     """
     is_name = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _LONGEST_NAME
     if not is_name or name in (".", "..") or {"/", "\\"} & set(name):
-        raise ModelError(f"{folder}: damaged, it names {shown(name)} where a file of this folder must stand")
+        raise ModelError(f"{folder}: damaged, it names {quoted(name)} where a file of this folder must stand")
     path, home = folder / name, folder.resolve()
     target = path.resolve()
     # The Hub's cache: models--org--name/snapshots/COMMIT/FILE -> ../../blobs/HASH
@@ -118,33 +115,13 @@ def read_json(path: Path) -> Any:
         ModelError: missing, no plain file, too large, or damaged.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: no plain file")
-        if status.st_size > _MOST_BYTES:
-            raise ModelError(f"{path}: {status.st_size:,} bytes are too many for a description of a model")
-        return json.loads(path.read_bytes())
+        return plain_files.read_json(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent}: incomplete, {path.name} is missing") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # of which those of JSON and of Unicode are
+    except ValueError as error:  # of which those of JSON and of Unicode are
         raise ModelError(f"{path}: damaged, not valid JSON ({str(error)[:_SHOWN_LETTERS]})") from error
-
-
-def shown(value: Any) -> str:
-    """A value out of a file, for messages: escaped and cut.
-
-    >>> shown("esm"), shown(None)
-    ("'esm'", 'None')
-    """
-    text = ascii(value[:_SHOWN_LETTERS] if isinstance(value, str) else value)
-    return text if len(text) <= 2 * _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."
-
-
-def shown_name(name: str) -> str:
-    """A name out of a file, for messages: escaped and cut, without quotation marks."""
-    return ascii(name[: 2 * _SHOWN_LETTERS])[1:-1]
 
 
 def _describe_folder(path: Path) -> str | None:
@@ -164,7 +141,7 @@ def _describe_adapters(path: Path) -> str:
     except ModelError:
         facts = None
     base = facts.get("base_model_name_or_path") if isinstance(facts, dict) else None
-    stands = f" that stand on {shown(base)}" if isinstance(base, str) else ""
+    stands = f" that stand on {quoted(base)}" if isinstance(base, str) else ""
     return (
         f"{path}: adapters of the library peft{stands}, and no whole model; merge them there (merge_and_unload, then "
         "save_pretrained) and give the folder that this writes"
@@ -196,4 +173,4 @@ def _kind(path: Path) -> str:
     config = read_json(path / CONFIG)
     kind = config.get("model_type", config.get("architectures"))
     only = "" if kind == "esm" else ", of which only ESM-2 can be converted"
-    return f"a model of the library transformers, of type {shown(kind)}{only}"
+    return f"a model of the library transformers, of type {quoted(kind)}{only}"

@@ -1,4 +1,7 @@
-"""Results appear under their final name whole or not at all: write beside, flush to disk, rename."""
+"""Results appear under their final name whole or not at all: write beside, flush to disk, rename.
+
+Of two commands with one output the second is refused, see `claimed`; what appears meanwhile is not replaced.
+"""
 
 import errno
 import glob
@@ -17,10 +20,12 @@ from protein_lm.errors import OutputError
 
 try:
     import fcntl
-except ImportError:  # Windows: folders of killed processes stay
+except ImportError:  # Windows: folders of killed processes stay, and nothing is claimed
     fcntl = None
 
 _OLD = "old"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems that know no locks say."""
 _READ_BYTES = 2**22
 
 
@@ -31,18 +36,19 @@ def check_absent(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_file(path: Path, *, replace: bool = False, is_claimed: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the final name, on any error it is removed.
 
     The temporary name keeps the suffix of `path`, since many writers choose their format by it. `replace` allows
-    an existing file (a running log's figure, for example) to be replaced.
+    an existing file (a running log's figure, for example) to be replaced; `is_claimed` says that the caller claimed `path`.
 
     Raises:
-        OutputError: `path` exists and `replace` is False, or the disk is full, or the folder cannot be written.
+        OutputError: `path` exists and `replace` is False, another command writes it, the disk is full, or the folder cannot
+            be written.
     """
     if not replace:
         check_absent(path)
-    with clear_errors(path):
+    with clear_errors(path), nullcontext() if replace or is_claimed else claimed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.partial-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -51,14 +57,19 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield partial
             partial.chmod(0o666 & ~_umask())
             flush(partial)
-            partial.replace(path)
+            if replace:
+                partial.replace(path)
+            else:
+                give_name(partial, path)
             flush(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+def new_directory(
+    path: Path, *, replace: bool = False, is_claimed: bool = False, adopt: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the final name, on any error it is removed.
 
     A process that is killed while it replaces a folder leaves the old one under a hidden name for a moment: `recover` puts it
@@ -69,7 +80,7 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
     """
     if not replace:
         check_absent(path)
-    with clear_errors(path):
+    with clear_errors(path), nullcontext() if replace or is_claimed else claimed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         found = recover(path, adopt)
         partial, lock = found or (_hidden(path, "partial"), None)
@@ -79,15 +90,40 @@ def new_directory(path: Path, *, replace: bool = False, adopt: Callable[[Path], 
             yield partial
             partial.chmod(0o777 & ~_umask())
             flush_tree(partial)
-            if path.exists():
+            if replace and path.exists():
                 _exchange(partial, path)
             else:
-                partial.rename(path)
+                give_name(partial, path)
             flush(path.parent)
         finally:
             if lock is not None:
                 os.close(lock)
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def give_name(partial: Path, path: Path) -> None:
+    """Rename a file or folder to a name that nobody has.
+
+    Raises:
+        OutputError: something appeared there meanwhile; it stays as it is.
+    """
+    if not partial.is_dir():
+        try:
+            os.link(partial, path)  # unlike a rename, it never replaces a file
+            partial.unlink()
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                partial.rename(path)
+                return
+    check_absent(path)
+    try:
+        partial.rename(path)
+    except OSError:  # a folder that is not empty appeared
+        check_absent(path)
+        raise
 
 
 def _exchange(partial: Path, path: Path) -> None:
@@ -120,13 +156,13 @@ def _make_locked(folder: Path) -> int | None:
             return None
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
-            if _lock(lock) and folder.exists():
+            if _lock_if_possible(lock) and folder.exists():
                 return lock
             os.close(lock)  # another process took it for abandoned before it was locked
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a folder unless another process has it locked."""
+    """Lock a file or folder unless another process has it locked."""
     assert fcntl is not None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,23 +171,62 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+def _lock_if_possible(descriptor: int) -> bool:
+    """The same; True where the file system knows no locks."""
+    try:
+        return _lock(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return True
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes off a folder.
+def claimed(path: Path) -> Iterator[None]:
+    """Keep other commands off an output, whether it is there already or not.
+
+    The lock is on the hidden file `.NAME.lock` beside it, and ends with its process, however that ends. Where that file
+    cannot be made, it is on the output itself, if this is a folder.
 
     Raises:
-        OutputError: another process holds it.
+        OutputError: another command has claimed it, or the folder around it cannot be written.
     """
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".{place.name}.lock") if place.name else place
+    with clear_errors(path):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, lock = _locked(beside, place)
+    if descriptor is None:
+        raise OutputError(f"{path}: another command is at work there; wait for it or name another output")
     try:
-        if not _lock(descriptor):
-            raise OutputError(f"{folder}: another command is at work there; wait for it or name another output")
         yield
     finally:
+        if lock == beside:
+            beside.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _locked(beside: Path, place: Path) -> tuple[int | None, Path]:
+    """A locked descriptor, or None if another process has it locked; and what it is of."""
+    while True:
+        lock = beside
+        try:
+            descriptor = os.open(beside, os.O_RDONLY | os.O_CREAT, 0o666)
+        except OSError:
+            if not place.is_dir():
+                raise
+            lock = place
+            descriptor = os.open(place, os.O_RDONLY)
+        if not _lock_if_possible(descriptor):
+            os.close(descriptor)
+            return None, lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor, lock
+        os.close(descriptor)  # of a file that its owner has removed
 
 
 def flush_tree(folder: Path) -> None:
@@ -203,10 +278,16 @@ _REMEDIES = {
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
     errno.EFBIG: "the file would be larger than the allowed size; raise the limit or write elsewhere",
     errno.EACCES: "permission denied; write elsewhere",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EROFS: "the file system is read-only; write elsewhere",
     errno.ENOTDIR: "a part of this path is a file, not a folder; name another output",
     errno.EEXIST: "a part of this path is a file, not a folder; name another output",
 }
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says, and the remedy where there is one that helps."""
+    return _REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
 
 
 @contextmanager

@@ -53,6 +53,13 @@ def choose(wanted: Precision, device: str) -> Choice:
     return Choice(wanted, "" if speed > 1 else slow)
 
 
+def describe(device: str) -> str:
+    """A line for the user: what a device multiplies fast, and what auto therefore chooses."""
+    speed = bfloat16_speed(device)
+    chosen = choose(Precision.AUTO, device).precision.value
+    return f"precision: on this {_name(device)} {_described(speed)}; auto chooses {chosen}"
+
+
 def _name(device: str) -> str:
     return {"cpu": "processor", "cuda": "GPU"}.get(device, device)
 

@@ -21,7 +21,8 @@ from protein_lm.analysis.attention_maps import Form, chosen_heads, chosen_layers
 from protein_lm.analysis.head_statistics import HeadSums
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.structures import Chain, read_chain
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.errors import ConfigError, InputError, named
+from protein_lm.inference.score import check_length
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import new_directory, safe_name
 from protein_lm.tables import write_table
@@ -128,6 +129,7 @@ class _Page:
         choice: AttentionChoice,
         chain: Chain | None,
     ) -> None:
+        check_length(record, model)  # before there is memory for it, and before advice that would be refused then
         self.model, self.record, self.layers, self.heads, self.choice = model, record, layers, heads, choice
         self.length = len(record) + alphabet.NUM_SPECIAL_TOKENS
         self.residues = Region(_tokens(choice.rows, record, "--rows"), _tokens(choice.columns, record, "--columns"))
@@ -197,17 +199,23 @@ class _Page:
         self._check_memory(4 * count * height * width, f"{count} maps of {height:,} × {width:,} pixels")
         note = None
         if pixels is None:
+            ways = [*self._fewer(), *(["--full"] if full_bytes <= MAX_BYTES else [])]
             note = (
-                f"{self.record.sequence_id}: block means, {height} × {width} pixels, instead of {full_bytes / 2**30:.1f} GiB "
-                "of weights; --rows and --columns, --layer and --head, or --full give the weights themselves"
+                f"{named(self.record.sequence_id)}: block means, {height} × {width} pixels, instead of "
+                f"{full_bytes / 2**30:.1f} GiB of weights; {' or '.join(ways)} give the weights themselves"
             )
         return num_pixels, note
 
+    def _fewer(self) -> list[str]:
+        """Options that choose fewer numbers, and go with those that were given."""
+        return [*([] if self.choice.rollout else ["--layer and --head"]), "--rows and --columns"]
+
     def _check_memory(self, num_bytes: int, what: str) -> None:
         if num_bytes > MAX_BYTES:
+            others = ", or leave out --full" if self.choice.full else ", or lower --pixels"
             raise ConfigError(
                 f"sequence {self.record.sequence_id}: {what} take {num_bytes / 2**30:.1f} GiB, over the limit of "
-                f"{MAX_BYTES / 2**30:.0f}; choose fewer with --layer and --head, --rows and --columns, or --pixels"
+                f"{MAX_BYTES / 2**30:.0f}; choose fewer with {' or '.join(self._fewer())}{others}"
             )
 
     def _picture(self, num_layers: int) -> Matrices | BlockMeans:

@@ -61,7 +61,9 @@ def rows_of_text(rows: Iterable[Sequence[object]], path: str) -> bytes:
     return text.getvalue().encode()
 
 
-def write_grown_table(text: Path, path: Path, types: Mapping[str, str], *, replace: bool = False) -> None:
+def write_grown_table(
+    text: Path, path: Path, types: Mapping[str, str], *, replace: bool = False, is_claimed: bool = False
+) -> None:
     """Write a table of any size whose heading and rows `rows_of_text(..., path)` made, in constant memory.
 
     Args:
@@ -69,11 +71,12 @@ def write_grown_table(text: Path, path: Path, types: Mapping[str, str], *, repla
         path: .csv, .tsv or .parquet.
         types: Arrow's name for the type of each column.
         replace: whether an existing file may be replaced.
+        is_claimed: whether the caller has claimed `path`.
 
     Raises:
         OutputError: as `new_file`.
     """
-    with new_file(path, replace=replace) as partial:
+    with new_file(path, replace=replace, is_claimed=is_claimed) as partial:
         if path.suffix == ".parquet":
             _write_parquet(text, partial, types)
         else:

@@ -1,13 +1,23 @@
 """`protein-lm attention` as a user calls it: files, and one clear line for every mistake."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from protein_lm import results_of_attention
+from protein_lm.alphabet import encode
+from protein_lm.analysis.attention_maps import attention_matrices
+from protein_lm.analysis.contacts import Regression, predict_contacts, train_regression
+from protein_lm.api import attention_viewer
+from protein_lm.checkpoint import load_model
 from protein_lm.cli import main
+from protein_lm.data.records import SequenceRecord
+from protein_lm.data.structures import Chain
+from protein_lm.errors import InputError
+from protein_lm.results_of_attention import AttentionChoice, write_attention
 from tests.conftest import write_fasta
 from tests.test_cli_model import PROTEINS, fails
 
@@ -124,6 +134,27 @@ def test_attention_mistakes(runs, fasta, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(results_of_attention, "MAX_BYTES", 1000)
     message = refused("--full")
     assert "sequence P1: 4 matrices of 16 × 16 weights take 0.0 GiB, over the limit" in message
-    assert (
-        "sequence P1: 4 maps of 14 × 14 pixels take" in refused() and "choose fewer with --layer and --head" in message
+    assert "choose fewer with --layer and --head or --rows and --columns, or leave out --full" in message
+    assert "sequence P1: 4 maps of 14 × 14 pixels take" in (message := refused()) and "or lower --pixels" in message
+    assert "choose fewer with --rows and --columns, or lower" in refused("--rollout")  # which takes no --layer
+    assert "sequence long has 63 residues" in fails(
+        capsys, "attention", long, "-m", runs["masked"], "-o", tmp_path / "a", "--full"
     )
+
+
+def test_a_protein_far_over_the_window_needs_no_memory(runs, monkeypatch) -> None:
+    """The first allocation would be of 10 TB."""
+    model, record = load_model(runs["masked"]), SequenceRecord("long", encode("A" * 2_000_000), 1)
+    for choice in (AttentionChoice(full=True), AttentionChoice(html=True), AttentionChoice(rollout=True)):
+        with pytest.raises(InputError, match="sequence long has 2,000,000 residues; this model reads 62"):
+            write_attention(model, [record], Path("never"), choice=choice)
+    regression = Regression([[0.0] * 2] * 2, 0.0, "", 0.0, [], 0, 0)
+    chain = cast(Chain, None)
+    for read in (
+        lambda: attention_matrices(model, record),
+        lambda: predict_contacts(model, record, regression),
+        lambda: train_regression(model, [(record, chain)], penalty=0.1),
+        lambda: attention_viewer(model, record.sequence),
+    ):
+        with pytest.raises(InputError, match="has 2,000,000 residues; this model reads 62"):
+            read()

@@ -1,5 +1,6 @@
 """Recipes: what is wrong is said in one line."""
 
+import math
 import re
 from pathlib import Path
 
@@ -91,6 +92,71 @@ def test_broken_recipes(tmp_path, content, message) -> None:
         load_recipe(path)
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def bomb(levels: int, times: int) -> str:
+    """Aliases that stand for times ** levels values."""
+    lines = ["a0: &a0 [lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * times)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"model: *a{levels - 1}", ""])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bomb(9, 9), "not valid YAML: its aliases stand for over 100,000 keys and values"),
+        (bomb(4, 4), "model: input should be a valid dictionary or instance of ModelConfig (got "),
+        ("model: &a [*a]", "not valid YAML: an alias stands for a part that it is in itself"),
+        ("model: " + "[" * 5_000, "not valid YAML: nested too deeply"),
+        ("model: " + "{a: " * 3_000, "not valid YAML: nested too deeply"),
+        ("model: " + "9" * 5_000, "not valid YAML: Exceeds the limit"),
+        ("model: 2026-99-99", "not valid YAML: month must be in 1..12"),
+        ("model: !!int ''", "not valid YAML: "),
+        ("model: !!bool maybe", "not valid YAML: "),
+        ("? [a]\n: b", "not valid YAML: "),
+        ("model: !!python/object/apply:os.system [ls]", "not valid YAML: could not determine a constructor"),
+        ("a" * 2**20 + ": b", "not valid YAML: over 1,048,576 characters"),
+        (GOOD + "training: {num_steps: 7}", "line 4: training is on line 3 already; keep one of them"),
+        ("model:\n  width: 8\n  width: 9", "line 3: width is on line 2 already; keep one of them"),
+        (GOOD.replace("exact", "A" * 100_000), "is no kind of attention; known ones: exact"),
+        (GOOD.replace("200", "x" * 100_000), "training.num_steps: input should be a valid integer"),
+        (GOOD.replace("200", "[" + "[1, 2], " * 999 + "]"), "training.num_steps: input should be a valid integer"),
+        (GOOD + f'"{"k" * 1_000}": 1', "unknown key; known ones here: data, model, training"),
+        (GOOD + r'"\e[31m\a": 1', r"\x1b[31m\x07: unknown key; known ones here: data, model, training"),
+        (GOOD.replace("200", ".inf"), "training.num_steps: input should be a finite number (got inf)"),
+        (GOOD.replace("}\n", ", seed: 4294967296}\n"), "seed: unknown key"),
+        (
+            GOOD.replace("200", "200, seed: 2147483648"),
+            "training.seed: input should be less than or equal to 2147483647",
+        ),
+        (GOOD.replace("200", "200, learning_rate: .inf"), "training.learning_rate: input should be a finite number"),
+    ],
+    ids=range(23),
+)
+def test_recipes_of_any_content(tmp_path, content, message) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_recipe(path)
+    text = str(error.value)
+    assert message in text and len(text) <= 2000 and text.isprintable()
+    with pytest.raises(ConfigError) as error:
+        load_recipe(path, [f"training.num_steps={'[' * 10_000}"] if "not valid YAML" not in message else [])
+    assert len(str(error.value)) <= 2000
+
+
+@pytest.mark.parametrize("override", ["training.num_steps=" + "[" * 10_000, "x" * 10**6, "training.x=" + "9" * 5_000])
+def test_overrides_of_any_content(tmp_path, override) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"--set .*(not valid YAML|expected section\.key)") as error:
+        load_recipe(tmp_path / "recipe.yaml", [override])
+    assert len(str(error.value)) <= 600
+
+
+def test_gradients_need_not_be_clipped(tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    assert load_recipe(tmp_path / "recipe.yaml", ["training.gradient_clip=.inf"]).training.gradient_clip == math.inf
+    with pytest.raises(ConfigError, match="gradient_clip"):
+        load_recipe(tmp_path / "recipe.yaml", ["training.gradient_clip=.nan"])
 
 
 def test_configuration_is_frozen(tmp_path) -> None:

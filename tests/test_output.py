@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from protein_lm import output
 from protein_lm.errors import OutputError
-from protein_lm.output import new_directory, new_file, recover
+from protein_lm.output import claimed, new_directory, new_file, recover
 
 
 def names(folder: Path) -> list[str]:
@@ -63,6 +64,67 @@ def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_an_output_that_another_command_makes_is_refused(tmp_path, make):
+    target = tmp_path / "out.csv"
+    with claimed(target):
+        before = names(tmp_path)
+        with pytest.raises(OutputError, match=r"out\.csv: another command is at work there; wait for it"), make(target):
+            pass
+        assert names(tmp_path) == before
+    assert names(tmp_path) == []
+    with make(target):
+        pass
+    assert names(tmp_path) == ["out.csv"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("make", [new_file, new_directory])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path, make, has_links, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(output.os, "link", refuse)
+    with pytest.raises(OutputError, match=r"out\.csv exists already"), make(tmp_path / "out.csv"):
+        (tmp_path / "out.csv").mkdir()
+        (tmp_path / "out.csv" / "precious").touch()
+    assert names(tmp_path) == ["out.csv"] and names(tmp_path / "out.csv") == ["precious"]
+    with pytest.raises(OutputError, match=r"second\.csv exists already"), make(tmp_path / "second.csv"):
+        (tmp_path / "second.csv").write_text("precious")
+    assert (tmp_path / "second.csv").read_text() == "precious"
+    with make(tmp_path / "third.csv"):
+        pass
+    assert names(tmp_path) == ["out.csv", "second.csv", "third.csv"]
+
+
+def test_one_folder_under_two_names_is_claimed_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    with claimed(tmp_path / "run"), pytest.raises(OutputError, match="at work"), claimed(tmp_path / "link"):
+        pass
+
+
+def test_a_folder_without_room_for_a_lock_beside_it_is_locked_itself(tmp_path):
+    folder = tmp_path / ("x" * 252)  # the lock's name would be too long
+    folder.mkdir()
+    with claimed(folder), pytest.raises(OutputError, match="at work"), claimed(folder):
+        pass
+    with claimed(folder):
+        assert names(tmp_path) == [folder.name]
+
+
+def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(output.fcntl, "flock", refuse)
+    with new_directory(tmp_path / "out") as first:
+        recover(tmp_path / "out")
+        assert first.is_dir()  # whether its process lives, nobody knows
+    assert names(tmp_path) == ["out"]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
     script = "\n".join(
         (
@@ -74,13 +136,13 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     assert (
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False).returncode == -signal.SIGKILL
     )
-    (left,) = names(tmp_path)
-    assert left.startswith(".out.partial-")
+    lock, left = names(tmp_path)
+    assert lock == ".out.lock" and left.startswith(".out.partial-")
     with new_directory(tmp_path / "out") as first:
         assert left not in names(tmp_path)
         with new_directory(tmp_path / "out", replace=True) as second:
             assert first.is_dir() and second != first
-        assert names(tmp_path) == sorted([first.name, "out"])
+        assert names(tmp_path) == sorted([lock, first.name, "out"])
         shutil.rmtree(tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == []

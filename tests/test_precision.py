@@ -122,3 +122,12 @@ def test_an_ordinary_processor_trains_in_float32(corpus, tmp_path) -> None:
     )
     assert "precision: float32, by auto: on this processor products in bfloat16 are" in done.stderr
     assert yaml.safe_load((Path(tmp_path) / "run/recipe.yaml").read_text())["training"]["precision"] == "float32"
+
+
+def test_info_says_what_auto_chooses(monkeypatch, capsys) -> None:
+    speed_is(monkeypatch, 1 / 640)
+    assert main(["info"]) == 0
+    line = (
+        "precision: on this processor products in bfloat16 are 640 times as slow as in float32; auto chooses float32\n"
+    )
+    assert line in capsys.readouterr().out

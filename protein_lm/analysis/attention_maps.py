@@ -161,6 +161,7 @@ def attention_matrices(
         InputError: the protein is longer than the model's window.
         ConfigError: a layer or head that the model does not have.
     """
+    check_length(record, model)  # before there is memory for it
     numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
     length = len(record) + alphabet.NUM_SPECIAL_TOKENS
     matrices = np.zeros((len(numbers), len(places), length, length), dtype=np.float32)

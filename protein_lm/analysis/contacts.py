@@ -26,7 +26,9 @@ from protein_lm.analysis.attention_maps import LayerCall, visit_layers
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.structures import Chain
 from protein_lm.errors import ConfigError, InputError, ModelError
+from protein_lm.inference.score import check_length
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.plain_files import read_json
 
 CONTACT_DISTANCE = 8.0
 """Å."""
@@ -87,11 +89,12 @@ class Regression:
             ModelError: it was trained for another model.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             if fields.pop("format") != _FORMAT:
                 raise ValueError
             regression = cls(**fields)
             shape = np.array(regression.weights, dtype=float).shape
+            float(regression.intercept)
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist; make it with protein-lm contacts train") from error
         except OSError as error:
@@ -130,12 +133,8 @@ def _visit_features(
     model: ProteinLM, record: SequenceRecord, visit: Callable[[int, NDArray[np.float32]], None]
 ) -> None:
     """Show the features (heads, L, L) of each layer to `visit`."""
+    _check_memory(model, record)
     length, heads = len(record), range(model.config.num_heads)
-    if (num_bytes := 12 * len(heads) * length**2) > MAX_BYTES:  # matrices, symmetrized, corrected
-        raise InputError(
-            f"sequence {record.sequence_id}: maps of {length:,} residues take {num_bytes / 2**30:.1f} GiB, over the limit of "
-            f"{MAX_BYTES / 2**30:.0f}; give its domains one by one"
-        )
 
     def show(layer: int, call: LayerCall) -> None:
         matrices = np.zeros((len(heads), length + alphabet.NUM_SPECIAL_TOKENS, length), dtype=np.float32)
@@ -145,6 +144,15 @@ def _visit_features(
         visit(layer, corrected(matrices[:, 1:-1]))
 
     visit_layers(model, record, show, layers=range(model.config.num_layers))
+
+
+def _check_memory(model: ProteinLM, record: SequenceRecord) -> None:
+    num_bytes = 12 * model.config.num_heads * len(record) ** 2  # matrices, symmetrized, corrected
+    if num_bytes > MAX_BYTES:
+        raise InputError(
+            f"sequence {record.sequence_id}: maps of {len(record):,} residues take {num_bytes / 2**30:.1f} GiB, over the "
+            f"limit of {MAX_BYTES / 2**30:.0f}; give its domains one by one"
+        )
 
 
 def distances(chain: Chain) -> NDArray[np.float64]:
@@ -173,6 +181,8 @@ def train_regression(
         InputError: a protein is longer than the model's window, features would take too much memory, or no pair or all are
             in contact.
     """
+    for record, _ in examples:
+        check_length(record, model)
     pairs = [_known_pairs(distances(chain), MIN_SEPARATION) for _, chain in examples]
     num_pairs = sum(first.size for first, _ in pairs)
     shape = model.config.num_layers, model.config.num_heads
@@ -245,6 +255,8 @@ def predict_contacts(model: ProteinLM, record: SequenceRecord, regression: Regre
     Raises:
         InputError: the protein is longer than the model's window, or its maps would take too much memory.
     """
+    check_length(record, model)
+    _check_memory(model, record)
     logits = np.full((len(record), len(record)), regression.intercept)
 
     def add(layer: int, features: NDArray[np.float32]) -> None:

@@ -4,12 +4,15 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 import typer
 
 from protein_lm.cli.app import app
-from protein_lm.errors import ProteinLMError
+from protein_lm.cli.streams import ClosedPipe, guarded
+from protein_lm.errors import ProteinLMError, one_line
+from protein_lm.output import reason
 
 _VERBS = {
     "data": ["data"],
@@ -36,16 +39,34 @@ _BROKEN_PIPE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 2, with one line on standard error, for what a user can mend."""
     _load(sys.argv[1:] if arguments is None else arguments)
+    with guarded():
+        try:
+            status = _run(arguments)
+            sys.stdout.flush()
+        except ProteinLMError as error:
+            status = _report(str(error))
+        except ClosedPipe:
+            return _BROKEN_PIPE
+    if arguments is None:
+        gc.freeze()  # the process ends: its last collection need not look at all that there is
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(arguments, prog_name="protein-lm", standalone_mode=False) or 0
     except ProteinLMError as error:
         return _report(str(error))
+    except OSError as error:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _report(f"{where}{reason(error)}")
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
-    except BrokenPipeError:  # whoever read our output, `head` for example, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _report(
+                "there is not enough memory; give fewer tokens at once, a shorter sequence or a smaller model"
+            )
         # Wrong usage. Typer carries a click of its own or not, depending on its version, hence no class to name.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
@@ -53,11 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "protein-lm"
         return _report(f"{format_message().rstrip('.')}; see {command} --help")
-    if arguments is None:
-        gc.freeze()  # the process ends: its last collection need not look at all that there is
     if status == _INTERRUPTED:  # some versions of Typer catch Ctrl-C themselves
         _report("interrupted")
     return status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch got no memory; torch has a class for it on accelerators alone."""
+    is_of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_of_torch)
 
 
 def _load(arguments: Sequence[str]) -> None:
@@ -68,5 +93,6 @@ def _load(arguments: Sequence[str]) -> None:
 
 
 def _report(message: str) -> int:
-    print("protein-lm: error:", " ".join(message.split()), file=sys.stderr)
+    with suppress(ClosedPipe):
+        print("protein-lm: error:", one_line(message), file=sys.stderr)
     return _USER_ERROR

@@ -12,9 +12,13 @@ from protein_lm.cli.options import MODEL_HELP
 def info(model: Annotated[str | None, typer.Argument(metavar="[M]", help=MODEL_HELP)] = None) -> None:
     """Show what a model directory holds, or, without one, what this installation computes with."""
     if model is None:
+        from protein_lm.checkpoint import choose_device
         from protein_lm.native.library import describe_installation
+        from protein_lm.precision import describe
 
         print(describe_installation())
+        for device in dict.fromkeys(["cpu", choose_device("auto").type]):
+            print(describe(device))
         return
     from protein_lm.checkpoint import describe
 

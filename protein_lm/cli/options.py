@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from protein_lm.choices import ReadingLongPolicy
+from protein_lm.errors import named
 
 if TYPE_CHECKING:
     from protein_lm.inference.reading import Summary
@@ -58,7 +59,9 @@ def sequence_progress(label: str) -> Iterator[Callable[[int, int | None], None] 
 def tell_long(summary: "Summary", policy: ReadingLongPolicy) -> None:
     """Name, on standard error, the first sequences over the model's window, and what became of them."""
     if summary.num_long:
-        shown = ", ".join(summary.first_long) + (", ..." if summary.num_long > len(summary.first_long) else "")
+        shown = ", ".join(map(named, summary.first_long)) + (
+            ", ..." if summary.num_long > len(summary.first_long) else ""
+        )
         fate = (
             "left out" if policy is ReadingLongPolicy.DROP else "read on beyond it, where the model was never trained"
         )
@@ -68,7 +71,7 @@ def tell_long(summary: "Summary", policy: ReadingLongPolicy) -> None:
 def tell_dropped(identifiers: Sequence[str]) -> None:
     """Name, on standard error, the sequences that were left out for their length."""
     if identifiers:
-        shown = ", ".join(identifiers[:5]) + (", ..." if len(identifiers) > 5 else "")
+        shown = ", ".join(map(named, identifiers[:5])) + (", ..." if len(identifiers) > 5 else "")
         print(f"{len(identifiers):,} over the model's window left out: {shown}", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ import typer
 from protein_lm.choices import FigureFormat, Precision, VariantLongPolicy, VariantStrategy
 from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName
-from protein_lm.errors import ConfigError, OutputError
+from protein_lm.errors import ConfigError, OutputError, one_line
 
 if TYPE_CHECKING:
     from protein_lm.inference.variants import Scoring
@@ -219,5 +219,5 @@ def _tell_unscored(path: Path, reasons: Sequence[str], hint: str) -> int:
     faults = [(row, reason) for row, reason in enumerate(reasons, 1) if reason]
     if faults:
         row, reason = faults[0]
-        print(f"{path}: {len(faults):,} rows have no score; row {row}: {reason}{hint}", file=sys.stderr)
+        print(one_line(f"{path}: {len(faults):,} rows have no score; row {row}: {reason}{hint}"), file=sys.stderr)
     return len(faults)

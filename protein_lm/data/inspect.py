@@ -12,6 +12,7 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.joined import JoinedStore
 from protein_lm.data.split import Split
 from protein_lm.data.store import TokenStore
+from protein_lm.errors import StoreError, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,7 +76,19 @@ def _with(
 
 
 def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
-    """Lines and tables for a console (Rich, without markup), one after the other."""
+    """Lines and tables for a console (Rich, without markup), one after the other.
+
+    Raises:
+        StoreError: the manifest lacks what is told of a corpus.
+    """
+    try:
+        for each in _parts(store, contents):
+            yield printable(each) if isinstance(each, str) else each
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{store.path}: its manifest is damaged ({error}); prepare the corpus again") from error
+
+
+def _parts(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
     yield f"{store.path}: {store.num_sequences:,} sequences, {store.num_residues:,} residues"
     if isinstance(store, JoinedStore):
         for part, (name, indices) in zip(store.parts, store.groups.items(), strict=True):

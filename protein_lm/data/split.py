@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protein_lm.data.hashing import hash_identifiers, mix
 from protein_lm.data.sources import Source
 from protein_lm.data.text_table import TextTable
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.native.reader import compiled_reader
 
 
@@ -140,7 +140,7 @@ def _read_rows(source: Source) -> tuple[list[str], list[int]]:
         identifier, label = (cells[place].strip() for place in places)
         if label not in _LABELS:
             raise InputError(
-                f"{path}, line {line}, sequence {identifier}: unknown split {label!r}; "
+                f"{path}, line {line}, sequence {named(identifier)}: unknown split {quoted(label)}; "
                 f"choose {', '.join(split.label for split in Split)}, or leave it empty"
             )
         if (earlier := first_line.setdefault(identifier, line)) != line:

@@ -14,7 +14,6 @@
 | `manifest.json` | where it came from and how it was made; sizes of the files above and checksums of their values |
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.records import Annotations
-from protein_lm.errors import StoreError
+from protein_lm.errors import StoreError, quoted
+from protein_lm.plain_files import is_plain_name, read_json
 
 FORMAT_VERSION = 3
 ARRAYS = {
@@ -136,14 +136,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is not a prepared corpus: it has no {MANIFEST}; make one with: protein-lm data prepare"
         )
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
         version = manifest["format_version"]
-        sizes = {name: facts["bytes"] for name, facts in manifest["files"].items()} if version == FORMAT_VERSION else {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        sizes = {}
+        if version == FORMAT_VERSION:
+            _check_facts(manifest)
+            sizes = {name: int(facts["bytes"]) for name, facts in manifest["files"].items()}
+    except KeyError as error:
+        raise StoreError(
+            f"{path / MANIFEST} is damaged: it has no {error.args[0]}; prepare the corpus again"
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{path / MANIFEST} is damaged: {error}; prepare the corpus again") from error
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"{path} has store format {version}; this version of protein-lm reads {FORMAT_VERSION}; prepare it again"
+            f"{path} has store format {quoted(version)}; this version of protein-lm reads {FORMAT_VERSION}; prepare it again"
         )
     for name, expected in sizes.items():
         if not (path / name).is_file():
@@ -151,6 +158,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if (size := (path / name).stat().st_size) != expected:
             raise StoreError(f"{path} is damaged: {name} has {size:,} bytes instead of {expected:,}; prepare it again")
     return manifest
+
+
+_FACTS = {"num_read", "num_dropped", "residue_policy", "residue_changes", "split"}
+
+
+def _check_facts(manifest: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError if a manifest lacks what every reader of it asks for."""
+    for name, facts in manifest["files"].items():
+        if not (is_plain_name(name) and isinstance(facts["xxh3_128"], str)):
+            raise ValueError(f"it names {quoted(name)}, which is no file of this folder")
+    for numbers in manifest["splits"].values():
+        for name in ("num_sequences", "num_residues"):
+            int(numbers[name])
+    of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
+    is_joined = "parts" in manifest
+    if not is_joined and (missing := _FACTS - manifest.keys()):
+        raise ValueError(f"it has no {min(missing)}")
+    for facts in manifest["parts" if is_joined else "sources"]:
+        for key in of_parts if is_joined else of_sources:
+            if not isinstance(facts[key], str):
+                raise ValueError(f"{key} is {quoted(facts[key])}")
 
 
 def map_array(path: Path, dtype: type) -> NDArray:

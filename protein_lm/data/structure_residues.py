@@ -56,7 +56,8 @@ def read_residues(text: str, kind: str) -> dict[str, ChainResidues]:
     """Protein chains by name, out of a text of kind PDB or mmCIF whose lines end in line feeds.
 
     Raises:
-        PDBConstructionException, ValueError, KeyError, IndexError, AttributeError: of Biopython; the text is not valid.
+        PDBConstructionException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: of Biopython; the text
+            is not valid.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -130,7 +130,7 @@ def read_chain(name: str) -> Chain:
     text, kind = read_text(name)
     try:
         found = read_residues(text, kind)
-    except (PDBConstructionException, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (PDBConstructionException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no valid {kind} file: {error}; fetch it again") from error
     if not found:
         raise InputError(f"{path} has no protein chain: no residue with the atom CA is an amino acid")
@@ -220,7 +220,8 @@ def _places(chain: ChainResidues, name: str) -> list[int]:
     for (start, _), (first, last) in zip(*alignment.aligned, strict=True):
         for place in range(first, last):
             places[place] = int(start + place - first)
-    differing = sum(declared[place] != letter for place, letter in zip(places, letters, strict=True))
+    pairs = ({declared[place], letter} for place, letter in zip(places, letters, strict=True))
+    differing = sum(len(pair) == 2 and "X" not in pair for pair in pairs)
     if -1 in places or differing > _MOST_DIFFERING * len(letters) + 1:
         raise InputError(
             f"{name} has {len(letters):,} residues that do not fit the {len(declared):,} of its declared sequence; mend or "

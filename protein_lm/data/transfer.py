@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 
 from protein_lm.errors import InputError, OutputError
-from protein_lm.output import check_absent, clear_errors
+from protein_lm.output import check_absent, claimed, clear_errors, give_name
 
 _BLOCK_BYTES = 2**20
 _PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
@@ -64,17 +64,17 @@ class Connection:
 
         Raises:
             InputError: the server cannot be reached or broke off too often, or what came is not what it told.
-            OutputError: the file exists already, or there is no room for it.
+            OutputError: the file exists already, another command fetches it, or there is no room for it.
         """
         target = folder / file.name
         check_absent(target)
-        with clear_errors(target):
-            folder.mkdir(parents=True, exist_ok=True)
+        with clear_errors(target), claimed(target):
+            check_absent(target)  # another command may have fetched it meanwhile
             partial = _Partial(target, file)
             partial.reserve()
             self._fetch_rest(file, partial, on_progress)
             partial.check()
-            partial.path.rename(target)
+            give_name(partial.path, target)
             partial.note.unlink()
         return target
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from protein_lm import __version__, alphabet
-from protein_lm.checkpoint import fingerprint, save_tensors
+from protein_lm.checkpoint import fingerprint
 from protein_lm.choices import EmbeddingFormat, ReadingLongPolicy, StorageType
 from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError, InputError, NumericalError
@@ -26,6 +26,7 @@ from protein_lm.inference.unfinished import Unfinished, unfinished
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.output import check_absent
 from protein_lm.tables import rows_of_text, write_grown_table
+from protein_lm.tensor_files import save_tensors
 
 TOKENS_OF_PART = 2**18
 """Tokens that pass through the model, about, between two saves."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.errors import ConfigError, NumericalError
+from protein_lm.errors import ConfigError, NumericalError, quoted
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +49,9 @@ class Sampling:
         unknown = sorted(set(self.residues) - set(alphabet.RESIDUES))
         if unknown or not self.residues:
             fault = (
-                f"residues {self.residues!r}: {unknown[0]!r} is no residue letter" if unknown else "no residues to draw"
+                f"residues {quoted(self.residues)}: {unknown[0]!r} is no residue letter"
+                if unknown
+                else "no residues to draw"
             )
             raise ConfigError(f"{fault}; choose among {alphabet.RESIDUES}")
 

@@ -1,6 +1,7 @@
 """Scores of all sequences of a file as tables, in its order: in constant memory, and gone on with when stopped."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,7 @@ from protein_lm.inference.score import (
 )
 from protein_lm.inference.unfinished import unfinished
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.output import check_absent
+from protein_lm.output import check_absent, claimed
 from protein_lm.tables import check_table_output, rows_of_text, write_grown_table
 
 STANDARD_OUTPUT = "-"
@@ -80,9 +81,11 @@ def score_file(
 
     if output == STANDARD_OUTPUT:
         reading = Reading(source, longest=longest, policy=long_sequences)
-        rows = chain([[tuple(columns)]], ([sequence_row(*scored) for scored in part] for part in parts(reading)))
-        for some in rows:
-            print(rows_of_text(some, output).decode(), end="", flush=True)
+        heading: list[tuple] = [tuple(columns)]  # with the first rows, so that a fault in the input is told alone
+        for part in chain(parts(reading), [[]]):
+            rows = [*heading, *(sequence_row(*scored) for scored in part)]
+            print(rows_of_text(rows, output).decode(), end="", flush=True)
+            heading = []
         return reading.summary()
 
     facts = {
@@ -93,7 +96,10 @@ def score_file(
         "device": model.device.type,
         "--per-residue": residue_output is not None and residue_output.suffix,
     }
-    with unfinished(Path(output), facts, resume=resume) as work:
+    with (
+        unfinished(Path(output), facts, resume=resume) as work,
+        nullcontext() if residue_output is None else claimed(residue_output),
+    ):
         is_whole = work.state is not None and work.state["is_whole"]
         if residue_output is not None and not is_whole:
             check_absent(residue_output)
@@ -110,8 +116,9 @@ def score_file(
             work.save({"reading": reading.state(), "is_whole": False})
         if residue_output is not None:
             work.save({"reading": reading.state(), "is_whole": True})
-            write_grown_table(work.path_of_grown(_RESIDUES), residue_output, columns_of_residues, replace=is_whole)
-        write_grown_table(work.path_of_grown(_SEQUENCES), Path(output), columns)
+            text = work.path_of_grown(_RESIDUES)
+            write_grown_table(text, residue_output, columns_of_residues, replace=is_whole, is_claimed=True)
+        write_grown_table(work.path_of_grown(_SEQUENCES), Path(output), columns, is_claimed=True)
         return reading.summary()
 
 

@@ -16,7 +16,7 @@ import xxhash
 from protein_lm.data.journal import Growth
 from protein_lm.errors import OutputError, ProteinLMError
 from protein_lm.inference.memory import return_freed_memory
-from protein_lm.output import check_absent, clear_errors, flush_tree, held
+from protein_lm.output import check_absent, claimed, clear_errors, flush_tree, give_name
 
 STATE = "progress.json"
 
@@ -90,7 +90,7 @@ class Unfinished:
     def finish_as_folder(self) -> None:
         """Give the folder the name of the output; growing files, those that were dropped and the state go."""
         flush_tree(self.folder)
-        self.folder.rename(self.output)
+        give_name(self.folder, self.output)
         for name in [*self._growing, *self._dropped, STATE]:
             (self.output / name).unlink()
         self.close()
@@ -152,25 +152,25 @@ def unfinished(output: Path, facts: dict[str, Any], *, resume: bool) -> Iterator
     check_absent(output)
     folder = folder_of(output)
     work = Unfinished(output, facts)
-    with clear_errors(output):
+    with clear_errors(output), claimed(output):
+        check_absent(output)  # another command may have made it meanwhile
         folder.mkdir(parents=True, exist_ok=True)
-        with held(folder):
-            try:
-                if (folder / STATE).exists():
-                    if not resume:
-                        raise OutputError(
-                            f"{folder} holds what a stopped command had done; go on with --resume, or remove it"
-                        )
-                    work.restore()
-                else:
-                    work.clear()
-                yield work
-            except BaseException as error:
-                work.close()
-                if not (folder / STATE).exists():
-                    shutil.rmtree(folder, ignore_errors=True)
-                elif work.state is not None and isinstance(error, ProteinLMError):
-                    raise type(error)(f"{error}; what was done before is kept, go on with --resume") from error
-                raise
+        try:
+            if (folder / STATE).exists():
+                if not resume:
+                    raise OutputError(
+                        f"{folder} holds what a stopped command had done; go on with --resume, or remove it"
+                    )
+                work.restore()
+            else:
+                work.clear()
+            yield work
+        except BaseException as error:
             work.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / STATE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            elif work.state is not None and isinstance(error, ProteinLMError):
+                raise type(error)(f"{error}; what was done before is kept, go on with --resume") from error
+            raise
+        work.close()
+        shutil.rmtree(folder, ignore_errors=True)

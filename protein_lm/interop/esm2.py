@@ -13,8 +13,7 @@ from torch import Tensor
 
 from protein_lm import alphabet
 from protein_lm.config import ModelConfig, parse
-from protein_lm.errors import ConfigError, ModelError
-from protein_lm.foreign import shown_name
+from protein_lm.errors import ConfigError, ModelError, named, quoted
 from protein_lm.model.language_model import ProteinLM
 
 WINDOW = 1024
@@ -23,6 +22,7 @@ HEAD, CONTACTS = "lm_head.", "contact_head."
 """What the names of the language-model head and of the contact head begin with, in both libraries."""
 FREQUENCIES = ".inv_freq"
 """What the names of rotary frequencies end with."""
+_LARGEST_SIZE = 2**32
 _WRAPPERS = frozenset(("module", "model", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 """Parts of names that trainers add: torch's DDP, FSDP and compile, Lightning's modules."""
 _OTHER_HEADS = ("classifier.", "pooler.", "qa_outputs.")
@@ -98,13 +98,13 @@ def unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         if parts[:1] == ["base_model"] or any(part.startswith("lora_") for part in parts):
             raise ModelError(
-                f"{where}: {shown_name(name)} belongs to adapters of the library peft; merge them there (merge_and_unload), "
+                f"{where}: {named(name)} belongs to adapters of the library peft; merge them there (merge_and_unload), "
                 "save the model, and convert that"
             )
         short = ".".join(itertools.dropwhile("esm".__eq__, parts))
         if short in found:
             raise ModelError(
-                f"{where}: two weights are called {shown_name(short)}; save the model alone, without copies of it"
+                f"{where}: two weights are called {named(short)}; save the model alone, without copies of it"
             )
         found[short] = tensor
     return found
@@ -129,7 +129,7 @@ def shape_of(tensors: Mapping[str, Tensor], names: Names, where: str) -> Shape:
     if embedding is None or inner is None or embedding.ndim != 2 or inner.ndim != 2:
         raise ModelError(f"{where}: holds no weights of ESM-2 under the names of fair-esm or of transformers")
     before = names.layer.format("")
-    layers = {name.removeprefix(before).partition(".")[0] for name in tensors if name.startswith(before)}
+    layers = _Source(tensors, where).heads_of(before)
     frequencies = next((tensor for name, tensor in tensors.items() if name.endswith(FREQUENCIES)), None)
     regression = tensors.get(f"{CONTACTS}regression.weight")
     if frequencies is not None and frequencies.numel():
@@ -156,7 +156,7 @@ def as_weights(content: Any, what: str) -> dict[str, Tensor]:
         is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
         if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ModelError(
-                f"{what}: {shown_name(str(name))} does not hold all of its numbers; save the model's plain weights"
+                f"{what}: {named(str(name))} does not hold all of its numbers; save the model's plain weights"
             )
     return {str(name): tensor for name, tensor in content.items()}
 
@@ -174,6 +174,7 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
         ModelError: a weight is missing, has another shape or is unknown, or weights that must be the same differ.
     """
     source = _Source(tensors, where)
+    _check_sizes(source, names, shape)
     has_head, has_contacts = source.has(HEAD), source.has(CONTACTS)
     try:
         config = parse(
@@ -195,8 +196,6 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
         )
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    for layer in range(config.num_layers):  # before a model of as many is made
-        source.check_has(f"{names.layer.format(layer)}.{names.parts['attention_norm']}.weight")
     with torch.device("meta"):  # its own initial weights would take as much time and memory as those that are there
         model = ProteinLM(config)
     weights = {}
@@ -225,6 +224,23 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
     return Converted(model.eval(), remarks)
 
 
+def _check_sizes(source: "_Source", names: Names, shape: Shape) -> None:
+    """Compare what settings say with the weights, before anything is made as large as they say."""
+    inner, width = shape.feedforward_width, shape.width
+    if not all(isinstance(size, int) for size in (shape.num_layers, inner, width)):
+        return  # which is an error of settings
+    if (largest := max(shape.num_layers, inner, width)) > _LARGEST_SIZE:
+        raise ModelError(f"{source.where}: its settings ask for a size of {quoted(largest)}, which no model has")
+    before = names.layer.format("")
+    num_layers = len(source.heads_of(before))
+    for layer in range(min(shape.num_layers, num_layers + 1)):
+        source.check(f"{names.layer.format(layer)}.{names.parts['attention_norm']}.weight", (width,))
+        source.check(
+            f"{names.layer.format(layer)}.{names.parts['feedforward.input_projection']}.weight", (inner, width)
+        )
+    source.check(f"{names.embedding}.weight", (alphabet.VOCABULARY_SIZE, width))
+
+
 def _their_name(name: str, names: Names) -> str:
     """What a library calls one of our weights."""
     part, _, kind = name.rpartition(".")
@@ -245,27 +261,30 @@ class _Source:
     """Weights, each to be taken once."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        self._tensors, self._where = dict(tensors), where
+        self._tensors, self.where = dict(tensors), where
 
     def has(self, prefix: str) -> bool:
         """Whether any name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
 
-    def check_has(self, name: str) -> None:
-        """Raise ModelError if a weight is not there."""
+    def heads_of(self, prefix: str) -> set[str]:
+        """What follows a prefix in names, up to the next dot."""
+        return {name.removeprefix(prefix).partition(".")[0] for name in self._tensors if name.startswith(prefix)}
+
+    def check(self, name: str, shape: tuple[int, ...] | None) -> None:
+        """Raise ModelError if a weight is not there, or has another shape than the given one."""
         if name not in self._tensors:
-            raise ModelError(f"{self._where}: weight {name} is missing; is the file whole, and of ESM-2?")
+            raise ModelError(f"{self.where}: weight {name} is missing; is the file whole, and of ESM-2?")
+        found = tuple(self._tensors[name].shape)
+        if shape is not None and found != shape:
+            raise ModelError(f"{self.where}: weight {name} has shape {found}, its settings ask for {shape}")
 
     def take(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
         """A weight in float32, of a shape if one is given."""
-        self.check_has(name)
+        self.check(name, shape)
         tensor = self._tensors.pop(name)
         if not tensor.is_floating_point():
-            raise ModelError(f"{self._where}: weight {name} has type {tensor.dtype}; save it as floating-point numbers")
-        if shape is not None and tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"{self._where}: weight {name} has shape {tuple(tensor.shape)}, its settings ask for {shape}"
-            )
+            raise ModelError(f"{self.where}: weight {name} has type {tensor.dtype}; save it as floating-point numbers")
         return tensor.float()
 
     def has_frequencies(self) -> bool:
@@ -276,7 +295,7 @@ class _Source:
         """Those of the rotary positions, stored once or for each layer, where they are the same."""
         first, *others = (self.take(name, shape) for name in list(self._tensors) if name.endswith(FREQUENCIES))
         if not all(torch.equal(other, first) for other in others):
-            raise ModelError(f"{self._where}: layers have different rotary frequencies, which a model here shares")
+            raise ModelError(f"{self.where}: layers have different rotary frequencies, which a model here shares")
         return first
 
     def check_empty(self) -> None:
@@ -284,7 +303,7 @@ class _Source:
         if self._tensors:
             first = min(self._tensors)
             raise ModelError(
-                f"{self._where}: weight {shown_name(first)} has no place in ESM-2 of these settings; it is another model, or "
+                f"{self.where}: weight {named(first)} has no place in ESM-2 of these settings; it is another model, or "
                 "of a newer version, and cannot be converted without loss"
             )
 

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
-from protein_lm.errors import ModelError
-from protein_lm.foreign import CONFIG, plain_file, read_json, shown, shown_name
+from protein_lm.errors import ModelError, named, quoted
+from protein_lm.foreign import CONFIG, plain_file, read_json
 from protein_lm.interop.esm2 import (
     HUGGING_FACE,
     Converted,
@@ -21,6 +19,7 @@ from protein_lm.interop.esm2 import (
     without_other_heads,
 )
 from protein_lm.interop.fair_esm import unpickle
+from protein_lm.tensor_files import load_tensors
 
 VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -53,7 +52,7 @@ def read_esm_directory(path: Path) -> Converted:
 def _shape(config: dict[str, Any], path: Path) -> Shape:
     if config.get("model_type") != "esm":
         raise ModelError(
-            f"{path}: a model of type {shown(config.get('model_type'))}, not esm; only ESM-2 can be converted"
+            f"{path}: a model of type {quoted(config.get('model_type'))}, not esm; only ESM-2 can be converted"
         )
     expected = {
         "position_embedding_type": ("rotary", "absolute"),
@@ -66,7 +65,7 @@ def _shape(config: dict[str, Any], path: Path) -> Shape:
     for name, (of_esm2, default) in expected.items():
         if (found := config.get(name, default)) != of_esm2 and (found or of_esm2):
             raise ModelError(
-                f"{path / CONFIG}: {name} is {shown(found)}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
+                f"{path / CONFIG}: {name} is {quoted(found)}, ESM-2 has {of_esm2!r}; only ESM-2 can be converted"
             )
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     if missing := [name for name in names if type(config.get(name)) is not int]:
@@ -98,7 +97,7 @@ def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
         tensors = _read(path / file)
         if differing := sorted(expected ^ tensors.keys()):
             verb = "lacks" if differing[0] in expected else "has"
-            raise ModelError(f"{path / file}: {verb} weight {shown_name(differing[0])}, other than {index.name} says")
+            raise ModelError(f"{path / file}: {verb} weight {named(differing[0])}, other than {index.name} says")
         found |= tensors
     return found
 
@@ -106,9 +105,4 @@ def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no plain file of weights")
-    if path.suffix != ".safetensors":
-        return as_weights(unpickle(path), str(path))
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged, not a readable safetensors file ({error})") from error
+    return load_tensors(path) if path.suffix == ".safetensors" else as_weights(unpickle(path), str(path))

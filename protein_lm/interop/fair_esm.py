@@ -30,6 +30,7 @@ from protein_lm.interop.esm2 import (
     unwrapped,
     without_other_heads,
 )
+from protein_lm.plain_files import check_plain
 
 REGRESSION = "-contact-regression"
 """What fair-esm puts behind a model's name for the file of its contact head."""
@@ -100,6 +101,7 @@ def unpickle(path: Path) -> Any:
         ModelError: the pickle asks for more than weights and settings, or the file is damaged.
     """
     try:
+        check_plain(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles of other kinds, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -7,7 +7,6 @@ model's objective is. What they save is a model directory of ours again.
 Importing `protein_lm` alone does not: it would have to import transformers.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,9 +42,10 @@ from protein_lm.attention.checks import check_mask
 from protein_lm.checkpoint import FORMAT_VERSION, MODEL_TYPE
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig, parse
-from protein_lm.errors import ModelError
+from protein_lm.errors import ModelError, quoted
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
+from protein_lm.plain_files import read_json
 
 _BACKBONE = "backbone"
 States = tuple[Tensor, ...] | None
@@ -73,7 +73,7 @@ class ProteinLMConfig(PreTrainedConfig):
         """
         if self.format_version != FORMAT_VERSION or tuple(self.alphabet) != TOKENS:
             raise ModelError(
-                f"format version {self.format_version!r} with {len(self.alphabet)} tokens, this program reads "
+                f"format version {quoted(self.format_version)} with {len(self.alphabet)} tokens, this program reads "
                 f"{FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
             )
         super().__post_init__(**others)
@@ -115,7 +115,7 @@ class ProteinLMTokenizer(PreTrainedTokenizerFast):
 
     def __init__(self, config_file: str | None = None, **options: Any) -> None:
         if config_file is not None and "model_max_length" not in options:
-            options["model_max_length"] = json.loads(Path(config_file).read_text())["model"]["max_length"]
+            options["model_max_length"] = read_json(Path(config_file))["model"]["max_length"]
         super().__init__(tokenizer_object=_residue_tokenizer(), **(_SPECIAL_TOKENS | options))
 
 

@@ -65,5 +65,8 @@ def merge(weights: dict[str, Tensor], adapters: dict[str, Tensor], settings: dic
     for name, first in adapters.items():
         if name.endswith(".lora_A.weight"):
             layer = name.removesuffix(".lora_A.weight")
-            merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + scale * (adapters[f"{layer}.lora_B.weight"] @ first)
+            weight, change = merged[f"{layer}.weight"], adapters[f"{layer}.lora_B.weight"] @ first
+            if change.shape != weight.shape:
+                raise RuntimeError(f"{layer}: {tuple(change.shape)} beside {tuple(weight.shape)}")
+            merged[f"{layer}.weight"] = weight + scale * change
     return merged

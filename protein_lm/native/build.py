@@ -174,14 +174,13 @@ def build(names: Sequence[str], *, compiler: str, target: Path | None = None) ->
         target: the folder; that of the user's libraries if not given.
 
     Raises:
-        ConfigError: the compiler cannot build the least level, or anything, with the first line of what it says.
+        ConfigError: the compiler cannot build the least level, with the first line of what it says.
         OutputError: the folder cannot be written.
     """
     target = target or folder()
     with _partial(target) as partial:
         faults = _compile(compiler, names, partial)
-        fault = faults.get("plain") or (faults.get(names[0]) if len(faults) == len(names) else None)
-        if fault:
+        if fault := faults.get("plain"):
             raise _no_kernels(compiler, fault)
         built = [name for name in names if name not in faults]
         for name in built:  # only when all of them are there
@@ -201,7 +200,7 @@ def install(root: Path) -> Built:
     names = [name for name in names if not (target / file_of(name)).exists()]
     built = build(names, compiler=compiler, target=target) if names else Built([], {})
     for other in set(root.iterdir()) - {target}:
-        shutil.rmtree(other)
+        shutil.rmtree(other, ignore_errors=True)
     return built
 
 

@@ -4,7 +4,6 @@ Each is written whole beside the others before any name changes, and a name chan
 is killed, at least one whole checkpoint is there under a name that `newest_first` looks for.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from protein_lm.checkpoint import LAST, STATE_FACTS
 from protein_lm.output import clear_errors, new_directory, recover
+from protein_lm.plain_files import read_json
 
 _EARLIER = "step-"
 
@@ -28,6 +28,10 @@ class Checkpoints:
         names = [path for path in self.run.glob(f"{_EARLIER}*") if path.name.removeprefix(_EARLIER).isdecimal()]
         found = [(_step(path), path) for path in (self.run / LAST, *names) if path.is_dir()]
         return [path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name == LAST))]
+
+    def steps(self) -> dict[str, float]:
+        """The steps of all checkpoints by their names; infinity for one that does not tell."""
+        return {path.name: _step(path) for path in self.newest_first()}
 
     def write(self, step: int, write: Callable[[Path], None], *, keep: int) -> None:
         """Let `write` fill a folder, which becomes `last`; of all checkpoints the newest `keep` stay.
@@ -87,6 +91,6 @@ def _remove(checkpoint: Path) -> None:
 def _step(checkpoint: Path) -> float:
     """Step of a checkpoint, or infinity."""
     try:
-        return int(json.loads((checkpoint / STATE_FACTS).read_text(encoding="utf-8"))["progress"]["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_json(checkpoint / STATE_FACTS)["progress"]["step"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return math.inf

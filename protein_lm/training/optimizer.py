@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from protein_lm.choices import OptimizerName, Precision
 from protein_lm.config import TrainingConfig
+from protein_lm.errors import ModelError, quoted
 from protein_lm.training.muon import Muon
 from protein_lm.training.sharded import own_shard
 
@@ -64,12 +65,23 @@ def optimizer_tensors(optimizers: Sequence[Any]) -> dict[str, Tensor]:
 
 
 def restore_optimizers(optimizers: Sequence[Any], tensors: dict[str, Tensor]) -> None:
-    """Give optimizers the moments that `optimizer_tensors` named, or where they hold shards of weights, those of these."""
+    """Give optimizers the moments that `optimizer_tensors` named, or where they hold shards of weights, those of these.
+
+    Raises:
+        ModelError: they are those of other weights.
+    """
     for number, optimizer in enumerate(optimizers):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
-            owner, index, name = key.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(index), {})[name] = own_shard(tensor, parameters[int(index)])
+            try:
+                owner, index, name = key.split(".", 2)
+                parameter = parameters[int(index)] if int(owner) == number else None
+            except (ValueError, IndexError):
+                raise ModelError(f"the training state has moments {quoted(key)} of no weight of this run") from None
+            if parameter is None:
+                continue
+            if tensor.ndim and tensor.shape != parameter.shape:
+                raise ModelError(f"the training state has moments {quoted(key)} of another shape than their weight")
+            state.setdefault(int(index), {})[name] = own_shard(tensor, parameter)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

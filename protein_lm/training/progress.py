@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -49,6 +50,21 @@ class Progress:
     """... all of them, ..."""
     norms_since_row: float = 0.0
     """... and norms of the gradients before they were clipped."""
+
+    @classmethod
+    def of(cls, state: Any) -> "Progress":
+        """As a training state has it.
+
+        Raises:
+            ValueError: it has it not.
+        """
+        saved = state.get("progress") if isinstance(state, dict) else None
+        names = {field.name for field in fields(cls)}
+        if not isinstance(saved, dict) or not saved.keys() <= names or not isinstance(saved.get("step"), int):
+            raise ValueError("its progress is none")
+        if not all(isinstance(value, int | float) and value >= 0 for value in saved.values()):
+            raise ValueError("its progress has impossible values")
+        return cls(**saved)
 
     @property
     def place(self) -> Place:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from protein_lm.errors import InputError, OutputError
+from protein_lm.errors import InputError, OutputError, one_line
 from protein_lm.output import clear_errors, new_file
+from protein_lm.plain_files import check_plain, parse_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -45,8 +46,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     path = run / METRICS
     try:
+        check_plain(path)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
         missing = f"is no run: it has no {METRICS}" if run.is_dir() else "is no run: there is no such folder"
         raise InputError(f"{run} {missing}; give a folder that protein-lm train made") from error
     rows = []
@@ -54,15 +56,26 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         if not line.endswith("\n"):
             break
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise InputError(
-                f"{path}, line {number}: damaged, not valid JSON ({error.msg}); remove the line"
+                f"{path}, line {number}: damaged, not valid JSON ({getattr(error, 'msg', error)}); remove the line"
             ) from error
-        if not (isinstance(row, dict) and {"step", "split"} <= row.keys() and any(name in row for name in _LOSSES)):
+        if not _is_row(row):
             raise InputError(f"{path}, line {number}: not a row with step, split and loss_nats; remove the line")
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a line has what all rows have, and numbers elsewhere."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("step"), int)
+        and isinstance(row.get("split"), str)
+        and any(name in row for name in _LOSSES)
+        and all(isinstance(value, int | float | None) for name, value in row.items() if name != "split")
+    )
 
 
 class RunLog:
@@ -141,6 +154,7 @@ class RunLog:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.active:
+            text = one_line(text)
             if self.bar.disable:
                 print(text, file=sys.stderr, flush=True)
             else:

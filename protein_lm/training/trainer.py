@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -51,13 +51,15 @@ from protein_lm.data.corpus import Corpus
 from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
+from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
+from protein_lm.model.sizes import check_room
 from protein_lm.native import library
-from protein_lm.output import new_directory, new_file
+from protein_lm.output import claimed, new_directory, new_file
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor, optimizer_tensors, restore_optimizers
@@ -107,7 +109,8 @@ class Trainer:
             allowed_changes: keys as `section.key` in which the recipe of a resumed run may differ.
 
         Raises:
-            OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True.
+            OutputError: the run exists and `resume` is False, or it does not exist and `resume` is True; or another command
+                is at work on it.
             ConfigError: the recipe does not fit the corpus, the run, the initial model or the number of processes; it asks
                 for adapters without an initial model; or a tracker is not installed.
             ModelError: no checkpoint to go on from is whole, or the initial model is damaged, or what it stands on has
@@ -126,16 +129,19 @@ class Trainer:
         self.progress = Progress()
         self.checkpoints = Checkpoints(run)
         self._last_saved = 0
+        self._found: tuple[bool, dict[str, float]] | None = None
+        """Whether the run was there, and its checkpoints, when it was looked at."""
         self._changes: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._damaged: list[Path] = []
-        self._check_run_directory(resume)
-        checkpoint, moments = self._restore(allowed_changes) if resume else (None, {})
         self.accelerator = start_accelerator(recipe.training)
+        with self._claimed():
+            self._check_run_directory(resume)
+            self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
+            checkpoint, moments = self._restore(allowed_changes) if resume else (None, {})
         self._precision = common_precision(self.recipe.training.precision, self.accelerator)
         self._settle(precision=self._precision.precision)
         self.stop = StopRequest(grace_seconds=1.0 if self.accelerator.num_processes > 1 else 0.0)
-        self.accelerator.wait_for_everyone()  # before the main process makes the folder that the others look for
         model, self.base = self._build_model(checkpoint, initial)
         self.head = self._build_head(checkpoint)
         self.group = self._group_of_rows(model)
@@ -168,6 +174,7 @@ class Trainer:
     def _build_model(self, checkpoint: Path | None, initial: str | None) -> tuple[ProteinLM, Base | None]:
         """The model to train, its weights loaded, and the model directory that it stands on where that is frozen."""
         recipe = self.recipe
+        check_room(recipe.model)
         model, base = ProteinLM(recipe.model), None
         model.initialize(torch.Generator().manual_seed(recipe.training.seed))
         model.gradient_checkpointing = recipe.training.gradient_checkpointing
@@ -199,9 +206,11 @@ class Trainer:
 
         Raises:
             NumericalError: the loss or gradient of `training.max_skipped_steps` steps in a row was not finite.
-            OutputError: the last checkpoint cannot be written; what was there before is as it was.
+            OutputError: the last checkpoint cannot be written, what was there before is as it was; or another command is at
+                work on the run, or was since this trainer was made.
         """
-        with self._open_log() as log, self.stop:
+        reuse_freed_memory()
+        with self._claimed(), self._open_log() as log, self.stop:
             self._describe(log)
             began, speed = time.perf_counter() - self.progress.seconds, Speed()
             for batches in self._steps():
@@ -239,7 +248,7 @@ class Trainer:
         """A new run begins with a checkpoint of its first step; the folder of one that goes on is tidied up."""
         recipe = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
         if not self.run.exists():
-            with new_directory(self.run) as folder:
+            with new_directory(self.run, is_claimed=True) as folder:
                 (folder / RECIPE).write_text(recipe, encoding="utf-8")
                 (folder / LAST).mkdir()
                 self._write_checkpoint(folder / LAST, first)
@@ -562,6 +571,29 @@ class Trainer:
         }
         write_model(self.plain_model, folder, facts=facts, base=self.base, head=self.head, tensors=tensors)
 
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Keep other commands off the run; what the main process finds holds for all.
+
+        Raises:
+            OutputError: another command is at work there, or was since the last time.
+        """
+        fault, refused = None, torch.zeros(1)
+        with ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                try:
+                    stack.enter_context(claimed(self.run))
+                    found = self.run.exists(), self.checkpoints.steps()
+                    if self._found not in (None, found):
+                        raise OutputError(f"{self.run}: another command was at work there meanwhile; start again")
+                    self._found = found
+                except OutputError as error:
+                    fault, refused = error, refused + 1
+            if self._sum_over_processes(refused):
+                raise fault or OutputError(f"{self.run}: the main process could not claim it")
+            yield
+            self._found = None if self._found is None else (self.run.exists(), self.checkpoints.steps())
+
     def _check_run_directory(self, resume: bool) -> None:
         if resume and not self.checkpoints.newest_first():
             raise OutputError(f"{self.run}: nothing to resume, there is no checkpoint in it; start without --resume")
@@ -575,30 +607,32 @@ class Trainer:
             try:
                 check_files(checkpoint)
                 state, tensors = read_training_state(checkpoint)
-            except ModelError as error:
-                faults.append(str(error))
+                self.progress = Progress.of(state)
+                corpus, version, recorded = (dict(state["corpus"]), str(state["protein_lm_version"]), state["recipe"])
+                self._changes = list(state["changes"])
+            except (ModelError, KeyError, TypeError, ValueError) as error:
+                fault = f"{checkpoint}: damaged training state ({error})"
+                faults.append(str(error) if isinstance(error, ModelError) else fault)
                 self._damaged.append(checkpoint)
                 continue
             break
         else:
             raise ModelError(f"{self.run}: no checkpoint is whole: {'; '.join(faults)}; start a new run")
-        self.progress = Progress(**state["progress"])
         self._last_saved = self.progress.step
         self._notes += [f"{fault}; going on from the checkpoint of step {self.progress.step}" for fault in faults]
-        if different := [name for name, value in self.store.identity.items() if state["corpus"].get(name) != value]:
+        if different := [name for name, value in self.store.identity.items() if corpus.get(name) != value]:
             raise ConfigError(
                 f"{self.run}: resumed with another corpus: {different[0]} of {self.store.path} is not that of the run so "
                 f"far; name the corpus that it began with, or start a new run, with --init {self.run}"
             )
-        old = parse(type(self.recipe), state["recipe"], str(checkpoint))
+        old = parse(type(self.recipe), recorded, str(checkpoint))
         if self.recipe.training.precision is Precision.AUTO:
             self._settle(old.training.precision)
         changes = check_changes(old, self.recipe, allowed=allowed, run=self.run)
-        self._changes = state["changes"]
         if changes:
             self._changes.append({"step": self.progress.step, "changes": changes})
             self._notes.append(f"changed from step {self.progress.step} on: {', '.join(changes)}")
-        if (version := state["protein_lm_version"]) != __version__:
+        if version != __version__:
             self._notes.append(f"the checkpoint was written by protein_lm {version}, this is {__version__}")
         return checkpoint, tensors
 

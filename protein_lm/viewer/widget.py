@@ -10,6 +10,7 @@ from protein_lm.analysis.attention_forms import Region
 from protein_lm.analysis.attention_maps import chosen_heads, chosen_layers, read_attention
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.structures import read_chain
+from protein_lm.inference.score import check_length
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.viewer.content import Content, structure_data
 from protein_lm.viewer.page import asset, structure_library
@@ -44,6 +45,7 @@ def attention_viewer(
             another protein.
         ConfigError: a layer or head that the model does not have.
     """
+    check_length(record, model)
     numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
     shown = structure_data(structure, read_chain(structure), record) if structure else None
     residues = slice(1, len(record) + 1)

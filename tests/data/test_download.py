@@ -13,6 +13,7 @@ import pytest
 from protein_lm.cli import main
 from protein_lm.data.download import FILES, METALINK, Server
 from protein_lm.errors import ConfigError, InputError, OutputError
+from protein_lm.output import claimed
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
 PLACE = "/" + FILES["uniref50"]
@@ -168,6 +169,12 @@ def test_a_file_of_another_size_is_never_kept(server, tmp_path, more):
 def test_a_part_of_unknown_origin_is_not_trusted(server, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(b"rubbish")
     assert fetch(server.base, tmp_path).read_bytes() == CONTENT
+
+
+def test_two_commands_do_not_fetch_into_one_part(server, tmp_path):
+    with claimed(tmp_path / NAME), pytest.raises(OutputError, match=r"gz: another command is at work there"):
+        fetch(server.base, tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_what_cannot_be_fetched(server, tmp_path):

@@ -106,6 +106,9 @@ def test_files_are_told_by_their_contents(tmp_path, file) -> None:
     broken.write_text("data_X\nloop_\n_atom_site.id\n_atom_site.group_PDB\n1 ATOM\n")
     with pytest.raises(InputError, match=r"broken.cif is no valid mmCIF file"):
         read_chain(str(broken))
+    broken.write_text("data_X\nloop_\n1 2\n")
+    with pytest.raises(InputError, match=r"broken.cif is no valid mmCIF file"):
+        read_chain(str(broken))
     with pytest.raises(InputError, match="has no protein chain"):
         read_chain(str(write(file, list(pdb_lines([("HETATM", "O", "HOH", 1, "", "", np.zeros(3))])))))
     with pytest.raises(InputError, match=r"pair.pdb:A has no Cβ"):

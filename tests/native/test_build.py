@@ -143,6 +143,7 @@ def test_levels_that_cannot_be_built_are_left_out(compiler, capsys) -> None:
     built = build.build(["avx2", "plain", build.READER], compiler=build.find_compiler())
     assert [path.name for path in built.libraries] == ["kernels-plain.so"] == files_of(build.folder())
     assert built.left_out == dict.fromkeys(("avx2", build.READER), "avx2.cpp:1: error: no such processor")
+    assert not build.build(["avx2"], compiler=build.find_compiler()).libraries
 
 
 @needs_compiler
@@ -249,6 +250,7 @@ def test_installing_builds_once_and_removes_other_versions(compiler, tmp_path) -
     compiler()
     root, names = tmp_path / "built", [*build.levels_of_this_processor(build.find_compiler()), build.READER]
     (root / "0123456789ab").mkdir(parents=True)
+    (root / "0123456789ab" / build.file_of("plain")).write_text("of other sources")
     assert len(build.install(root).libraries) == len(names)
     assert files_of(root) == sorted(f"{build.stamp()}/{build.file_of(name)}" for name in names)
     assert build.install(root) == build.Built([], {})

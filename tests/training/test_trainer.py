@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from protein_lm.data.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.model.conversion import with_attention
 from protein_lm.native import build, library
+from protein_lm.output import claimed
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import KINDS, small_recipe
@@ -112,6 +114,34 @@ def test_runs_are_never_overwritten(runs, corpus, tmp_path) -> None:
     with pytest.raises(OutputError, match="nothing to resume"):
         Trainer(small_recipe(), corpus, tmp_path / "absent", resume=True)
     assert not (tmp_path / "absent").exists()
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_has_one_command_at_a_time(corpus, tmp_path, resume) -> None:
+    """Two that begin at once; one that begins while another is at work; one that finds the run changed meanwhile."""
+    run, recipe = tmp_path / "run", small_recipe(num_steps=2, warmup_steps=0, num_validation_sequences=2)
+    if resume:
+        Trainer(recipe, corpus, run).fit()
+        recipe = small_recipe(num_steps=3, warmup_steps=0, num_validation_sequences=2)
+    how = {"resume": resume, "allowed_changes": ["training.num_steps"] if resume else ()}
+    late, second = Trainer(recipe, corpus, run, **how), Trainer(recipe, corpus, run, **how)
+    before = contents(run)
+    with claimed(run):
+        with pytest.raises(OutputError, match="run: another command is at work there; wait for it or name another"):
+            second.fit()
+        with pytest.raises(OutputError, match="another command is at work there"):
+            Trainer(recipe, corpus, run, **how)
+        assert contents(run) == before
+    second.fit()
+    before = contents(run)
+    with pytest.raises(OutputError, match="run: another command was at work there meanwhile; start again"):
+        late.fit()
+    assert contents(run) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_resuming_with_another_recipe_is_refused(runs, corpus) -> None:
