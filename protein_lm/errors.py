@@ -58,7 +58,7 @@ def one_line(text: str) -> str:
     >>> len(one_line("A" * 10**6)), len(one_line("A " * 10**6))
     (200, 2000)
     """
-    text = re.sub(r"[ \n\r\t]+", " ", _cut(text, 20 * _MOST)).strip(" ")
+    text = re.sub(r" *[\n\r\t][ \n\r\t]*", " ", _cut(text, 20 * _MOST)).strip(" ")
     text = re.sub(rf"[^ ]{{{_MOST_OF_WORD + 1},}}", lambda word: _cut(word[0], _MOST_QUOTED), printable(text))
     return _cut(text, _MOST)
 

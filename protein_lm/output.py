@@ -205,7 +205,8 @@ def claimed(path: Path) -> Iterator[None]:
         yield
     finally:
         if lock == beside:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, in a folder where only owners may remove
+                beside.unlink()
         os.close(descriptor)
 
 
@@ -214,7 +215,7 @@ def _locked(beside: Path, place: Path) -> tuple[int | None, Path]:
     while True:
         lock = beside
         try:
-            descriptor = os.open(beside, os.O_RDONLY | os.O_CREAT, 0o666)
+            descriptor = _open_or_make(beside)
         except OSError:
             if not place.is_dir():
                 raise
@@ -227,6 +228,14 @@ def _locked(beside: Path, place: Path) -> tuple[int | None, Path]:
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
                 return descriptor, lock
         os.close(descriptor)  # of a file that its owner has removed
+
+
+def _open_or_make(path: Path) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags)  # systems refuse to make another user's file in a folder that all may write to
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def flush_tree(folder: Path) -> None:

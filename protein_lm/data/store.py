@@ -73,10 +73,7 @@ class TokenStore(Corpus):
         Raises:
             StoreError: there is no such folder, or it is incomplete, damaged or of another format version.
         """
-        manifest = read_manifest(path)
-        if missing := ARRAYS.keys() - manifest["files"].keys():
-            raise StoreError(f"{path / MANIFEST} is damaged: it does not list {min(missing)}; prepare the corpus again")
-        return cls(path, manifest)
+        return cls(path, read_manifest(path))
 
     @property
     def num_residues(self) -> int:
@@ -168,11 +165,13 @@ def _check_facts(manifest: dict[str, Any]) -> None:
     for name, facts in manifest["files"].items():
         if not (is_plain_name(name) and isinstance(facts["xxh3_128"], str)):
             raise ValueError(f"it names {quoted(name)}, which is no file of this folder")
-    for numbers in manifest["splits"].values():
-        for name in ("num_sequences", "num_residues"):
-            int(numbers[name])
-    of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
     is_joined = "parts" in manifest
+    if not is_joined and (missing := ARRAYS.keys() - manifest["files"].keys()):
+        raise ValueError(f"it does not list {min(missing)}")
+    for numbers in manifest["splits"].values():
+        for key in ("num_sequences", "num_residues"):
+            int(numbers[key])
+    of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
     if not is_joined and (missing := _FACTS - manifest.keys()):
         raise ValueError(f"it has no {min(missing)}")
     for facts in manifest["parts" if is_joined else "sources"]:
@@ -189,7 +188,7 @@ def map_array(path: Path, dtype: type) -> NDArray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path} is damaged: {error}; prepare the corpus again") from error
     if array.ndim != 1 or array.dtype != dtype:
         raise StoreError(f"{path} is damaged: {array.dtype} of shape {array.shape}; prepare the corpus again")

@@ -291,7 +291,7 @@ def test_a_damaged_store_is_refused(tmp_path, fasta, name):
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         ("{}", "manifest.json is damaged"),
-        ('{"format_version": 3, "files": {}}', "manifest.json is damaged: it has no splits"),
+        ('{"format_version": 3, "files": {}}', "manifest.json is damaged: it does not list cluster_sizes.npy"),
     ],
 )
 def test_a_strange_manifest_is_refused(tmp_path, text, fault):
