@@ -60,9 +60,13 @@ def test_the_precision_is_told_where_there_is_no_error(runs, protein, tmp_path, 
         assert capsys.readouterr().err.startswith(
             "precision: bfloat16, by auto: on this processor products in bfloat16"
         )
+    monkeypatch.setattr("protein_lm.precision.bfloat16_speed", lambda device: 0.5)
+    arguments = variants(runs["masked"], protein, "--mutants", mutants, "-o", "-", precision="bfloat16")
+    assert main(arguments) == 0 and capsys.readouterr().err.count("precision: bfloat16, as set, but on this") == 1
     wrong = table_of(tmp_path / "w.csv", "mutant", "A99W")
-    arguments = variants(runs["masked"], protein, "--mutants", wrong, "-o", "-", precision="auto")
-    assert "no row names a variant" in fails(capsys, *arguments)
+    for precision in ("auto", "bfloat16"):
+        arguments = variants(runs["masked"], protein, "--mutants", wrong, "-o", "-", precision=precision)
+        assert "no row names a variant" in fails(capsys, *arguments)
 
 
 def test_rows_without_score_are_told_and_the_status_is_1(runs, protein, tmp_path, capsys) -> None:

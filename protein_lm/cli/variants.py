@@ -92,11 +92,8 @@ def variants(
 
     from protein_lm.checkpoint import load_model
     from protein_lm.inference.variants import Scoring, choose_strategy
-    from protein_lm.precision import choose
 
     opened = load_model(model, device=device)
-    if precision is not Precision.AUTO and (reason := choose(precision, opened.device.type).reason):
-        print(reason, file=sys.stderr)
     scoring = Scoring(choose_strategy(opened, strategy), batch_tokens, precision, long_sequences)
     if mutants is None:
         _scan(opened, sequence, output, figure, first_residue, scoring)
