@@ -196,46 +196,53 @@ def claimed(path: Path) -> Iterator[None]:
         return
     place = Path(os.path.realpath(path))
     beside = place.with_name(f".{place.name}.lock") if place.name else place
-    with clear_errors(path):
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, lock = _locked(beside, place)
-    if descriptor is None:
-        raise OutputError(f"{path}: another command is at work there; wait for it or name another output")
-    try:
+    descriptor = None
+    try:  # an interruption may come as soon as the file is there
+        with clear_errors(path):
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            while descriptor is None:
+                descriptor, lock = _open_lock(beside, place)
+                if not _lock_if_possible(descriptor):
+                    raise OutputError(f"{path}: another command is at work there; wait for it or name another output")
+                if not _has_name(descriptor, lock):  # its owner has removed it
+                    stale, descriptor = descriptor, None
+                    os.close(stale)
         yield
     finally:
-        if lock == beside:
-            with suppress(OSError):  # another user's, in a folder where only owners may remove
-                beside.unlink()
-        os.close(descriptor)
+        _let_go(descriptor, beside)
 
 
-def _locked(beside: Path, place: Path) -> tuple[int | None, Path]:
-    """A locked descriptor, or None if another process has it locked; and what it is of."""
-    while True:
-        lock = beside
+_TO_LOCK = 0 if fcntl is None else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _open_lock(beside: Path, place: Path) -> tuple[int, Path]:
+    """A descriptor of what is to be locked, and its name."""
+    try:
+        return os.open(beside, _TO_LOCK), beside  # systems refuse to make a file of another user's in a common folder
+    except OSError:
         try:
-            descriptor = _open_or_make(beside)
+            return os.open(beside, _TO_LOCK | os.O_CREAT, 0o666), beside
         except OSError:
             if not place.is_dir():
                 raise
-            lock = place
-            descriptor = os.open(place, os.O_RDONLY)
-        if not _lock_if_possible(descriptor):
-            os.close(descriptor)
-            return None, lock
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                return descriptor, lock
-        os.close(descriptor)  # of a file that its owner has removed
+            return os.open(place, os.O_RDONLY), place
 
 
-def _open_or_make(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        return os.open(path, flags)  # systems refuse to make another user's file in a folder that all may write to
-    except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o666)
+def _has_name(descriptor: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
+def _let_go(descriptor: int | None, beside: Path) -> None:
+    """Remove a lock's file, if nobody else has it locked, and close it; None: it may have been made or not."""
+    with suppress(OSError):
+        if descriptor is None:
+            descriptor = os.open(beside, _TO_LOCK)
+        if _lock_if_possible(descriptor) and _has_name(descriptor, beside):
+            beside.unlink()
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def flush_tree(folder: Path) -> None:

@@ -98,6 +98,24 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path, make, has_links, monke
     assert names(tmp_path) == ["out.csv", "second.csv", "third.csv"]
 
 
+@pytest.mark.parametrize("step", ["_open_lock", "_lock_if_possible", "_has_name"])
+def test_an_interruption_right_after_each_step_leaves_no_lock(tmp_path, step, monkeypatch):
+    once, do = iter([True]), getattr(output, step)
+
+    def interrupted(*arguments):
+        found = do(*arguments)
+        if next(once, False):
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(output, step, interrupted)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+    with claimed(tmp_path / "out"):
+        assert names(tmp_path) == [".out.lock"]
+
+
 def test_one_folder_under_two_names_is_claimed_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to("run")
