@@ -100,7 +100,7 @@ def test_blocks_of_any_size_and_windows_lines_change_nothing(path, block_bytes, 
     [
         ((b"AC   H2CNN8;\n", b""), "line 23, sequence .*: the entry has no AC line with an accession"),
         ((b"SQ   SEQUENCE   196", b"XX   SEQUENCE   196"), "line 23, sequence H2CNN8: the entry has no SQ line"),
-        ((b"ID   H2CNN8", b"IE   H2CNN8"), "line 23, sequence H2CNN8: an entry begins with 'IE H2CNN8"),
+        ((b"ID   H2CNN8", b"IE   H2CNN8"), "line 23, sequence H2CNN8: an entry begins with 'IE   H2CNN8"),
     ],
 )
 @pytest.mark.parametrize("block_bytes", [50, 2**20])
