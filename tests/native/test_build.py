@@ -158,7 +158,7 @@ def test_a_missing_compiler_is_said_in_a_line(monkeypatch, tmp_path, capsys) -> 
     for given in ("no-such-compiler", " ", "g++ '"):
         monkeypatch.setenv("CXX", given)
         assert main(["kernels", "build"]) == 2
-        assert f"$CXX is {given.strip()}, which is no program here" in capsys.readouterr().err
+        assert f"$CXX is {given}, which is no program here" in capsys.readouterr().err
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
     for arguments in ([], ["--missing"]):
