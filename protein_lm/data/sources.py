@@ -238,7 +238,8 @@ class _HashedFile:
 def _open(path: Path) -> io.FileIO:
     if path == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():
-            raise InputError("standard input is a terminal; give a file, or pipe one in")
+            what = "closed" if sys.stdin is None else "a terminal"
+            raise InputError(f"standard input is {what}; give a file, or pipe one in")
         return io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
     try:
         mode = path.stat().st_mode

@@ -13,7 +13,7 @@ from protein_lm import alphabet
 from protein_lm.data.headers import sequence_id
 from protein_lm.data.residues import read_residues
 from protein_lm.data.sources import Source
-from protein_lm.data.text import unix_lines
+from protein_lm.data.text import as_utf8, unix_lines
 from protein_lm.errors import InputError
 
 MARK = "_"
@@ -43,7 +43,7 @@ def read_templates(path: Path) -> Iterator[Template]:
     """
     with Source(path) as source:
         try:
-            text = b"".join(unix_lines(source.blocks())).decode("utf-8-sig").lstrip()
+            text = b"".join(unix_lines(as_utf8(source.blocks(), source.shown))).decode("utf-8-sig").lstrip()
         except UnicodeDecodeError as error:
             raise InputError(f"{source.shown} is no text (byte {error.start:,}); give FASTA") from error
     while text.startswith("#"):  # comments, as a3m begins with

@@ -109,7 +109,7 @@ class Generator:
         seed: of the random numbers.
 
     Raises:
-        ConfigError: a masked model, or lengths that do not fit each other or the model's window.
+        ConfigError: a masked model, lengths that do not fit each other or the model's window, no rows, or a seed below 0.
     """
 
     def __init__(
@@ -142,6 +142,10 @@ class Generator:
             raise ConfigError(
                 f"--min-length {min_length:,} must lie between 1 and the longest length, {self.max_length:,}"
             )
+        if batch_size < 1:
+            raise ConfigError(f"--batch-size {batch_size} grows no sequence; choose 1 or more")
+        if seed < 0:
+            raise ConfigError(f"--seed {seed} must be 0 or more")
         self._allowed = self.sampling.allowed()
         self._opening: tuple[Prefix, DecodingState, float] | None = None
         """The prefix that was read last, for all sequences that begin with it."""
@@ -151,9 +155,11 @@ class Generator:
         """So many sequences for each prefix, in order, as soon as those before them are done too.
 
         Raises:
-            ConfigError: a prefix that leaves no room.
+            ConfigError: no sequences, or a prefix that leaves no room.
             NumericalError: the model gives no numbers.
         """
+        if number < 1:
+            raise ConfigError(f"{number} sequences for each prefix are none; choose 1 or more")
         for prefix in prefixes:
             if prefix.residues.size >= self.max_length:
                 raise ConfigError(

@@ -203,12 +203,16 @@ class _WithBackbone(PreTrainedModel):
         return self.backbone.logits(states[-1]), states
 
 
-def _valid_mask(attention_mask: Tensor | None) -> Tensor | None:
-    if attention_mask is not None and attention_mask.ndim != 2:
+def _valid_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
+    """What is real (B, L); without a mask all but <pad>, which no protein holds. None: everything is."""
+    if attention_mask is None:
+        is_real = input_ids != PAD
+        return None if is_real.all() else is_real
+    if attention_mask.ndim != 2:
         raise ValueError(
             f"attention_mask has {attention_mask.ndim} dimensions; give one of shape (B, L), 1 for real tokens"
         )
-    return None if attention_mask is None else attention_mask.bool()
+    return attention_mask.bool()
 
 
 class ProteinLMModel(_WithBackbone):
@@ -221,8 +225,8 @@ class ProteinLMModel(_WithBackbone):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutput:
-        """Hidden states (B, L, D) of token ids (B, L); `attention_mask` (B, L) is 1 for real tokens."""
-        mask = _valid_mask(attention_mask)
+        """Hidden states (B, L, D) of token ids (B, L); `attention_mask` (B, L) is 1 for real tokens (None: all but <pad>)."""
+        mask = _valid_mask(attention_mask, input_ids)
         if not self._wants_states(output_hidden_states):
             return BaseModelOutput(last_hidden_state=self.backbone.hidden_states(input_ids, valid_mask=mask))  # type: ignore[arg-type]
         states = self._all_states(input_ids, mask)
@@ -247,7 +251,7 @@ class ProteinLMForMaskedLM(_WithBackbone):
     ) -> MaskedLMOutput:
         """Logits (B, L, V); with labels (B, L), -100 where nothing is predicted, the mean cross-entropy in nats too."""
         _check_options(loss_options)
-        logits, states = self._logits(input_ids, _valid_mask(attention_mask), output_hidden_states)
+        logits, states = self._logits(input_ids, _valid_mask(attention_mask, input_ids), output_hidden_states)
         loss = self._loss(logits, labels, loss_options)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=states)  # type: ignore[arg-type]
 
@@ -289,7 +293,7 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
                 than the model's window, or attentions are asked for.
         """
         _check_options(loss_options)
-        mask = _valid_mask(attention_mask)
+        mask = None if attention_mask is None and state is not None else _valid_mask(attention_mask, input_ids)
         if use_cache or state is not None:
             logits, states, state = self._extended(input_ids, mask, state, output_hidden_states)
         else:
@@ -355,7 +359,7 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
         """
         prompts = options.get("input_ids") if inputs is None else inputs
         if prompts is not None and prompts.ndim == 2:
-            _check_prompts(prompts, _valid_mask(options.get("attention_mask")))
+            _check_prompts(prompts, _valid_mask(options.get("attention_mask"), prompts))
         # Model directories say nothing of generation; without these tokens it would go on behind <eos>.
         self.generation_config.update(defaults_only=True, bos_token_id=CLS, eos_token_id=EOS, pad_token_id=PAD)
         return super().generate(inputs, *args, **options)  # type: ignore[misc]

@@ -165,6 +165,12 @@ def test_what_cannot_be_generated(model, runs) -> None:
         Generator(model, max_length=63)
     with pytest.raises(ConfigError, match="--min-length 21 must lie between 1 and the longest length, 20"):
         Generator(model, min_length=21, max_length=20)
+    with pytest.raises(ConfigError, match="--batch-size 0 grows no sequence; choose 1 or more"):
+        Generator(model, batch_size=0)  # once without an end
+    with pytest.raises(ConfigError, match="--seed -1 must be 0 or more"):
+        Generator(model, seed=-1)
+    with pytest.raises(ConfigError, match="0 sequences for each prefix are none; choose 1 or more"):
+        list(Generator(model).generate(0))
     with pytest.raises(
         ConfigError, match="prefix long has 62 residues, which leaves no room within the longest length of 62"
     ):

@@ -96,6 +96,8 @@ def test_templates_are_read(tmp_path) -> None:
     assert alphabet.decode(one.residues) == "MK?A?X"
     path.write_text("#59\t1\n# a3m\n\n" + path.read_text())
     assert [template.sequence_id for template in read_templates(path)] == ["P1", "two"]
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-16"))
+    assert [template.sequence_id for template in read_templates(path)] == ["P1", "two"]
 
 
 @pytest.mark.parametrize(

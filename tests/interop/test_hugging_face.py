@@ -217,6 +217,16 @@ def test_left_padding_changes_no_hidden_state(opened, directories) -> None:
         torch.testing.assert_close(other[moved], one[real], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_no_protein_without_a_mask_either(opened, directories, side) -> None:
+    _, wrapped, _ = opened
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
+    batch = tokenizer(PROTEINS, padding=True, padding_side=side, return_tensors="pt")
+    real = batch["attention_mask"].bool()
+    expected, found = wrapped(**batch).logits, wrapped(batch["input_ids"]).logits
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-5)
+
+
 def test_prompts_behind_which_nothing_goes_on_are_refused(directories) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directories["causal"])
     model = transformers.AutoModelForCausalLM.from_pretrained(directories["causal"])
