@@ -27,7 +27,6 @@ from protein_lm.analysis.similarity import correlation_over_heads, enrichment, f
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
 from protein_lm.checkpoint import find_model, load_model, read_facts, read_training_facts
 from protein_lm.choices import AttentionKind, LongPolicy
-from protein_lm.config import load_recipe
 from protein_lm.data.corpus import Corpus
 from protein_lm.data.inspect import measure
 from protein_lm.data.joined import open_corpus
@@ -42,7 +41,7 @@ from protein_lm.model_card import model_facts
 from protein_lm.output import check_absent, new_file
 from protein_lm.report_page import Picture, Section, Table, render
 from protein_lm.training.checkpoints import Checkpoints
-from protein_lm.training.run_log import METRICS, RECIPE, read_metrics
+from protein_lm.training.run_log import METRICS, RECIPE, read_metrics, read_recipe
 
 MAX_COUNTED_RESIDUES = 10**9
 """Beyond so many the lengths and residues of a corpus are not counted."""
@@ -146,7 +145,7 @@ class _Report:
     def __init__(self, run: Path, choice: ReportChoice) -> None:
         self.run, self.choice = run, choice
         read_metrics(run)
-        load_recipe(run / RECIPE)
+        read_recipe(run)
         self.model: ProteinLM = load_model(run, device=choice.device)
         self.store = None if choice.data is None else open_corpus(choice.data)
         self.is_own_corpus = self.store is not None and _is_corpus_of(run, self.store)

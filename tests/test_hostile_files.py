@@ -21,7 +21,7 @@ from protein_lm.errors import ConfigError, InputError, ModelError, StoreError
 from protein_lm.interop.reading import read_esm2
 from protein_lm.model.predictor import PredictionHead
 from protein_lm.model.sizes import check_room
-from protein_lm.training.run_log import read_metrics
+from protein_lm.training.run_log import read_metrics, read_recipe
 from protein_lm.training.trainer import Trainer
 from tests.conftest import fresh_model, grammar, small_recipe, write_fasta
 
@@ -255,6 +255,9 @@ def test_metrics_of_any_content(tmp_path, line) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(InputError, match=r"is no run: it has no metrics\.jsonl"):
         read_metrics(tmp_path)
+    os.mkfifo(tmp_path / "recipe.yaml")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: no plain file; give a folder that protein-lm train made"):
+        read_recipe(tmp_path)
 
 
 @pytest.fixture(scope="module")

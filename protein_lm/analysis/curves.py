@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from protein_lm.config import load_recipe
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.training.run_log import METRICS, RECIPE, read_metrics
+from protein_lm.training.run_log import METRICS, read_metrics, read_recipe
 
 FACTS = ("run", "objective", "attention", "split", "step", "num_tokens", "seconds")
 """Columns that say of what a row is; the others are measures."""
@@ -29,7 +28,7 @@ def learning_curves(runs: Sequence[Path]) -> pd.DataFrame:
         rows = read_metrics(run)
         if not rows:
             raise InputError(f"{run / METRICS}: no rows yet; wait until the run has logged some, or leave it out")
-        model = load_recipe(run / RECIPE).model
+        model = read_recipe(run).model
         facts = {"run": label, "objective": model.objective.value, "attention": model.attention_name}
         tables.append(pd.DataFrame(rows).assign(**facts))
     table = pd.concat(tables, ignore_index=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from protein_lm.errors import InputError, OutputError, one_line
+from protein_lm.config import Recipe, load_recipe
+from protein_lm.errors import ConfigError, InputError, OutputError, one_line
 from protein_lm.output import clear_errors, new_file
 from protein_lm.plain_files import check_plain, parse_json
 
@@ -33,6 +34,18 @@ _MEASURES = {
     "accuracy": "accuracy {:.1%}",
     "macro_f1": "macro F1 {:.3f}",
 }
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe that a run was trained by.
+
+    Raises:
+        ConfigError: as `load_recipe`, or it is no plain file: a pipe would be waited for without end.
+    """
+    path = run / RECIPE
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: no plain file; give a folder that protein-lm train made")
+    return load_recipe(path)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
