@@ -408,6 +408,8 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError("attention matrices come from protein_lm.attention_maps, not from output_attentions")
     if options.get("inputs_embeds") is not None:
         raise ValueError("a protein language model reads input_ids (k-mers are made of them), not inputs_embeds")
+    if options.get("position_ids") is not None:
+        raise ValueError("positions count the real tokens of each row; leave out position_ids and give attention_mask")
 
 
 def _check_objective(config: ProteinLMConfig, objective: Objective, other: str) -> None:

@@ -119,6 +119,8 @@ def test_what_it_cannot_do_is_said(opened) -> None:
         wrapped(**batch, output_attentions=True)
     with pytest.raises(ValueError, match="reads input_ids"):
         wrapped(**batch, inputs_embeds=torch.zeros(3, 4, 32))
+    with pytest.raises(ValueError, match="leave out position_ids"):
+        wrapped(**batch, position_ids=torch.arange(batch["input_ids"].shape[1])[None])
 
 
 def test_the_tokenizer_agrees_with_that_of_esm(directories, tmp_path) -> None:
