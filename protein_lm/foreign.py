@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protein_lm import plain_files
-from protein_lm.errors import ModelError, quoted
+from protein_lm.errors import ModelError, named, quoted
 
 CONFIG = "config.json"
 RELEASES = (
@@ -22,7 +22,6 @@ RELEASES = (
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
 """How zip archives and bare pickles begin."""
-_SHOWN_LETTERS = 60
 _LONGEST_NAME = 200
 """Letters of a file's name."""
 
@@ -92,8 +91,7 @@ def plain_file(folder: Path, name: Any) -> Path:
     Raises:
         ModelError: no name of a file in it, missing, or something else than a plain file.
     """
-    is_name = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _LONGEST_NAME
-    if not is_name or name in (".", "..") or {"/", "\\"} & set(name):
+    if not plain_files.is_plain_name(name) or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ModelError(f"{folder}: damaged, it names {quoted(name)} where a file of this folder must stand")
     path, home = folder / name, folder.resolve()
     target = path.resolve()
@@ -121,7 +119,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # of which those of JSON and of Unicode are
-        raise ModelError(f"{path}: damaged, not valid JSON ({str(error)[:_SHOWN_LETTERS]})") from error
+        raise ModelError(f"{path}: damaged, not valid JSON ({named(str(error))})") from error
 
 
 def _describe_folder(path: Path) -> str | None:

@@ -23,10 +23,10 @@ def check_plain(path: Path) -> None:
 def is_plain_name(name: object) -> bool:
     """Whether a name that a file gives is that of a file beside it, and leads nowhere else.
 
-    >>> is_plain_name("model.safetensors"), is_plain_name("../model.safetensors"), is_plain_name("/dev/zero")
-    (True, False, False)
+    >>> is_plain_name("model.safetensors"), is_plain_name("../model.safetensors"), is_plain_name(".."), is_plain_name("")
+    (True, False, False, False)
     """
-    return isinstance(name, str) and name == Path(name).name and "\\" not in name and "\0" not in name
+    return isinstance(name, str) and name not in ("", "..") and name == Path(name).name and not {"\\", "\0"} & set(name)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -11,7 +11,9 @@ from protein_lm.choices import Precision
 from protein_lm.errors import ConfigError
 
 _SMALL, _MIDDLE, _LARGE = 128, 256, 512
-"""Sizes of the square matrices that are multiplied: emulated bfloat16 shows at the first, which takes it some 20 ms."""
+"""Sizes of the square matrices that processors multiply: emulated bfloat16 shows at the first, which takes it some 20 ms."""
+_OF_ACCELERATORS = 4096
+"""Size for other devices, which take longer to start a small product than to compute it."""
 _SURELY_EMULATED = 1 / 4
 """Of the speed of float32."""
 
@@ -78,6 +80,8 @@ def bfloat16_speed(device: str) -> float:
     Measured once in a process: what a processor has, what its libraries use, and what they are told not to use all count.
     """
     try:
+        if device != "cpu":
+            return _relative_speed(device, _OF_ACCELERATORS, repeats=3)
         if _relative_speed(device, _SMALL, repeats=2) < _SURELY_EMULATED:
             return _relative_speed(device, _MIDDLE, repeats=1)
         return _relative_speed(device, _LARGE, repeats=5)

@@ -8,7 +8,7 @@ import pandas as pd
 from protein_lm.choices import Task
 from protein_lm.data.residues import residues_of
 from protein_lm.data.split import Split, parse_split
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.errors import ConfigError, InputError, quoted
 
 Label = float | str | None
 """A number or the name of a class; None: there is no label."""
@@ -19,7 +19,6 @@ _TRUTHS = {"true": True, "false": False, "": False, "nan": False}
 _NO_NUMBER = "nan"
 _UNRESOLVED = "Xx"
 """Residue classes that mean no label unless `head.no_label` says otherwise."""
-_SHOWN_LETTERS = 40
 
 
 class LabelReader:
@@ -64,7 +63,7 @@ class LabelReader:
         value = _number(text)
         if value is None or math.isinf(value):
             raise ValueError(
-                f"label {text[:_SHOWN_LETTERS]!r} is not a finite number; correct it, remove the row, set head.no_label "
+                f"label {quoted(text)} is not a finite number; correct it, remove the row, set head.no_label "
                 "to it if it says that there is none, or set head.task to a classification"
             )
         return None if math.isnan(value) or value == self._marked_number else value
@@ -124,12 +123,11 @@ def _flip_split(name: str, truth: str, where: str) -> Split:
     split, is_valid = _FLIP_SPLITS.get(name.strip().lower()), _TRUTHS.get(truth.strip().lower())
     if split is None:
         raise InputError(
-            f"{where}: {FLIP_SET} is {name[:_SHOWN_LETTERS]!r}; FLIP's column of that name has train and test; {remedy}"
+            f"{where}: {FLIP_SET} is {quoted(name)}; FLIP's column of that name has train and test; {remedy}"
         )
     if is_valid is None:
         raise InputError(
-            f"{where}: {FLIP_VALIDATION} is {truth[:_SHOWN_LETTERS]!r}; FLIP's column of that name has True and False; "
-            f"{remedy}"
+            f"{where}: {FLIP_VALIDATION} is {quoted(truth)}; FLIP's column of that name has True and False; {remedy}"
         )
     if is_valid and split is Split.TEST:
         raise InputError(f"{where}: {FLIP_SET} is test and {FLIP_VALIDATION} is True; a row has one split: {remedy}")

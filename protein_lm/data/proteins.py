@@ -7,9 +7,8 @@ from protein_lm.data.readers import read_records
 from protein_lm.data.records import SequenceRecord
 from protein_lm.data.residues import read_residues
 from protein_lm.data.sources import STANDARD_INPUT
-from protein_lm.errors import InputError
+from protein_lm.errors import InputError, quoted
 
-_SHOWN_LETTERS = 40
 Proteins = str | Path | Sequence[str] | Mapping[str, str]
 
 
@@ -87,6 +86,7 @@ def named_twice(identifier: str, place: str, earlier: str) -> InputError:
 
 def _record(name: str, text: str, number: int) -> SequenceRecord:
     if is_path(text):
-        shown = repr(str(text)[:_SHOWN_LETTERS])
-        raise InputError(f"sequence {name}: {shown} is no protein but a path; give it alone, not among sequences")
+        raise InputError(
+            f"sequence {name}: {quoted(str(text))} is no protein but a path; give it alone, not among sequences"
+        )
     return _Named(name, read_residues(text, f"sequence {name}").tokens, number)
