@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.contestants.learners import WARMUP, ours, validation_sequences
 from benchmarks.machine import processor
+from protein_lm.batches.plan import Place
 from protein_lm.config import Recipe, load_recipe
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.plan import Place
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.joined import open_corpus
 from protein_lm.inference.likelihood import Residues
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.machine import processor
+from protein_lm.batches.batches import TrainingBatches
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
-from protein_lm.data.batches import TrainingBatches
-from protein_lm.data.joined import open_corpus
+from protein_lm.corpus.joined import open_corpus
 
 ROUNDS = 5
 

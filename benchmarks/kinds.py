@@ -28,11 +28,11 @@ from matplotlib.ticker import ScalarFormatter
 from benchmarks import memory
 from benchmarks.machine import processor
 from protein_lm.analysis.evaluation import evaluate
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind
 from protein_lm.config import Recipe
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.split import Split
+from protein_lm.corpus.joined import open_corpus
+from protein_lm.corpus.split import Split
 from protein_lm.errors import NumericalError, ProteinLMError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer

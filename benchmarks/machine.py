@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.worker import seconds
 from protein_lm.choices import Precision
+from protein_lm.model.precision import bfloat16_speed, choose
 from protein_lm.native.library import kernels
-from protein_lm.precision import bfloat16_speed, choose
 
 MATRIX_SIZE, EMULATED_MATRIX_SIZE = 3000, 256
 """The second where bfloat16 is emulated, which may take a minute for a large product."""

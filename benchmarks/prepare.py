@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.machine import processor
 from protein_lm.alphabet import RESIDUES, STANDARD_RESIDUES
-from protein_lm.data.readers import read_records
-from protein_lm.data.records import Spans
+from protein_lm.io.readers import read_records
+from protein_lm.io.records import Spans
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"

@@ -31,12 +31,12 @@ from benchmarks.machine import description, fast_dtypes, matrix_product_gflops
 from benchmarks.spec import Spec
 from benchmarks.worker import seconds
 from protein_lm import alphabet
+from protein_lm.batches.batches import IGNORED, causal_targets, pack
 from protein_lm.choices import Objective
 from protein_lm.config import Recipe, load_recipe
-from protein_lm.data.batches import IGNORED, causal_targets, pack
 from protein_lm.model.language_model import ProteinLM
+from protein_lm.model.precision import choose
 from protein_lm.native.library import describe
-from protein_lm.precision import choose
 from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3

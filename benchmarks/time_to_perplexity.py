@@ -25,9 +25,9 @@ from matplotlib import pyplot as plt
 
 from benchmarks.contestants.learners import PEERS, Learner, ours, peer, validation_sequences
 from benchmarks.machine import processor
+from protein_lm.batches.plan import Place
 from protein_lm.config import Recipe, load_recipe
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.plan import Place
+from protein_lm.corpus.joined import open_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARNING_RATES = {"hf-esm": 1e-3, "hf-gpt2": 1e-3, "performer-pytorch": 1e-3}

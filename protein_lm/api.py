@@ -20,15 +20,12 @@ import torch
 from torch import Tensor
 
 from protein_lm.alphabet import decode
-from protein_lm.analysis.attention_maps import attention_matrices
+from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
 from protein_lm.analysis.variants import REASON, scan, scored, within_window
-from protein_lm.checkpoint import load_model, load_predictor
+from protein_lm.checkpoint.directory import load_model, load_predictor
 from protein_lm.choices import Precision, VariantStrategy
-from protein_lm.data.proteins import Proteins, records
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.variants import MUTANT, check_first_residue, parse_variants
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.embed import embed as embeddings
 from protein_lm.inference.generate import Generator, read_prefixes
@@ -37,6 +34,9 @@ from protein_lm.inference.sampling import Sampling
 from protein_lm.inference.score import check_length
 from protein_lm.inference.score import score as score_records
 from protein_lm.inference.variants import Scoring, choose_strategy
+from protein_lm.io.proteins import Proteins, records
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.variants.variant_table import MUTANT, check_first_residue, parse_variants
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import Predictor
 

@@ -161,7 +161,7 @@ class OutputHead(str, Enum):
 
 
 class ProjectionKind(str, Enum):
-    """Random projections of the Performer kinds by name; see `protein_lm.attention.projections`."""
+    """Random projections of the Performer kinds by name; see `protein_lm.attention.feature_maps.projections`."""
 
     ORTHOGONAL = "orthogonal"
     IID = "iid"

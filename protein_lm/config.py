@@ -27,7 +27,7 @@ from protein_lm.choices import (
     Windows,
 )
 from protein_lm.errors import ConfigError, named, quoted
-from protein_lm.plain_yaml import MOST_CHARACTERS, parse_yaml
+from protein_lm.files.plain_yaml import MOST_CHARACTERS, parse_yaml
 
 _MANY = 2**31 - 1
 """More than any number that only costs time, or that torch takes for a seed, has a use for."""

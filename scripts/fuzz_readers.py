@@ -13,9 +13,9 @@ from pathlib import Path
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-with atheris.instrument_imports(include=["protein_lm.data"]):  # pyright: ignore[reportAttributeAccessIssue]
+with atheris.instrument_imports(include=["protein_lm.files", "protein_lm.io"]):  # pyright: ignore[reportAttributeAccessIssue]
     from protein_lm.choices import OnError
-    from tests.data.test_readers_fuzz import WHOLE, check_read
+    from tests.io.test_readers_fuzz import WHOLE, check_read
 
 BLOCK_BYTES = (1, 7, 64, 2**20)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from protein_lm.checkpoint import CARD, load_model, read_facts, save_model
+from protein_lm.checkpoint.directory import CARD, load_model, read_facts, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE, FAMILIES = ROOT / "data/swissprot_sample.fasta.gz", ROOT / "data/swissprot_sample_families.tsv.gz"

@@ -24,12 +24,12 @@ import pandas as pd
 
 from protein_lm.analysis.curves import learning_curves
 from protein_lm.analysis.evaluation import evaluate
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe, load_recipe
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.split import Split
-from protein_lm.plots import compare_runs, save_figure
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.joined import open_corpus
+from protein_lm.corpus.split import Split
+from protein_lm.plots.figures import compare_runs, save_figure
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 

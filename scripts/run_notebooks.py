@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import nbformat
 from nbclient import NotebookClient
 
-from protein_lm.output import new_file
+from protein_lm.files.output import new_file
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LIMIT_SECONDS = 600

@@ -12,8 +12,8 @@ import torch
 from hypothesis import settings
 
 from protein_lm.config import ModelConfig, Recipe
-from protein_lm.data.prepare import prepare
-from protein_lm.data.store import TokenStore
+from protein_lm.corpus.prepare import prepare
+from protein_lm.corpus.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.native import build, library
 from tests.processes import Processes
@@ -188,3 +188,15 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     four = Processes(tmp_path_factory.mktemp("processes"))
     yield four
     four.stop()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of this content and name into the test's folder, and return its path."""
+
+    def write(content: bytes | str, name: str = "in.fasta") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write

@@ -11,13 +11,13 @@ import torch
 
 import protein_lm
 from protein_lm.api import records
-from protein_lm.checkpoint import save_model
+from protein_lm.checkpoint.directory import save_model
 from protein_lm.choices import LongPolicy, Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig
-from protein_lm.data.assays import read_assays
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.predict import read_sequences
+from protein_lm.io.variants.assays import read_assays
 from protein_lm.model.predictor import PredictionHead, Predictor
 from tests.conftest import fresh_model, write_fasta
 

@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention_maps import recorded_calls
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.pair_attention import amino_acid_indicators
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
+from protein_lm.batches.batches import causal_targets, pack
 from protein_lm.config import ModelConfig
-from protein_lm.data.batches import causal_targets, pack
 from protein_lm.model.language_model import ProteinLM
 from tests.conftest import small_recipe
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protein_lm.checkpoint import load_model, load_predictor, read_training_facts, save_model, write_checksums
+from protein_lm.checkpoint.directory import load_model, load_predictor, read_training_facts, save_model, write_checksums
 from protein_lm.choices import Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig, Recipe
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.prepare import prepare
+from protein_lm.corpus.joined import open_corpus
+from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import ConfigError, InputError, ModelError, StoreError
 from protein_lm.interop.reading import read_esm2
 from protein_lm.model.predictor import PredictionHead

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.contestants.attention import Attend, BuildAttend, operation
 from benchmarks.contestants.base import BUILT_FROM_SOURCE, DTYPES, HEAD_WIDTH, NUM_FEATURES, UNLIMITED, Contestant
 from benchmarks.spec import Spec
-from protein_lm.attention.feature_maps import ReLUFeatures
+from protein_lm.attention.feature_maps.performer import ReLUFeatures
 
 
 def performer_pytorch(generalized: bool) -> BuildAttend:

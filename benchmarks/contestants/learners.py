@@ -16,16 +16,16 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.contestants import models
 from protein_lm import alphabet
+from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
+from protein_lm.batches.masking import hide
+from protein_lm.batches.plan import Place
 from protein_lm.choices import Objective, Precision
 from protein_lm.config import Recipe
-from protein_lm.data.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.masking import hide
-from protein_lm.data.plan import Place
-from protein_lm.data.split import Split
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.split import Split
 from protein_lm.inference.likelihood import Residues, evaluation_log_probabilities, evaluation_positions
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.precision import choose
+from protein_lm.model.precision import choose
 from protein_lm.training.optimizer import build_optimizers
 
 Logits = Callable[[Tensor], Tensor]

@@ -14,9 +14,9 @@ from benchmarks.contestants import models
 from benchmarks.contestants.base import UNLIMITED, Contestant, Prepared
 from benchmarks.spec import Spec
 from protein_lm import alphabet
-from protein_lm.data.readers import read_records
-from protein_lm.data.records import SequenceRecord
 from protein_lm.inference.score import score
+from protein_lm.io.readers import read_records
+from protein_lm.io.records import SequenceRecord
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "swissprot_sample.fasta.gz"
 MAX_LENGTH = 1024

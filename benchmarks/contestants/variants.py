@@ -14,8 +14,8 @@ from benchmarks.contestants.base import UNLIMITED, Contestant, Prepared
 from benchmarks.spec import Spec
 from protein_lm import alphabet
 from protein_lm.choices import Precision, VariantStrategy
-from protein_lm.data.variants import Residues, all_substitutions
 from protein_lm.inference.variants import Scoring, variant_scores
+from protein_lm.io.variants.variant_table import Residues, all_substitutions
 from protein_lm.model.language_model import ProteinLM
 
 LAYERS, WIDTH, HEADS = 12, 480, 20

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.operations import AttentionOperation
+from protein_lm.attention.operations.interface import AttentionOperation
 from protein_lm.model.scales import QueryKeyScales
 
 LEARNING_RATE = 0.03

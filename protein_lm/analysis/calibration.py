@@ -16,12 +16,12 @@ from torch import Tensor
 
 from protein_lm.analysis.attention_transfer import Example, fit
 from protein_lm.analysis.kernel_error import relative_errors
-from protein_lm.attention.feature_maps import SoftmaxFeatures
-from protein_lm.attention.operations import AttentionOperation, LinearOperation
-from protein_lm.attention.optimal import OptimalFeatures
+from protein_lm.attention.feature_maps.optimal import OptimalFeatures
+from protein_lm.attention.feature_maps.performer import SoftmaxFeatures
+from protein_lm.attention.operations.interface import AttentionOperation, LinearOperation
 from protein_lm.attention.reference import visible_keys
+from protein_lm.batches.batches import pack
 from protein_lm.choices import PositionKind
-from protein_lm.data.batches import pack
 from protein_lm.errors import InputError
 from protein_lm.model.block import Block
 from protein_lm.model.language_model import ProteinLM

@@ -22,13 +22,13 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention_maps import LayerCall, visit_layers
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.structures import Chain
+from protein_lm.analysis.attention.maps import LayerCall, visit_layers
 from protein_lm.errors import ConfigError, InputError, ModelError
+from protein_lm.files.plain_files import read_json
 from protein_lm.inference.score import check_length
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.structures.chains import Chain
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plain_files import read_json
 
 CONTACT_DISTANCE = 8.0
 """Å."""

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.joined import open_corpus
-from protein_lm.data.readers import read_blocks, read_records
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.sources import STANDARD_INPUT, Source
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.joined import open_corpus
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.sources import STANDARD_INPUT, Source
+from protein_lm.io.readers import read_blocks, read_records
+from protein_lm.io.records import SequenceRecord
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from protein_lm.choices import LongPolicy
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.split import Split
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import ResidueLogProbabilities, Residues, evaluation_log_probabilities
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results

@@ -15,8 +15,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
 from protein_lm import alphabet
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.split import Split
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.split import Split
 from protein_lm.errors import InputError
 
 Residues = NDArray[np.uint8]

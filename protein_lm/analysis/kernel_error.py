@@ -8,15 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from protein_lm.analysis.attention_maps import recorded_calls
-from protein_lm.attention.feature_maps import RandomFeatureMap, ReLUFeatures, SoftmaxFeatures
-from protein_lm.attention.optimal import OptimalFeatures, SaderfFeatures
+from protein_lm.analysis.attention.maps import recorded_calls
+from protein_lm.attention.feature_maps.optimal import OptimalFeatures, SaderfFeatures
+from protein_lm.attention.feature_maps.performer import RandomFeatureMap, ReLUFeatures, SoftmaxFeatures
+from protein_lm.attention.feature_maps.trigonometric import TrigonometricFeatures
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix, visible_keys
-from protein_lm.attention.trigonometric import TrigonometricFeatures
-from protein_lm.data.batches import pack
-from protein_lm.data.records import SequenceRecord
+from protein_lm.batches.batches import pack
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.score import check_length
+from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 _MAPS: dict[str, Callable[..., RandomFeatureMap]] = {

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from protein_lm import __version__, alphabet
 from protein_lm.analysis.draw import Draw
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS, PairSums
-from protein_lm.checkpoint import fingerprint
+from protein_lm.checkpoint.directory import fingerprint
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import InputError
+from protein_lm.files.unfinished import Unfinished
 from protein_lm.inference.reading import Reading, Summary
-from protein_lm.inference.unfinished import Unfinished
 from protein_lm.model.language_model import ProteinLM
 
 NUM_GROUPS = 100

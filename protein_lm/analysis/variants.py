@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from protein_lm.choices import VariantLongPolicy, VariantStrategy
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.variants import LETTERS, VariantTable, all_substitutions, name_of
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.variants import MARGINALS, Scoring, all_variant_scores, fault, is_within, variant_scores
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.variants.variant_table import LETTERS, VariantTable, all_substitutions, name_of
 from protein_lm.model.language_model import ProteinLM
 
 SCORE, TOTAL, REASON = "score", "total_score", "reason"

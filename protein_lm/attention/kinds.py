@@ -7,11 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from protein_lm.attention.feature_maps import FeatureMap, ReLUFeatures, SoftmaxFeatures
-from protein_lm.attention.generalized import FUNCTIONS, EluFeatures, ExponentialFeatures, GeneralizedFeatures
-from protein_lm.attention.low_rank import LengthProjections
-from protein_lm.attention.lsh import Hash
-from protein_lm.attention.operations import (
+from protein_lm.attention.feature_maps.generalized import (
+    FUNCTIONS,
+    EluFeatures,
+    ExponentialFeatures,
+    GeneralizedFeatures,
+)
+from protein_lm.attention.feature_maps.optimal import OptimalFeatures, SaderfFeatures
+from protein_lm.attention.feature_maps.performer import FeatureMap, ReLUFeatures, SoftmaxFeatures
+from protein_lm.attention.feature_maps.trainable import FeedForwardFeatures, HedgehogFeatures
+from protein_lm.attention.operations.interface import (
     AttentionOperation,
     CosformerOperation,
     ExactOperation,
@@ -21,9 +26,9 @@ from protein_lm.attention.operations import (
     NystromOperation,
     SparseOperation,
 )
-from protein_lm.attention.optimal import OptimalFeatures, SaderfFeatures
-from protein_lm.attention.patterns import Pattern
-from protein_lm.attention.trainable import FeedForwardFeatures, HedgehogFeatures
+from protein_lm.attention.operations.low_rank import LengthProjections
+from protein_lm.attention.operations.lsh import Hash
+from protein_lm.attention.operations.patterns import Pattern
 
 
 @dataclass(frozen=True, kw_only=True)

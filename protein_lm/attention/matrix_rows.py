@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from protein_lm.attention.feature_maps import FeatureMap
+from protein_lm.attention.feature_maps.performer import FeatureMap
 
 
 def exact_matrix_rows(query: Tensor, key: Tensor, *, causal: bool) -> Callable[[slice], Tensor]:

@@ -8,7 +8,7 @@ causal row) has a row of zeros.
 import torch
 from torch import Tensor
 
-from protein_lm.attention.feature_maps import FeatureMap
+from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.packing import Packing
 
 

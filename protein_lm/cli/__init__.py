@@ -12,7 +12,7 @@ import typer
 from protein_lm.cli.app import app
 from protein_lm.cli.streams import ClosedPipe, guarded
 from protein_lm.errors import ProteinLMError, one_line
-from protein_lm.output import reason
+from protein_lm.files.output import reason
 
 _VERBS = {
     "data": ["data"],

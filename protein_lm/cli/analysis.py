@@ -45,14 +45,14 @@ def kernel_error(
     device: Device = "auto",
 ) -> None:
     """How far random features are from exact attention on a model's own queries and keys, layer by layer."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
     from protein_lm.analysis import kernel_error as analysis
-    from protein_lm.checkpoint import load_model
-    from protein_lm.data.readers import read_records
-    from protein_lm.results import write_kernel_error
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.io.readers import read_records
+    from protein_lm.results.runs import write_kernel_error
 
     table = analysis.kernel_error(
         load_model(model, device=device),

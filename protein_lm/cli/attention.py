@@ -62,7 +62,7 @@ def attention(
 
     Long proteins get means over blocks instead of matrices. Matrices, block means and --top show the chosen rows and columns.
     """
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
     if full and pixels:
@@ -71,9 +71,9 @@ def attention(
         raise ConfigError("--structure is shown by --html; add it, or leave out --structure")
     ranges = _range(rows, "--rows"), _range(columns, "--columns")
 
-    from protein_lm.checkpoint import load_model
-    from protein_lm.data.readers import read_records
-    from protein_lm.results_of_attention import AttentionChoice, write_attention
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.io.readers import read_records
+    from protein_lm.results.attention import AttentionChoice, write_attention
 
     choice = AttentionChoice(
         rows=ranges[0],

@@ -28,12 +28,12 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Learn from a few structures which heads tell contacts (Rao et al. 2021)."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
-    from protein_lm.checkpoint import load_model
-    from protein_lm.results_of_contacts import read_training_examples, write_regression
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.results.contacts import read_training_examples, write_regression
 
     examples = read_training_examples(structures, fasta)
     made = write_regression(load_model(model, device=device), examples, output, penalty=penalty)
@@ -71,13 +71,13 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Probability of contact of all pairs of residues as table and map; with a structure, precision beside the true map."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
     from protein_lm.analysis.contacts import Regression
-    from protein_lm.checkpoint import load_model
-    from protein_lm.results_of_contacts import read_examples, write_contacts
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.results.contacts import read_examples, write_contacts
 
     opened = load_model(model, device=device)
     examples = read_examples(source, structure)

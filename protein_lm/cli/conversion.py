@@ -49,7 +49,7 @@ def convert(
     ] = 0,
 ) -> None:
     """ESM-2 as a model directory; the same weights under another kind of attention; or adapters made part of them."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
@@ -67,7 +67,7 @@ def convert(
         _merge(model, output)
         return
 
-    from protein_lm.checkpoint import load_model, save_model
+    from protein_lm.checkpoint.directory import load_model, save_model
     from protein_lm.config import parse_settings
     from protein_lm.interop.reading import is_file_of_others, read_esm2
     from protein_lm.model.conversion import with_attention
@@ -98,7 +98,7 @@ def convert(
 
 
 def _merge(model: str, output: Path) -> None:
-    from protein_lm.checkpoint import find_model, load_model, read_facts, read_head, save_model
+    from protein_lm.checkpoint.directory import find_model, load_model, read_facts, read_head, save_model
 
     path = find_model(model)
     opened = load_model(path)
@@ -109,8 +109,8 @@ def _merge(model: str, output: Path) -> None:
 
 def _fetched(model: str) -> Path:
     """Where a model lies: a released one is downloaded unless it is there."""
+    from protein_lm.checkpoint.foreign import RELEASES, as_path
     from protein_lm.errors import ModelError
-    from protein_lm.foreign import RELEASES, as_path
     from protein_lm.interop.esm_release import fetch_release
 
     path = as_path(model)
@@ -125,10 +125,10 @@ def _fetched(model: str) -> Path:
 
 def _check_name(model: str, *, has_settings: bool) -> None:
     """Refuse what no model is behind. One on the Hub is fetched later, if it is said what should become of it."""
-    from protein_lm.checkpoint import find_model
+    from protein_lm.checkpoint.directory import find_model
+    from protein_lm.checkpoint.foreign import describe, download_command
+    from protein_lm.checkpoint.hub import is_hub_name
     from protein_lm.errors import ModelError
-    from protein_lm.foreign import describe, download_command
-    from protein_lm.hub import is_hub_name
 
     if Path(model).exists() or not is_hub_name(model) or describe(model) is not None:
         find_model(model)

@@ -29,7 +29,7 @@ def download_data(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print address, release, sizes.")] = False,
 ) -> None:
     """Fetch a release file of UniProt, going on where it broke off, and check it against the release's list."""
-    from protein_lm.data.download import BASE, STORE_BYTES_PER_BYTE, Server
+    from protein_lm.corpus.download import BASE, STORE_BYTES_PER_BYTE, Server
 
     with Server(base or BASE) as server:
         file = server.find(name, release)
@@ -120,9 +120,9 @@ def prepare_data(
     ] = None,
 ) -> None:
     """Read sequence files, filter, drop duplicates, split, and write a token store for training."""
-    from protein_lm.data.filters import Filters
-    from protein_lm.data.prepare import prepare
-    from protein_lm.data.sources import sequence_files
+    from protein_lm.corpus.filters import Filters
+    from protein_lm.corpus.prepare import prepare
+    from protein_lm.files.sources import sequence_files
 
     files, ignored = sequence_files(sources)
     if ignored:
@@ -173,7 +173,7 @@ def join_data(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CORPUS", help="Folder to make.")],
 ) -> None:
     """Make one corpus of several token stores, which stay where they are; a sequence of two is taken from the first."""
-    from protein_lm.data.joined import join
+    from protein_lm.corpus.joined import join
 
     manifest = join(stores, output)
     number = sum(numbers["num_sequences"] for numbers in manifest["splits"].values())
@@ -193,17 +193,17 @@ def inspect_data(
     ] = None,
 ) -> None:
     """Show what a token store holds, and how long its sequences are."""
-    from protein_lm.data.inspect import measure, report
-    from protein_lm.data.joined import open_corpus
+    from protein_lm.corpus.inspect import measure, report
+    from protein_lm.corpus.joined import open_corpus
 
     opened = open_corpus(store)
     if plot:
-        from protein_lm.plots import check_figure_output
+        from protein_lm.plots.figures import check_figure_output
 
         check_figure_output(plot)
     contents = measure(opened) if plot or not json else None
     if plot and contents:
-        from protein_lm.plots import corpus_contents, save_figure
+        from protein_lm.plots.figures import corpus_contents, save_figure
 
         title = f"{opened.path}: {opened.num_sequences:,} sequences, {opened.num_residues:,} residues"
         save_figure(corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title), plot)
@@ -227,8 +227,8 @@ def cluster_data(
     threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
 ) -> None:
     """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
-    from protein_lm.data.clusters import cluster
-    from protein_lm.data.joined import open_corpus
+    from protein_lm.corpus.clusters import cluster
+    from protein_lm.corpus.joined import open_corpus
 
     opened = open_corpus(store)
     number = cluster(opened, output, identity=identity, coverage=coverage, fast=fast, threads=threads)
@@ -244,12 +244,12 @@ def leakage_data(
     threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
 ) -> None:
     """Search what is kept back against what is trained on (MMseqs2): shares with relatives of 30, 50, 90 % identity."""
-    from protein_lm.tables import check_table_output, write_table
+    from protein_lm.files.tables import check_table_output, write_table
 
     check_table_output(output)
 
-    from protein_lm.data.clusters import leakage
-    from protein_lm.data.joined import open_corpus
+    from protein_lm.corpus.clusters import leakage
+    from protein_lm.corpus.joined import open_corpus
 
     write_table(leakage(open_corpus(store), threads=threads), output)
 
@@ -259,8 +259,8 @@ def verify_data(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare or data join.")],
 ) -> None:
     """Check every file of a prepared or joined corpus against its checksum."""
-    from protein_lm.data.joined import open_corpus
-    from protein_lm.data.verify import files_of, verify
+    from protein_lm.corpus.joined import open_corpus
+    from protein_lm.corpus.verify import files_of, verify
 
     opened = open_corpus(store)
     with _progress("checking", files_of(opened)) as on_progress:
@@ -280,9 +280,9 @@ def export_data(
     ] = None,
 ) -> None:
     """Write the sequences of a token store as FASTA or as a table."""
-    from protein_lm.data.export import export
-    from protein_lm.data.joined import open_corpus
-    from protein_lm.data.split import Split, parse_split
+    from protein_lm.corpus.export import export
+    from protein_lm.corpus.joined import open_corpus
+    from protein_lm.corpus.split import Split, parse_split
 
     number = export(open_corpus(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
     print(f"{output}: {number:,} sequences")

@@ -46,12 +46,12 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Embeddings of proteins and of their residues: the model's hidden states, with an index."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
-    from protein_lm.checkpoint import load_model
-    from protein_lm.inference.embedding_files import Storage, embed_file
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.results.embed import Storage, embed_file
 
     with sequence_progress("embedding") as on_progress:
         summary = embed_file(

@@ -52,8 +52,8 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """New proteins from a causal model, with log-likelihood (nats) and perplexity in their headers."""
-    from protein_lm.data.fasta_writer import check_fasta_output, new_fasta
     from protein_lm.inference.sampling import Sampling
+    from protein_lm.io.fasta_writer import check_fasta_output, new_fasta
 
     check_fasta_output(output)
     sampling = Sampling(
@@ -65,7 +65,7 @@ def generate(
         residues=residues,
     )
 
-    from protein_lm.checkpoint import load_model
+    from protein_lm.checkpoint.directory import load_model
     from protein_lm.inference.generate import Generator, read_prefixes
 
     prefixes = read_prefixes(prefix)
@@ -111,15 +111,15 @@ def infill(
     device: Device = "auto",
 ) -> None:
     """Fill in marked residues by a masked model; their pseudo-log-likelihood (nats) stands in the headers."""
-    from protein_lm.data.fasta_writer import check_fasta_output, new_fasta
     from protein_lm.inference.sampling import Sampling
+    from protein_lm.io.fasta_writer import check_fasta_output, new_fasta
 
     check_fasta_output(output)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, residues=residues)
 
-    from protein_lm.checkpoint import load_model
-    from protein_lm.data.templates import read_templates
+    from protein_lm.checkpoint.directory import load_model
     from protein_lm.inference.infill import infill
+    from protein_lm.inference.templates import read_templates
 
     to_fill = list(read_templates(templates))
     filled = infill(
@@ -149,14 +149,14 @@ def compare(
     figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
 ) -> None:
     """Generated proteins beside the training split: lengths, residues, k-mers, low complexity, nearest relatives."""
-    from protein_lm.output import check_absent
+    from protein_lm.files.output import check_absent
 
     check_absent(output)
 
-    from protein_lm.data.clusters import find_mmseqs
-    from protein_lm.data.joined import open_corpus
-    from protein_lm.data.readers import read_records
-    from protein_lm.results import write_generated_and_real
+    from protein_lm.corpus.clusters import find_mmseqs
+    from protein_lm.corpus.joined import open_corpus
+    from protein_lm.io.readers import read_records
+    from protein_lm.results.runs import write_generated_and_real
 
     missing = None
     try:

@@ -41,16 +41,16 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Accuracy and perplexity per residue, split by split, beside the unigram baseline."""
-    from protein_lm.data.split import parse_split
-    from protein_lm.tables import check_table_output, write_table
+    from protein_lm.corpus.split import parse_split
+    from protein_lm.files.tables import check_table_output, write_table
 
     chosen = [parse_split(name) for name in splits or ("valid", "test", "held_out")]
     if output:
         check_table_output(output)
 
     from protein_lm.analysis.evaluation import describe, evaluate
-    from protein_lm.checkpoint import load_model
-    from protein_lm.data.joined import open_corpus
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.corpus.joined import open_corpus
 
     table = evaluate(
         load_model(model, device=device),
@@ -96,13 +96,13 @@ def score(
     device: Device = "auto",
 ) -> None:
     """How probable the model finds each protein: log-likelihood (causal) or pseudo-log-likelihood (masked)."""
-    from protein_lm.inference.score_file import check_outputs
+    from protein_lm.results.score import check_outputs
 
     check_outputs(output, per_residue, resume=resume)
 
-    from protein_lm.checkpoint import load_model
+    from protein_lm.checkpoint.directory import load_model
     from protein_lm.inference.score import Scoring
-    from protein_lm.inference.score_file import score_file
+    from protein_lm.results.score import score_file
 
     with sequence_progress("scoring") as on_progress:
         summary = score_file(
@@ -136,11 +136,11 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """What a model made by `finetune` predicts of each protein, or of each of its residues."""
-    from protein_lm.tables import check_table_output, write_table
+    from protein_lm.files.tables import check_table_output, write_table
 
     check_table_output(output)
 
-    from protein_lm.checkpoint import load_predictor
+    from protein_lm.checkpoint.directory import load_predictor
     from protein_lm.inference.predict import prediction_table, read_sequences
 
     opened = load_predictor(model, device=device)

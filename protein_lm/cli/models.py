@@ -12,15 +12,15 @@ from protein_lm.cli.options import MODEL_HELP
 def info(model: Annotated[str | None, typer.Argument(metavar="[M]", help=MODEL_HELP)] = None) -> None:
     """Show what a model directory holds, or, without one, what this installation computes with."""
     if model is None:
-        from protein_lm.checkpoint import choose_device
+        from protein_lm.checkpoint.directory import choose_device
+        from protein_lm.model.precision import describe
         from protein_lm.native.library import describe_installation
-        from protein_lm.precision import describe
 
         print(describe_installation())
         for device in dict.fromkeys(["cpu", choose_device("auto").type]):
             print(describe(device))
         return
-    from protein_lm.checkpoint import describe
+    from protein_lm.checkpoint.directory import describe
 
     print(describe(model))
 
@@ -32,6 +32,6 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
 ) -> None:
     """Put a model on the Hugging Face Hub, where its name stands for it in every verb."""
-    from protein_lm.checkpoint import push_model
+    from protein_lm.checkpoint.directory import push_model
 
     print(push_model(model, repository, private=private))

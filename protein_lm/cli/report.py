@@ -9,7 +9,7 @@ from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device
 
 if TYPE_CHECKING:
-    from protein_lm.report_page import Section
+    from protein_lm.results.report_page import Section
 
 
 @app.command(epilog="Example: protein-lm report run -o report.html --data swissprot")
@@ -31,7 +31,7 @@ def report(
     device: Device = "auto",
 ) -> None:
     """A page about a run: data, recipe, curves, evaluation, attention, similarity, kernel error, generated proteins."""
-    from protein_lm.report import ReportChoice, check_report_output, write_report
+    from protein_lm.results.report import ReportChoice, check_report_output, write_report
 
     check_report_output(output)
     choice = ReportChoice(

@@ -8,8 +8,8 @@ import typer
 from protein_lm.choices import FigureFormat, ReadingLongPolicy
 from protein_lm.cli.app import app
 from protein_lm.cli.options import BatchTokens, Device, ModelName, Resume, sequence_progress, tell_long
-from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.errors import ConfigError
+from protein_lm.files.sources import STANDARD_INPUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +71,8 @@ def similarity(
 
     from protein_lm.analysis.pair_attention_file import Reader
     from protein_lm.analysis.substitution import MATRIX, substitution_matrix
-    from protein_lm.checkpoint import load_model
-    from protein_lm.results_of_similarity import write_similarity
+    from protein_lm.checkpoint.directory import load_model
+    from protein_lm.results.similarity import write_similarity
 
     for name in matrices or ():
         substitution_matrix(name)

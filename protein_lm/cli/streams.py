@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from protein_lm.errors import OutputError
-from protein_lm.output import reason
+from protein_lm.files.output import reason
 
 
 class ClosedPipe(BaseException):

@@ -35,8 +35,8 @@ def train(
 
     loaded = load_recipe(recipe, overrides)
 
-    from protein_lm.data.joined import open_corpus
-    from protein_lm.results import write_learning_curve
+    from protein_lm.corpus.joined import open_corpus
+    from protein_lm.results.runs import write_learning_curve
     from protein_lm.training.processes import leave_processes
     from protein_lm.training.trainer import Trainer
 
@@ -65,8 +65,8 @@ def curves(
     ] = None,
 ) -> None:
     """Learning curves of runs, in one figure or one table."""
-    from protein_lm.output import check_absent
-    from protein_lm.tables import SUFFIXES, write_table
+    from protein_lm.files.output import check_absent
+    from protein_lm.files.tables import SUFFIXES, write_table
 
     draws = output.suffix in [f".{each.value}" for each in FigureFormat]
     if not draws and output.suffix not in SUFFIXES:
@@ -85,7 +85,7 @@ def curves(
     if not draws:
         write_table(table, str(output))
     else:
-        from protein_lm.plots import compare_runs, save_figure
+        from protein_lm.plots.figures import compare_runs, save_figure
 
         metric, against = metric or CurveMetric.PERPLEXITY, against or CurveAxis.STEP
         for column in (metric.value, against.value):
@@ -115,7 +115,7 @@ def finetune(
     allowed_changes: AllowedChanges = None,
 ) -> None:
     """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
-    from protein_lm.checkpoint import find_model, read_config
+    from protein_lm.checkpoint.directory import find_model, read_config
     from protein_lm.config import load_fine_tuning_recipe
     from protein_lm.errors import ConfigError, OutputError
     from protein_lm.training.checkpoints import Checkpoints
@@ -127,7 +127,7 @@ def finetune(
         raise OutputError(f"{output}: nothing to resume, there is no checkpoint in it; start without --resume")
     loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(sources[0]))
 
-    from protein_lm.results import write_fine_tuning
+    from protein_lm.results.runs import write_fine_tuning
     from protein_lm.training.fine_tuner import FineTuner
 
     tuner = FineTuner(loaded, table, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())

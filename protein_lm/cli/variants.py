@@ -72,9 +72,9 @@ def variants(
     The status is 1 if some rows could not be scored; their column reason says why. With insertions or deletions in the table,
     score is per residue, and total_score has the sums.
     """
-    from protein_lm.data.variants import check_first_residue
-    from protein_lm.output import check_absent
-    from protein_lm.tables import SUFFIXES, check_table_output
+    from protein_lm.files.output import check_absent
+    from protein_lm.files.tables import SUFFIXES, check_table_output
+    from protein_lm.io.variants.variant_table import check_first_residue
 
     if saturate == (mutants is not None):
         raise ConfigError("give either --mutants TABLE or --saturate")
@@ -90,7 +90,7 @@ def variants(
         figure = Path(output).with_suffix(f".{figure_format.value}")
         check_absent(figure)
 
-    from protein_lm.checkpoint import load_model
+    from protein_lm.checkpoint.directory import load_model
     from protein_lm.inference.variants import Scoring, choose_strategy
 
     opened = load_model(model, device=device)
@@ -106,10 +106,10 @@ def variants(
 def _scan(
     model: "ProteinLM", sequence: Path, output: str, figure: Path | None, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm import plots
     from protein_lm.analysis.variants import scan
-    from protein_lm.data.assays import read_wild_type
-    from protein_lm.tables import write_table
+    from protein_lm.files.tables import write_table
+    from protein_lm.io.variants.assays import read_wild_type
+    from protein_lm.plots import figures as plots
 
     wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
     table, matrix = scan(model, wild_type, scoring, first_residue=first_residue)
@@ -132,9 +132,9 @@ def _score_table(
 ) -> None:
     from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
     from protein_lm.analysis.variants import SCORE, num_in_windows, scorable, scored
-    from protein_lm.data.assays import read_wild_type
-    from protein_lm.data.variants import hint, read_variants
-    from protein_lm.tables import write_table
+    from protein_lm.files.tables import write_table
+    from protein_lm.io.variants.assays import read_wild_type
+    from protein_lm.io.variants.variant_table import hint, read_variants
 
     wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
     table = read_variants(mutants, wild_type, first_residue=first_residue)
@@ -160,9 +160,9 @@ def _score_folder(
     model: "ProteinLM", wild_types: Path, mutants: Path, output: Path, first_residue: int, scoring: "Scoring"
 ) -> None:
     from protein_lm.analysis.variants import num_in_windows, scorable
-    from protein_lm.data.assays import read_assays
-    from protein_lm.data.variants import hint
-    from protein_lm.results import write_assays
+    from protein_lm.io.variants.assays import read_assays
+    from protein_lm.io.variants.variant_table import hint
+    from protein_lm.results.runs import write_assays
 
     longest = model.max_residues
     found = read_assays(mutants, wild_types, first_residue=first_residue, longest=_longest(model, scoring))
@@ -192,7 +192,7 @@ def _longest(model: "ProteinLM", scoring: "Scoring") -> int | None:
 
 def _tell_precision(model: "ProteinLM", scoring: "Scoring") -> None:
     """Say on standard error what was computed in, if someone should know; not before, when there may be an error to tell."""
-    from protein_lm.precision import choose
+    from protein_lm.model.precision import choose
 
     if reason := choose(scoring.precision, model.device.type).reason:
         print(reason, file=sys.stderr)

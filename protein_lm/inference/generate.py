@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.data.proteins import Proteins, is_path, records
-from protein_lm.data.residues import read_residues
 from protein_lm.errors import ConfigError
 from protein_lm.inference.sampling import Sampling, draw, log_softmax, stream_of
+from protein_lm.io.proteins import Proteins, is_path, records
+from protein_lm.io.residues import read_residues
 from protein_lm.model.language_model import DecodingState, ProteinLM
 
 Residues = NDArray[np.uint8]

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
+from protein_lm.batches.batches import fill, pack, tokens_of
 from protein_lm.choices import FillingOrder
-from protein_lm.data.batches import fill, pack, tokens_of
-from protein_lm.data.templates import Template
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import each_hidden_in_turn
 from protein_lm.inference.sampling import Sampling, draw, log_softmax, stream_of
+from protein_lm.inference.templates import Template
 from protein_lm.model.language_model import ProteinLM
 
 SEQUENCES_AT_ONCE = 256

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from protein_lm import alphabet
+from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.labels import SEQUENCE, read_sequence_table
 from protein_lm.choices import LongPolicy
-from protein_lm.data.batches import fill, pack, tokens_of
-from protein_lm.data.labels import SEQUENCE, read_sequence_table
-from protein_lm.data.proteins import named_twice, read_distinct
-from protein_lm.data.sources import STANDARD_INPUT
 from protein_lm.errors import ConfigError, InputError, NumericalError
+from protein_lm.files.sources import STANDARD_INPUT
+from protein_lm.files.tables import column_names
+from protein_lm.io.proteins import named_twice, read_distinct
 from protein_lm.model.predictor import Predictor
-from protein_lm.tables import column_names
 
 
 def predictions(

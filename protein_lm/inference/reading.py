@@ -10,12 +10,12 @@ import numpy as np
 import xxhash
 
 from protein_lm.choices import ReadingLongPolicy
-from protein_lm.data.duplicates import Ledger, fingerprints
-from protein_lm.data.proteins import named_twice
-from protein_lm.data.readers import read_blocks, read_records
-from protein_lm.data.records import RecordBlock, SequenceRecord
-from protein_lm.data.sources import STANDARD_INPUT, Source
+from protein_lm.corpus.duplicates import Ledger, fingerprints
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.sources import STANDARD_INPUT, Source
+from protein_lm.io.proteins import named_twice
+from protein_lm.io.readers import read_blocks, read_records
+from protein_lm.io.records import RecordBlock, SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 SHOWN_LONG = 5

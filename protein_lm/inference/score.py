@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.choices import Estimate
-from protein_lm.data.records import SequenceRecord
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import (
     causal_log_probabilities,
@@ -20,6 +19,7 @@ from protein_lm.inference.likelihood import (
     one_pass_log_probabilities,
 )
 from protein_lm.inference.reading import too_long
+from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 Row = tuple[Any, ...]

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.split import Split
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.split import Split
 from protein_lm.inference.likelihood import ResidueLogProbabilities, Residues, evaluation_positions
 
 

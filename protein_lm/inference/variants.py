@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from protein_lm import alphabet
 from protein_lm.choices import Precision, VariantLongPolicy, VariantStrategy
-from protein_lm.data.variants import Residues, Variant
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import (
     continued_log_probabilities,
@@ -23,9 +22,10 @@ from protein_lm.inference.likelihood import (
     site_log_probabilities,
     window_start,
 )
-from protein_lm.inference.memory import reuse_freed_memory
+from protein_lm.io.variants.variant_table import Residues, Variant
 from protein_lm.model.language_model import DecodingState, ProteinLM
-from protein_lm.precision import choose
+from protein_lm.model.precision import choose
+from protein_lm.native.memory import reuse_freed_memory
 
 MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
 """Strategies that compare residues at one site, and so know no insertions and deletions."""

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
+from protein_lm.checkpoint.foreign import CONFIG, plain_file, read_json
+from protein_lm.checkpoint.tensor_files import load_tensors
 from protein_lm.errors import ModelError, named, quoted
-from protein_lm.foreign import CONFIG, plain_file, read_json
 from protein_lm.interop.esm2 import (
     HUGGING_FACE,
     Converted,
@@ -19,7 +20,6 @@ from protein_lm.interop.esm2 import (
     without_other_heads,
 )
 from protein_lm.interop.fair_esm import unpickle
-from protein_lm.tensor_files import load_tensors
 
 VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from protein_lm.errors import ModelError, quoted
+from protein_lm.files.plain_files import check_plain
 from protein_lm.interop.esm2 import (
     FAIR_ESM,
     HUGGING_FACE,
@@ -30,7 +31,6 @@ from protein_lm.interop.esm2 import (
     unwrapped,
     without_other_heads,
 )
-from protein_lm.plain_files import check_plain
 
 REGRESSION = "-contact-regression"
 """What fair-esm puts behind a model's name for the file of its contact head."""

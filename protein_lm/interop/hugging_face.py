@@ -39,13 +39,13 @@ from transformers.utils.generic import can_return_tuple
 from protein_lm import __version__
 from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
 from protein_lm.attention.checks import check_mask
-from protein_lm.checkpoint import FORMAT_VERSION, MODEL_TYPE
+from protein_lm.checkpoint.directory import FORMAT_VERSION, MODEL_TYPE
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig, parse
 from protein_lm.errors import ModelError, quoted
+from protein_lm.files.plain_files import read_json
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
-from protein_lm.plain_files import read_json
 
 _BACKBONE = "backbone"
 States = tuple[Tensor, ...] | None

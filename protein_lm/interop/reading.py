@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from protein_lm.checkpoint.foreign import is_transformers, part_of_folder
 from protein_lm.errors import ModelError
-from protein_lm.foreign import is_transformers, part_of_folder
 from protein_lm.interop.esm2 import Converted
 from protein_lm.interop.esm_directory import read_esm_directory
 from protein_lm.interop.fair_esm import read_fair_esm

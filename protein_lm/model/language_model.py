@@ -13,24 +13,24 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from protein_lm import alphabet
-from protein_lm.attention.feature_maps import RandomFeatureMap
+from protein_lm.attention.feature_maps.performer import RandomFeatureMap
+from protein_lm.attention.feature_maps.trainable import TrainableFeatures
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions, kinds_that_can_be_split
-from protein_lm.attention.low_rank import LengthProjections
-from protein_lm.attention.lsh import Hash
-from protein_lm.attention.operations import AttentionOperation
+from protein_lm.attention.operations.interface import AttentionOperation
+from protein_lm.attention.operations.low_rank import LengthProjections
+from protein_lm.attention.operations.lsh import Hash
+from protein_lm.attention.operations.stream import without_autocast
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import WHOLE, Rows
-from protein_lm.attention.stream import without_autocast
-from protein_lm.attention.trainable import TrainableFeatures
 from protein_lm.choices import Objective, OutputHead, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.block import AttentionLayer, Block, FeedForward, LayerState
-from protein_lm.model.compiled_decoding import CompiledDecoding, arranged, can_be_compiled
 from protein_lm.model.contact_head import ContactHead
 from protein_lm.model.convolution import ShortConvolution
 from protein_lm.model.kmers import KmerEmbedding
+from protein_lm.model.native_decoding import CompiledDecoding, arranged, can_be_compiled
 from protein_lm.model.output_transform import OutputTransform
 from protein_lm.model.padding import RealTokensFirst
 from protein_lm.model.positions import RotaryPositions, build_position_embedding

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from protein_lm.attention.backends import native_rotary as compiled_rotary
 from protein_lm.choices import PositionKind
 from protein_lm.config import ModelConfig
-from protein_lm.model import compiled_rotary
 
 
 class RotaryPositions(nn.Module):

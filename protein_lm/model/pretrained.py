@@ -1,6 +1,6 @@
 """Models saved, opened and shared by the methods that people know from huggingface_hub's `ModelHubMixin`.
 
-The work, the checks and the messages are those of `protein_lm.checkpoint`, which stands above this and is imported when it
+The work, the checks and the messages are those of `checkpoint.directory`, which stands above this and is imported when it
 is needed.
 """
 
@@ -30,7 +30,7 @@ class Pretrained:
         >>> ProteinLM.from_pretrained("checkpoints/tiny-causal", device="cpu").is_causal
         True
         """
-        from protein_lm.checkpoint import load_model
+        from protein_lm.checkpoint.directory import load_model
 
         return load_model(name, device=device)
 
@@ -40,7 +40,7 @@ class Pretrained:
         Raises:
             OutputError: `folder` exists or cannot be written.
         """
-        from protein_lm.checkpoint import save_model
+        from protein_lm.checkpoint.directory import save_model
 
         save_model(cast("ProteinLM", self), Path(folder))
 
@@ -54,7 +54,7 @@ class Pretrained:
         Raises:
             ModelError: the Hub cannot be reached or does not take it.
         """
-        from protein_lm.checkpoint import push_model, save_model
+        from protein_lm.checkpoint.directory import push_model, save_model
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"

@@ -1,7 +1,7 @@
 // FASTA -> token ids, identifiers, fingerprints and what UniProt's headers say, in one pass over the text.
 //
 // It takes ordinary texts: where a record is at fault or needs thought (lower case, gaps, stops, blanks among residues,
-// bytes beyond ASCII), the whole text is left to data/fasta.py, which this is tested against.
+// bytes beyond ASCII), the whole text is left to io/fasta.py, which this is tested against.
 
 #include "reading.h"
 

@@ -1,7 +1,7 @@
 // UniProtKB's flat files -> what fasta.cpp makes of FASTA, in one pass over the text.
 //
 // It takes ordinary texts: where an entry is at fault or needs thought (as in FASTA; or a line of more than 64 residues), the
-// whole text is left to data/flat_file.py, which this is tested against.
+// whole text is left to io/flat_file.py, which this is tested against.
 
 #include "reading.h"
 

@@ -2,7 +2,7 @@
 
 #include "vectors.h"
 
-constexpr int MOST_PAIRS = 64;  // of a head: half of GREATEST_WIDTH in attention/compiled.py
+constexpr int MOST_PAIRS = 64;  // of a head: half of GREATEST_WIDTH in attention/backends/native_linear.py
 
 extern "C" struct RotaryCall {
     int32_t are_bfloat16, num_threads;

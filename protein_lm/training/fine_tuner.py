@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.parallel import Group
-from protein_lm.base_model import Base
-from protein_lm.checkpoint import BEST, load_predictor, read_head
+from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
+from protein_lm.checkpoint.base_model import Base
+from protein_lm.checkpoint.directory import BEST, load_predictor, read_head
 from protein_lm.config import FineTuningRecipe
-from protein_lm.data.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
-from protein_lm.data.split import Split
+from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError
 from protein_lm.inference.predict import agreement, predictions
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite

@@ -14,7 +14,7 @@ from protein_lm.choices import Precision
 from protein_lm.config import TrainingConfig
 from protein_lm.errors import ConfigError
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.precision import Choice, choose
+from protein_lm.model.precision import Choice, choose
 
 
 def start_accelerator(config: TrainingConfig) -> Accelerator:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from protein_lm.data.plan import Place
+from protein_lm.batches.plan import Place
 
 try:
     import resource

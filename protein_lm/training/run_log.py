@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.errors import ConfigError, InputError, OutputError, one_line
-from protein_lm.output import clear_errors, new_file
-from protein_lm.plain_files import check_plain, parse_json
+from protein_lm.files.output import clear_errors, new_file
+from protein_lm.files.plain_files import check_plain, parse_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from protein_lm import __version__
-from protein_lm.attention.compiled import is_among_kernels
-from protein_lm.attention.feature_maps import FeatureMap
+from protein_lm.attention.backends.native_linear import is_among_kernels
+from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.parallel import Group, own_span
-from protein_lm.base_model import Base
-from protein_lm.checkpoint import (
+from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches
+from protein_lm.checkpoint.base_model import Base
+from protein_lm.checkpoint.directory import (
     BEST,
     LAST,
     STATE_TENSORS,
@@ -46,12 +47,11 @@ from protein_lm.checkpoint import (
 )
 from protein_lm.choices import Precision, TrainingLongPolicy
 from protein_lm.config import FineTuningRecipe, Recipe, parse
-from protein_lm.data.batches import IGNORED, Batch, TrainingBatches
-from protein_lm.data.corpus import Corpus
-from protein_lm.data.split import Split
+from protein_lm.corpus.corpus import Corpus
+from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
+from protein_lm.files.output import claimed, new_directory, new_file
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
-from protein_lm.inference.memory import reuse_freed_memory
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.adapters import add_adapters
 from protein_lm.model.diagnosis import ALL_FINITE, first_non_finite, last_non_finite_gradient
@@ -59,7 +59,7 @@ from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.model.sizes import check_room
 from protein_lm.native import library
-from protein_lm.output import claimed, new_directory, new_file
+from protein_lm.native.memory import reuse_freed_memory
 from protein_lm.training.changes import check_changes, differences
 from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.optimizer import build_optimizers, learning_rate_factor, optimizer_tensors, restore_optimizers

@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.analysis.attention_forms import BlockMeans, Region
-from protein_lm.analysis.attention_maps import Form
-from protein_lm.analysis.attention_tiles import ProminentTiles, StrongestLinks
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.structures import Chain, read_text
+from protein_lm.analysis.attention.forms import BlockMeans, Region
+from protein_lm.analysis.attention.maps import Form
+from protein_lm.analysis.attention.tiles import ProminentTiles, StrongestLinks
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.structures.chains import Chain, read_text
 
 EXACT_BYTES = 2**25
 """Up to this size every weight is kept, in 16 bits."""

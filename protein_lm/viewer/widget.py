@@ -6,11 +6,11 @@ from typing import Any
 import anywidget  # pyright: ignore[reportMissingImports]
 import traitlets
 
-from protein_lm.analysis.attention_forms import Region
-from protein_lm.analysis.attention_maps import chosen_heads, chosen_layers, read_attention
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.structures import read_chain
+from protein_lm.analysis.attention.forms import Region
+from protein_lm.analysis.attention.maps import chosen_heads, chosen_layers, read_attention
 from protein_lm.inference.score import check_length
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.structures.chains import read_chain
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.viewer.content import Content, structure_data
 from protein_lm.viewer.page import asset, structure_library

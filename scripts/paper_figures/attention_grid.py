@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from common import model_and_protein, parser
 
-from protein_lm.analysis.attention_maps import attention_matrices
+from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.errors import ProteinLMError
-from protein_lm.plots import attention_grid, save_figure
+from protein_lm.plots.figures import attention_grid, save_figure
 
 NUM_LAYERS, NUM_HEADS = 4, 8
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from common import draw_matrix, model_and_protein, panels, parser, times_even
 
-from protein_lm.analysis.attention_maps import attention_matrices, chosen_heads, chosen_layers, read_attention
-from protein_lm.analysis.head_statistics import HeadSums
+from protein_lm.analysis.attention.heads import HeadSums
+from protein_lm.analysis.attention.maps import attention_matrices, chosen_heads, chosen_layers, read_attention
 from protein_lm.errors import ProteinLMError
-from protein_lm.plots import save_figure
+from protein_lm.plots.figures import save_figure
 
 NUM_NAMED = 5
 

@@ -10,12 +10,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from protein_lm.checkpoint import load_model
-from protein_lm.data.readers import read_records
-from protein_lm.data.records import SequenceRecord
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.errors import InputError
+from protein_lm.io.readers import read_records
+from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import check_figure_output
+from protein_lm.plots.figures import check_figure_output
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from protein_lm.analysis import attention_maps
-from protein_lm.analysis.attention_forms import (
+from protein_lm.analysis.attention import maps as attention_maps
+from protein_lm.analysis.attention.forms import (
     BlockMeans,
     LargestWeights,
     Matrices,
@@ -16,7 +16,7 @@ from protein_lm.analysis.attention_forms import (
     check_draws,
     draw_features,
 )
-from protein_lm.analysis.attention_maps import attention_matrices, read_attention
+from protein_lm.analysis.attention.maps import attention_matrices, read_attention
 from protein_lm.errors import ConfigError
 from tests.conftest import EVERY_FORM, fresh_model
 from tests.inference.toys import records

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from protein_lm.analysis.attention_maps import attention_matrices, recorded_calls
-from protein_lm.data.batches import pack
+from protein_lm.analysis.attention.maps import attention_matrices, recorded_calls
+from protein_lm.batches.batches import pack
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import EVERY_FORM, fresh_model
 from tests.inference.toys import records

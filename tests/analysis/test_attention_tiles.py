@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from protein_lm.analysis.attention_forms import Region
-from protein_lm.analysis.attention_tiles import ProminentTiles, StrongestLinks
+from protein_lm.analysis.attention.forms import Region
+from protein_lm.analysis.attention.tiles import ProminentTiles, StrongestLinks
 
 SIZE = 4
 REGIONS = [Region(slice(0, 21), slice(0, 21)), Region(slice(2, 17), slice(5, 16))]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from protein_lm.analysis import calibration
-from protein_lm.analysis.attention_maps import attention_matrices
+from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.analysis.calibration import calibrate, describe, worse_than_uniform
-from protein_lm.checkpoint import load_model, save_model
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.cli import main
 from protein_lm.errors import InputError
 from protein_lm.model.conversion import with_attention

@@ -5,7 +5,7 @@ import pytest
 
 from protein_lm.alphabet import encode
 from protein_lm.analysis import contacts
-from protein_lm.analysis.attention_maps import attention_matrices
+from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.analysis.contacts import (
     Regression,
     corrected,
@@ -15,9 +15,9 @@ from protein_lm.analysis.contacts import (
     predict_contacts,
     train_regression,
 )
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.structures import Chain
 from protein_lm.errors import InputError, ModelError
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.structures.chains import Chain
 from tests.conftest import fresh_model
 
 SEQUENCE = "MAELKKLLEELKKLGSGKELLKKLEELLKALEAAGSKLEE"

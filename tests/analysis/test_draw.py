@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from protein_lm.analysis.draw import draw, draw_sequences
-from protein_lm.data.prepare import prepare
-from protein_lm.data.sources import STANDARD_INPUT
+from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.sources import STANDARD_INPUT
 from tests.conftest import grammar, write_fasta
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from protein_lm.analysis.evaluation import describe, evaluate
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.choices import LongPolicy
-from protein_lm.data.prepare import prepare
-from protein_lm.data.split import Split
-from protein_lm.data.store import TokenStore
+from protein_lm.corpus.prepare import prepare
+from protein_lm.corpus.split import Split
+from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import fresh_model, write_fasta
 from tests.inference.toys import CopyModel

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from protein_lm.analysis.head_statistics import HeadSums
+from protein_lm.analysis.attention.heads import HeadSums
 from tests.conftest import fresh_model
 
 LENGTH = 100

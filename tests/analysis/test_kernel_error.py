@@ -12,7 +12,7 @@ from protein_lm.analysis.kernel_error import (
     matrix_errors,
     relu_kernel_matrix,
 )
-from protein_lm.attention.feature_maps import ReLUFeatures
+from protein_lm.attention.feature_maps.performer import ReLUFeatures
 from protein_lm.attention.reference import linear_attention_matrix
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import fresh_model

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention_maps import attention_matrices, recorded_calls
+from protein_lm.analysis.attention.maps import attention_matrices, recorded_calls
 from protein_lm.analysis.pair_attention import (
     AMINO_ACIDS,
     LEAST_ARC,
@@ -13,7 +13,7 @@ from protein_lm.analysis.pair_attention import (
     amino_acid_indicators,
     pair_attention,
 )
-from protein_lm.data.batches import pack
+from protein_lm.batches.batches import pack
 from protein_lm.errors import InputError
 from tests.conftest import EVERY_FORM, fresh_model, grammar
 from tests.inference.toys import records

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from protein_lm.attention.compiled import _forward, takes
-from protein_lm.attention.feature_maps import ReLUFeatures
+from protein_lm.attention.backends.native_linear import _forward, takes
+from protein_lm.attention.feature_maps.performer import ReLUFeatures
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
-from protein_lm.attention.operations import LinearOperation
+from protein_lm.attention.operations.interface import LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 from protein_lm.native import build, library
@@ -20,7 +20,7 @@ KINDS = ["performer-relu", "performer-softmax", "elu"]
 HEADS = 3
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1, 300]
 EXACT_TESTS = Path(__file__).with_name("test_compiled_exact.py")
-READER_TESTS = Path(__file__).parents[1] / "data" / "test_compiled_reader.py"
+READER_TESTS = Path(__file__).parents[1] / "io" / "test_compiled_reader.py"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -233,7 +233,9 @@ def test_the_operator_keeps_the_rules_of_torch(best_level, kind, causal) -> None
     tensors = [tensor.requires_grad_() for tensor in draw(150)]
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("protein_lm.attention.compiled._forward", lambda *call: calls.append(call) or _forward(*call))
+        patch.setattr(
+            "protein_lm.attention.backends.native_linear._forward", lambda *call: calls.append(call) or _forward(*call)
+        )
         expected = operation(*tensors)
     torch.library.opcheck(_forward, calls[0])
     traced = torch.compile(operation, backend="aot_eager")(*tensors)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from protein_lm.attention.compiled_exact import takes
-from protein_lm.attention.exact import exact_attention
+from protein_lm.attention.backends.native_exact import takes
+from protein_lm.attention.backends.native_rotary import takes as takes_rotary
+from protein_lm.attention.operations.exact import exact_attention
 from protein_lm.attention.packing import Packing
-from protein_lm.model.compiled_rotary import takes as takes_rotary
 from protein_lm.model.positions import RotaryPositions, rotate
 from protein_lm.native import library
 from tests.attention.test_compiled import HEADS, LENGTHS, draw, has_compiler
@@ -167,9 +167,9 @@ def test_rotary_positions_equal_torch(level, width, dtype) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_operators_keep_the_rules_of_torch(best_level) -> None:
-    from protein_lm.attention.compiled import rows_of_sequences
-    from protein_lm.attention.compiled_exact import _forward
-    from protein_lm.model.compiled_rotary import _rotate
+    from protein_lm.attention.backends.native_exact import _forward
+    from protein_lm.attention.backends.native_linear import rows_of_sequences
+    from protein_lm.attention.backends.native_rotary import _rotate
 
     tensors = draw(50, 24)
     torch.library.opcheck(_forward, (*tensors, rows_of_sequences(2, 50, None), None, True))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from protein_lm.attention.feature_maps import ReLUFeatures, SoftmaxFeatures
-from protein_lm.attention.projections import PROJECTIONS, orthogonal_projection
+from protein_lm.attention.feature_maps.performer import ReLUFeatures, SoftmaxFeatures
+from protein_lm.attention.feature_maps.projections import PROJECTIONS, orthogonal_projection
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from protein_lm.attention.feature_maps import SoftmaxFeatures
-from protein_lm.attention.optimal import OptimalFeatures, SaderfFeatures
-from protein_lm.attention.projections import simplex_projection
+from protein_lm.attention.feature_maps.optimal import OptimalFeatures, SaderfFeatures
+from protein_lm.attention.feature_maps.performer import SoftmaxFeatures
+from protein_lm.attention.feature_maps.projections import simplex_projection
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix
 
 WIDTH = 8

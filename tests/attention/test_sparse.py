@@ -4,12 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from protein_lm.attention import blocks
-from protein_lm.attention.low_rank import LengthProjections, linformer_attention, nystrom_attention, pseudo_inverse
-from protein_lm.attention.lsh import Hash, lsh_attention_matrix
+from protein_lm.attention.operations.interface import blocks
+from protein_lm.attention.operations.low_rank import (
+    LengthProjections,
+    linformer_attention,
+    nystrom_attention,
+    pseudo_inverse,
+)
+from protein_lm.attention.operations.lsh import Hash, lsh_attention_matrix
+from protein_lm.attention.operations.patterns import Pattern
+from protein_lm.attention.operations.sparse import sparse_attention
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.patterns import Pattern
-from protein_lm.attention.sparse import sparse_attention
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from protein_lm.attention.generalized import EluFeatures, ExponentialFeatures, GeneralizedFeatures
-from protein_lm.attention.trainable import FeedForwardFeatures, HedgehogFeatures
+from protein_lm.attention.feature_maps.generalized import EluFeatures, ExponentialFeatures, GeneralizedFeatures
+from protein_lm.attention.feature_maps.trainable import FeedForwardFeatures, HedgehogFeatures
 from tests.conftest import fresh_model
 
 ROWS = torch.randn(2, 3, 5, 16, generator=torch.Generator().manual_seed(0))

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from protein_lm import alphabet
 from protein_lm.attention.rows import WHOLE
-from protein_lm.checkpoint import save_model
+from protein_lm.checkpoint.directory import save_model
 from protein_lm.choices import EmbeddingFormat, StorageType
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, NumericalError, OutputError
-from protein_lm.inference import embedding_files as module
 from protein_lm.inference.embed import embed
-from protein_lm.inference.embedding_files import Storage, embed_file
+from protein_lm.results.embed import Storage, embed_file
+from protein_lm.results.runs import embed as module
 from tests.conftest import EVERY_FORM, fresh_model, grammar, write_fasta
-from tests.inference.test_score_file import ODD, Killed, kill_after
+from tests.results.test_score import ODD, Killed, kill_after
 
 SEQUENCES = [alphabet.encode(sequence) for sequence in ("MKTAYIAKQR", "GG", "ACDEFGHIKLMNPQRSTVWY" * 3, "W")]
 

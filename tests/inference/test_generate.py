@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.checkpoint import load_model
-from protein_lm.data.records import SequenceRecord
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.generate import Generated, Generator, Prefix
 from protein_lm.inference.sampling import Sampling, draw, log_softmax
 from protein_lm.inference.score import score
+from protein_lm.io.records import SequenceRecord
 from tests.conftest import fresh_model
 
 

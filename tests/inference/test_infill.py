@@ -6,13 +6,13 @@ import torch
 
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.choices import FillingOrder
-from protein_lm.data.templates import Template, read_templates
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.infill import infill
 from protein_lm.inference.likelihood import masked_log_probabilities
 from protein_lm.inference.sampling import Sampling
+from protein_lm.inference.templates import Template, read_templates
 from tests.conftest import write_fasta
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protein_lm import alphabet
-from protein_lm.data.split import Split
+from protein_lm.corpus.split import Split
 from protein_lm.inference.likelihood import evaluation_positions
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from protein_lm import alphabet
 from protein_lm.choices import VariantStrategy
-from protein_lm.data.variants import Variant, all_substitutions
 from protein_lm.inference.likelihood import causal_log_probabilities, each_hidden_in_turn
 from protein_lm.inference.variants import MARGINALS, Scoring, all_variant_scores, cut_to_window, fault, variant_scores
+from protein_lm.io.variants.variant_table import Variant, all_substitutions
 from tests.conftest import fresh_model
 from tests.inference.toys import CopyModel
 

@@ -6,10 +6,10 @@ import torch
 
 from protein_lm import alphabet
 from protein_lm.choices import Precision, VariantStrategy
-from protein_lm.data.variants import Variant, all_substitutions
 from protein_lm.errors import ConfigError
 from protein_lm.inference.likelihood import causal_log_probabilities
 from protein_lm.inference.variants import MARGINALS, Scoring, all_variant_scores, choose_strategy, variant_scores
+from protein_lm.io.variants.variant_table import Variant, all_substitutions
 from tests.conftest import EVERY_FORM, KINDS, fresh_model
 from tests.inference.toys import CopyModel
 

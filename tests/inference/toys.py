@@ -6,7 +6,7 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.config import ModelConfig
-from protein_lm.data.records import SequenceRecord
+from protein_lm.io.records import SequenceRecord
 from tests.conftest import small_recipe
 
 

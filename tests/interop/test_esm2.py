@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention_maps import recorded_calls
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.contacts import Regression, predict_contacts
 from protein_lm.attention.packing import Packing
-from protein_lm.checkpoint import load_model, save_model
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.choices import OutputHead, Precision, VariantStrategy
 from protein_lm.cli import main
-from protein_lm.data.variants import all_substitutions
 from protein_lm.errors import ConfigError, ModelError
 from protein_lm.inference.variants import Scoring, variant_scores
 from protein_lm.interop.reading import is_file_of_others, read_esm2
+from protein_lm.io.variants.variant_table import all_substitutions
 from protein_lm.model.conversion import with_attention
 from tests.inference.toys import records
 from tests.interop.conftest import NUM_LAYERS, checkpoint, untrained, write_hugging_face, write_release

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.cli import main
 from protein_lm.errors import InputError
 from protein_lm.interop import esm_release

@@ -9,9 +9,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protein_lm.checkpoint import load_model, save_model
-from protein_lm.data.residues import residues_of
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.errors import ModelError
+from protein_lm.io.residues import residues_of
 from tests.conftest import fresh_model
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protein_lm.model.compiled_decoding import can_be_compiled
+from protein_lm.model.native_decoding import can_be_compiled
 from protein_lm.native import library
 from tests.attention.test_compiled import has_compiler
 from tests.conftest import fresh_model

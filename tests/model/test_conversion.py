@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protein_lm.analysis.attention_maps import recorded_calls
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.attention.reference import exact_attention_matrix
 from protein_lm.errors import ConfigError
 from protein_lm.model.conversion import with_attention

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from protein_lm.checkpoint import save_model
+from protein_lm.checkpoint.directory import save_model
 from tests.conftest import fresh_model
 
 

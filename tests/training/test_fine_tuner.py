@@ -11,13 +11,13 @@ import yaml
 from pydantic import ValidationError
 
 from protein_lm import alphabet
-from protein_lm.checkpoint import load_model, load_predictor
+from protein_lm.batches.batches import pack
+from protein_lm.batches.labels import read_labels
+from protein_lm.checkpoint.directory import load_model, load_predictor
 from protein_lm.choices import LongPolicy
 from protein_lm.cli import main
 from protein_lm.config import FineTuningRecipe, HeadConfig, LabelledDataConfig
-from protein_lm.data.batches import pack
-from protein_lm.data.labels import read_labels
-from protein_lm.data.split import Split
+from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.predict import agreement, predictions
 from protein_lm.training.fine_tuner import FineTuner

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from protein_lm.checkpoint import load_model
+from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe
-from protein_lm.data.store import TokenStore
+from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ModelError, OutputError
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from protein_lm import alphabet
-from protein_lm.checkpoint import load_predictor
+from protein_lm.checkpoint.directory import load_predictor
 from protein_lm.cli import main
 from protein_lm.inference.predict import predictions
 from protein_lm.training.fine_tuner import FineTuner

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from protein_lm.checkpoint import load_model, save_model
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.config import FineTuningRecipe, Recipe
-from protein_lm.data.store import TokenStore
+from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.training.fine_tuner import FineTuner
 from protein_lm.training.run_log import read_metrics

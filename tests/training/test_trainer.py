@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from protein_lm.analysis.evaluation import evaluate
-from protein_lm.checkpoint import load_model, read_training_state, save_model
+from protein_lm.checkpoint.directory import load_model, read_training_state, save_model
 from protein_lm.config import Recipe
-from protein_lm.data.split import Split
+from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError
+from protein_lm.files.output import claimed
 from protein_lm.model.conversion import with_attention
 from protein_lm.native import build, library
-from protein_lm.output import claimed
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 from tests.conftest import KINDS, small_recipe
@@ -175,8 +175,8 @@ def test_changes_that_are_allowed(runs, corpus) -> None:
 
 
 def test_a_run_goes_on_with_its_own_corpus(runs, tmp_path) -> None:
-    from protein_lm.data.prepare import prepare
-    from protein_lm.data.store import TokenStore
+    from protein_lm.corpus.prepare import prepare
+    from protein_lm.corpus.store import TokenStore
     from tests.conftest import grammar, write_fasta
 
     prepare([write_fasta(tmp_path / "a.fasta", grammar(50))], tmp_path / "store", valid_fraction=0.2)
@@ -199,8 +199,8 @@ def test_checkpointed_gradients_are_the_same(corpus, tmp_path, attention) -> Non
 
 
 def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
-    from protein_lm.data.prepare import prepare
-    from protein_lm.data.store import TokenStore
+    from protein_lm.corpus.prepare import prepare
+    from protein_lm.corpus.store import TokenStore
     from tests.conftest import grammar, write_fasta
 
     prepare([write_fasta(tmp_path / "a.fasta", grammar(20))], tmp_path / "store", valid_fraction=0.0)
@@ -252,7 +252,7 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path
 
 def test_a_gradient_that_overflows_is_named() -> None:
     from protein_lm.alphabet import encode
-    from protein_lm.data.batches import causal_targets, pack
+    from protein_lm.batches.batches import causal_targets, pack
     from protein_lm.model.diagnosis import last_non_finite_gradient
     from tests.conftest import fresh_model
 

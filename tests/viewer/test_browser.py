@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.analysis.attention_forms import Region
-from protein_lm.analysis.attention_maps import attention_matrices, read_attention
-from protein_lm.data.records import SequenceRecord
-from protein_lm.data.structures import read_chain
+from protein_lm.analysis.attention.forms import Region
+from protein_lm.analysis.attention.maps import attention_matrices, read_attention
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.structures.chains import read_chain
 from protein_lm.viewer import content as content_module
 from protein_lm.viewer.content import Content, structure_data
 from protein_lm.viewer.page import asset, page
 from tests.conftest import fresh_model
-from tests.data.structure_files import SEQUENCE, helices, pdb_lines
 from tests.inference.toys import records
+from tests.io.structure_files import SEQUENCE, helices, pdb_lines
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import protein_lm
-from protein_lm.data.readers import read_records
+from protein_lm.io.readers import read_records
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")

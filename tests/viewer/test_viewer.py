@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.analysis.attention_forms import Region
-from protein_lm.analysis.attention_maps import attention_matrices, read_attention
+from protein_lm.analysis.attention.forms import Region
+from protein_lm.analysis.attention.maps import attention_matrices, read_attention
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.viewer import content as content_module
 from protein_lm.viewer.content import Content
 from protein_lm.viewer.page import asset
+from tests.cli.test_model import fails
 from tests.conftest import fresh_model, write_fasta
-from tests.data.structure_files import SEQUENCE, helices, pdb_lines
 from tests.inference.toys import records
-from tests.test_cli_model import fails
+from tests.io.structure_files import SEQUENCE, helices, pdb_lines
 
 PROTEIN = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILS")[0]
 EVIL = "</script><img/src=x onerror=alert(1)>&lt;b&gt;"

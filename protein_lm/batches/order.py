@@ -1,0 +1,52 @@
+"""The order of training: a shuffle of any number of sequences that is computed, not stored.
+
+A Feistel network is a permutation of the numbers of 2h bits whatever its round function is; places that it sends outside
+[0, n) are sent on until they come back inside ("cycle walking", Black and Rogaway 2002, doi:10.1007/3-540-45760-7_9).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protein_lm.corpus.hashing import mix
+
+_ROUNDS = 6
+
+
+def shuffled(places: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
+    """Where a shuffle of `size` numbers, chosen by `key`, has these places: a permutation of 0 ... size - 1.
+
+    >>> shuffled(np.arange(8), 8, 1, 0).tolist()
+    [7, 6, 0, 3, 2, 1, 5, 4]
+    """
+    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
+    rounds = round_keys(_ROUNDS, *key)
+    values = places.astype(np.uint64)
+    outside = np.arange(values.size)
+    while outside.size:
+        values[outside] = _network(values[outside], half, rounds)
+        outside = outside[values[outside] >= size]
+    return values.astype(np.int64)
+
+
+def round_keys(count: int, *key: int) -> NDArray[np.uint64]:
+    """(count,) numbers that depend on all of `key` (each 0 to 2**64 - 1)."""
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        state = mix(state ^ mix(np.array([part], dtype=np.uint64)))
+    return mix(state + np.arange(1, count + 1, dtype=np.uint64))
+
+
+def keys_of_visits(visits: NDArray[np.int64], number: int, seed: int) -> NDArray[np.uint64]:
+    """(P,) the key called `number` of (seed, visit), for visits that are few among many."""
+    if visits.size and (visits == visits[0]).all():
+        return np.repeat(round_keys(number, seed, int(visits[0]))[-1:], visits.size)
+    unique, inverse = np.unique(visits, return_inverse=True)
+    return np.array([round_keys(number, seed, visit)[-1] for visit in unique.tolist()], dtype=np.uint64)[inverse]
+
+
+def _network(values: NDArray[np.uint64], half: np.uint64, rounds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    ones = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & ones
+    for key in rounds:
+        left, right = right, left ^ (mix(right ^ key) & ones)
+    return (left << half) | right

@@ -1,0 +1,89 @@
+"""UniProt's release files: fetched, gone on with where a transfer broke, and checked against the release's own list.
+
+Beside each group of files the server keeps `RELEASE.metalink` with the release and, for each file, its size and MD5. A file
+under its final name has passed both.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.transfer import Connection, RemoteFile
+
+BASE = "https://ftp.uniprot.org/pub/databases/uniprot/"
+CURRENT = "current"
+FILES = {
+    "swissprot": "current_release/knowledgebase/complete/uniprot_sprot.fasta.gz",
+    "trembl": "current_release/knowledgebase/complete/uniprot_trembl.fasta.gz",
+    "uniref50": "current_release/uniref/uniref50/uniref50.fasta.gz",
+    "uniref90": "current_release/uniref/uniref90/uniref90.fasta.gz",
+    "uniref100": "current_release/uniref/uniref100/uniref100.fasta.gz",
+}
+"""What can be fetched -> its place under the base address."""
+METALINK = "RELEASE.metalink"
+STORE_BYTES_PER_BYTE = 1.8
+"""Of a prepared store, per byte of .fasta.gz."""
+
+
+class Server:
+    """UniProt's release server, or a mirror of it."""
+
+    def __init__(self, base: str = BASE, **patience: Any) -> None:
+        """Take the base address, and the settings of a `Connection`.
+
+        Raises:
+            ConfigError: the address is not http or https.
+        """
+        if not base.startswith(("http://", "https://")):
+            raise ConfigError(f"{base}: the base address must begin with http:// or https://")
+        self._base = base if base.endswith("/") else base + "/"
+        self._connection = Connection(**patience)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def find(self, name: str, release: str = CURRENT) -> RemoteFile:
+        """What the server has of `name` (one of FILES).
+
+        Raises:
+            ConfigError: an unknown name.
+            InputError: the server cannot be reached, does not list the file, or has another release.
+        """
+        if name not in FILES:
+            raise ConfigError(f"{name!r} cannot be fetched; choose from {', '.join(FILES)}")
+        url = self._base + FILES[name]
+        folder, _, file_name = url.rpartition("/")
+        found, size, md5 = _listed(
+            self._connection.request(f"{folder}/{METALINK}").content, f"{folder}/{METALINK}", file_name
+        )
+        if release not in (CURRENT, found):
+            raise InputError(
+                f"the server has release {found}, not {release}; UniProt keeps older ones as archives of several files under "
+                f"{self._base}previous_releases/release-{release}/: unpack one and give its files to data prepare"
+            )
+        return RemoteFile(url, found, size, md5)
+
+    def fetch(self, file: RemoteFile, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+        """Fetch a file into a folder, see `Connection.fetch`."""
+        return self._connection.fetch(file, folder, on_progress)
+
+
+def _listed(text: bytes, url: str, name: str) -> tuple[str, int, str]:
+    """Release, size and MD5 of a file in a metalink."""
+    try:
+        root = ElementTree.fromstring(text)
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+        release = (root.findtext("version") or "").strip()
+        for file in root.iter("file"):
+            if file.get("name") == name:
+                md5 = next(hash_.text or "" for hash_ in file.iter("hash") if hash_.get("type") == "md5")
+                return release, int(file.findtext("size") or ""), md5.strip().lower()
+    except (ElementTree.ParseError, StopIteration, ValueError) as error:
+        raise InputError(f"{url} is no list of files with sizes and checksums; check the base address") from error
+    raise InputError(f"{url} does not list {name}; check the base address")

@@ -1,0 +1,143 @@
+"""UniProtKB's flat files (.dat): a text of whole entries -> records.
+
+Format: https://web.expasy.org/docs/userman.html
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from protein_lm.io.raw_records import RawRecords, RecordMark
+from protein_lm.io.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Memberships, Spans
+
+MARK, KEPT = b"\n//\n", 4
+"""Where `text.whole_records` cuts."""
+_STATUS = {b"Reviewed;": REVIEWED, b"STANDARD;": REVIEWED, b"Unreviewed;": UNREVIEWED, b"PRELIMINARY;": UNREVIEWED}
+_TAXON = re.compile(rb"\nOX   NCBI_TaxID=(\d{1,10})")
+_EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
+_FLAGS = re.compile(rb"\nDE   (?:Flags:.*Fragments?[;. ]|.*\((?i:FRAGMENTS?)\))")
+_NAME = re.compile(rb"\nDE   (?:RecName: Full=|SubName: Full=)?([^;{\n]*)")
+_SPECIES = re.compile(rb"\nOS   ([^\n]*)")
+_ENDING = RecordMark(re.compile(rb"//"), "a line with more than // does not end its entry; give // a line of its own")
+_CUT_OFF = "the file ends inside this entry, without its line //; fetch the file again"
+_NEXT_ENTRY = b"\nID   "
+_END = re.compile(re.escape(MARK))
+_FAMILY = re.compile(rb"\nDR   Pfam; ([^;\n]*)")
+
+
+def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()) -> RawRecords:
+    """The entries of a text, each ended by a line `//`. What follows the last one is an entry too.
+
+    Their memberships in `families`, accessions of Pfam, are looked for if there are any.
+    """
+    entries, line = [], first_line
+    start = 0
+    while start < len(text):
+        stop = text.find(MARK, start)
+        end = len(text) if stop < 0 else stop + KEPT
+        if stop < 0 and not text[start:].strip():
+            break
+        blanks = len(text[start : start + 64]) - len(text[start : start + 64].lstrip(b"\n"))
+        entries.append(entry := _Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
+        line = entry.next_line
+        start = end
+    headers = Spans.of([entry.header for entry in entries])
+    word_starts = headers.starts + [entry.accession_at for entry in entries]
+    bodies = np.array([entry.body for entry in entries], dtype=np.int64).reshape(-1, 2)
+    return RawRecords(
+        path=path,
+        headers=headers,
+        sequence_ids=Spans(headers.text, word_starts, word_starts + [len(entry.accession) for entry in entries]),
+        lines=np.array([entry.line for entry in entries], dtype=np.int64),
+        bodies=Spans(text, bodies[:, 0], bodies[:, 1]),
+        body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),
+        num_layout=np.array([entry.num_layout for entry in entries], dtype=np.int64),
+        annotations=Annotations.of(entries),
+        memberships=memberships(text, families) if families else None,
+        layout=b" \n",
+        mark=_ENDING,
+        faults={number: entry.fault for number, entry in enumerate(entries) if entry.fault},
+    )
+
+
+def memberships(text: bytes, families: Sequence[str]) -> Memberships:
+    """Of a text's entries in families, accessions of Pfam, by their cross-references to it."""
+    numbers = {family.encode(): number for number, family in enumerate(families)}
+    found = [(line.start(), numbers[line[1]]) for line in _FAMILY.finditer(text) if line[1] in numbers]
+    places = np.array(found, dtype=np.int64).reshape(-1, 2)
+    ends = np.fromiter((mark.start() for mark in _END.finditer(text)), dtype=np.int64)
+    return Memberships(np.searchsorted(ends, places[:, 0], side="right"), places[:, 1])
+
+
+class _Entry:
+    """One entry `text[start:end]`."""
+
+    cluster_size = 0
+
+    def __init__(self, text: bytes, start: int, end: int, line: int, *, is_whole: bool) -> None:
+        self.line, self.fault = line, ""
+        entry = text[start:end]
+        first, _, _ = entry.partition(b"\n")
+        words = first.split()
+        name = words[1] if len(words) > 1 else b""
+        self.accession = _field(entry, b"\nAC   ", b";")
+        status = words[2] if len(words) > 2 else b""
+        self.flags = _STATUS.get(status, 0) | (FRAGMENT if _FLAGS.search(entry) else 0)
+        taxon = int(found[1]) if (found := _TAXON.search(entry)) else 0
+        self.taxon_id = taxon if taxon < 2**31 else 0
+        self.protein_existence = int(found[1]) if (found := _EXISTENCE.search(entry)) else 0
+        next_at = entry.find(_NEXT_ENTRY)
+        sequence_at = entry.find(b"\nSQ   ")
+        body = entry.find(b"\n", sequence_at + 1) if sequence_at >= 0 else len(entry)
+        stop = len(entry) - len(b"//\n") if is_whole else len(entry)
+        body = min(body, stop)
+        self.body = start + body, start + stop
+        self.body_line = line + entry.count(b"\n", 0, body)
+        num_lines = entry.count(b"\n", body, stop)
+        self.next_line = self.body_line + num_lines + 1
+        self.num_layout = num_lines + entry.count(b" ", body, stop)
+        self.header, self.accession_at = self._as_fasta(entry, name)
+        if not first.startswith(b"ID   "):
+            self.fault = f"an entry begins with {first[:20].decode('utf-8', 'replace')!r}, not with its ID line"
+        elif next_at >= 0:
+            number = line + 1 + entry.count(b"\n", 0, next_at)
+            self.fault = f"another entry begins in line {number}, without a line // before it; put one there"
+        elif not is_whole:
+            is_there = b"//" in entry.rstrip().rpartition(b"\n")[2]
+            self.fault = _ENDING.fault if is_there else _CUT_OFF
+        elif not self.accession:
+            self.fault = "the entry has no AC line with an accession; correct or remove it"
+        elif sequence_at < 0:
+            self.fault = "the entry has no SQ line; correct or remove it"
+        elif not self.header.isascii():
+            self._check_encoding()
+
+    def _as_fasta(self, entry: bytes, name: bytes) -> tuple[bytes, int]:
+        """A FASTA header that says the same, and where its accession stands."""
+        database = {REVIEWED: b"sp|", UNREVIEWED: b"tr|"}.get(self.flags & (REVIEWED | UNREVIEWED))
+        described = found[1].strip() if (found := _NAME.search(entry)) else b""
+        parts = [described, b"(Fragment)" if self.flags & FRAGMENT and b"(" not in described[-11:] else b""]
+        if found := _SPECIES.search(entry):
+            parts.append(b"OS=" + found[1].strip().removesuffix(b"."))
+        if self.taxon_id:
+            parts.append(b"OX=%d" % self.taxon_id)
+        if self.protein_existence:
+            parts.append(b"PE=%d" % self.protein_existence)
+        word = b"%b%b|%b" % (database, self.accession, name) if database else self.accession
+        return b" ".join([word, *filter(None, parts)]), 3 if database else 0
+
+    def _check_encoding(self) -> None:
+        try:
+            self.header.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.fault = f"byte 0x{self.header[error.start]:02X} in its name is not UTF-8; save the file as UTF-8"
+
+
+def _field(entry: bytes, key: bytes, stop: bytes) -> bytes:
+    place = entry.find(key)
+    if place < 0:
+        return b""
+    line = entry[place + len(key) : entry.find(b"\n", place + 1)]
+    return line.partition(stop)[0].strip()

@@ -1,0 +1,92 @@
+"""What may stand for proteins in Python: strings, several of them, names and strings, or a sequence file -> records."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from protein_lm.errors import InputError, quoted
+from protein_lm.files.sources import STANDARD_INPUT
+from protein_lm.io.readers import read_records
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.residues import read_residues
+
+Proteins = str | Path | Sequence[str] | Mapping[str, str]
+
+
+class _Named(SequenceRecord):
+    """A protein whose header is its name, whatever that looks like."""
+
+    __slots__ = ()
+
+    @property
+    def sequence_id(self) -> str:
+        return self.header
+
+
+def records(proteins: Proteins) -> Iterator[SequenceRecord]:
+    """One record for each protein, letters treated as in sequence files; no two have one identifier.
+
+    Raises:
+        InputError: a string that is no protein sequence, a file that cannot be read, or an identifier that comes twice in it.
+
+    >>> [(record.sequence_id, record.sequence) for record in records(["MKT", "mk-j*"])]
+    [('1', 'MKT'), ('2', 'MKX')]
+    """
+    if isinstance(proteins, Path):
+        return read_distinct(proteins)
+    if isinstance(proteins, str):
+        if is_path(proteins):
+            return read_distinct(Path(proteins))
+        proteins = [proteins]
+    if not isinstance(proteins, Mapping):
+        proteins = {str(number): text for number, text in enumerate(proteins, 1)}
+    return (_record(name, text, number) for number, (name, text) in enumerate(proteins.items(), 1))
+
+
+def is_path(text: str | Path) -> bool:
+    """Whether a file is meant: a path, or a string with a dot or a slash in it."""
+    return isinstance(text, Path) or any(mark in text for mark in "./\\")
+
+
+def read_distinct(path: Path) -> Iterator[SequenceRecord]:
+    """The records of a sequence file, of which no two have one identifier.
+
+    Raises:
+        InputError: as `read_records` and `without_repeats`.
+    """
+    shown = "standard input" if path == STANDARD_INPUT else path
+    return without_repeats(read_records(path), f"{shown}, ")
+
+
+def without_repeats(records: Iterable[SequenceRecord], source: str = "") -> Iterator[SequenceRecord]:
+    """The same records, whose results can be told apart by their identifiers.
+
+    Args:
+        records: those of one source.
+        source: what stands in front of their lines in a message.
+
+    Raises:
+        InputError: a record has the identifier of one before it.
+    """
+    lines: dict[str, int] = {}
+    for record in records:
+        if record.sequence_id in lines:
+            place, earlier = f"{source}line {record.line}", f"line {lines[record.sequence_id]}"
+            raise named_twice(record.sequence_id, place, earlier)
+        lines[record.sequence_id] = record.line
+        yield record
+
+
+def named_twice(identifier: str, place: str, earlier: str) -> InputError:
+    """The error for an identifier that stood at an earlier place of the same source."""
+    return InputError(
+        f"{place}: sequence {identifier} is on {earlier} too, and results are found by identifiers; rename or remove one of "
+        "them"
+    )
+
+
+def _record(name: str, text: str, number: int) -> SequenceRecord:
+    if is_path(text):
+        raise InputError(
+            f"sequence {name}: {quoted(str(text))} is no protein but a path; give it alone, not among sequences"
+        )
+    return _Named(name, read_residues(text, f"sequence {name}").tokens, number)

@@ -1,0 +1,279 @@
+"""Variants of a protein: how tables name them, and what each of them changes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from protein_lm import alphabet
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.tables import read_table
+from protein_lm.io.records import SequenceRecord
+from protein_lm.io.residues import residues_of
+from protein_lm.io.variants.names import OtherChange, Substitution, read_name
+
+Residues = NDArray[np.uint8]
+MUTANT, SEQUENCE, MEASURED = "mutant", "mutated_sequence", "DMS_score"
+"""Columns that name a variant, and that of what was measured of it."""
+LETTERS = "".join(sorted(alphabet.STANDARD_RESIDUES))
+"""The 20 residues that a scan puts at each position, in its order."""
+
+_MOST = 999_999_999
+"""Largest number of a residue, and smallest with a minus."""
+_MOST_VOTES = 1000
+"""Residues that are asked which number of the first one would fit them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a protein has that its wild type has not; nothing of either kind is the wild type itself."""
+
+    substitutions: tuple[tuple[int, int], ...] = ()
+    """Place from 0 and token id of each residue that is another, ascending by place."""
+    rewritten: bytes = b""
+    """Token ids of all residues, of a protein with insertions or deletions."""
+
+    @property
+    def is_wild_type(self) -> bool:
+        return not self.substitutions and not self.rewritten
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Places of the substitutions."""
+        return tuple(place for place, _ in self.substitutions)
+
+    def residues(self, wild_type: Residues) -> Residues:
+        """Token ids (length,) of the whole protein."""
+        if self.rewritten:
+            return np.frombuffer(self.rewritten, dtype=np.uint8)
+        residues = wild_type.copy()
+        for place, token in self.substitutions:
+            residues[place] = token
+        return residues
+
+    def first_place(self, wild_type: Residues) -> int:
+        """Residues that it shares with the wild type before the first difference."""
+        if not self.rewritten:
+            return self.substitutions[0][0] if self.substitutions else wild_type.size
+        return _shared(self.residues(wild_type), wild_type)
+
+    def stretch(self, wild_type: Residues) -> tuple[int, int, int]:
+        """Where what changes begins, where it ends in the wild type, and where in the variant; not for the wild type."""
+        if not self.rewritten:
+            return self.sites[0], self.sites[-1] + 1, self.sites[-1] + 1
+        return _stretch(self.residues(wild_type), wild_type)
+
+
+@dataclass(frozen=True)
+class VariantTable:
+    """N variants of one wild type, in the order of their table."""
+
+    wild_type: SequenceRecord
+    frame: pd.DataFrame
+    """The table as it was read, all cells text."""
+    variants: list[Variant | None]
+    """None where a row names none that the wild type can have."""
+    reasons: list[str]
+    """Why a row has no variant; empty where it has one."""
+    better_offset: int | None = None
+    """Another number of the first residue, with which more rows would fit."""
+    num_fitting: int = 0
+    """Rows that would then fit."""
+
+    @property
+    def has_indels(self) -> bool:
+        """Whether a variant has another length than the wild type."""
+        return any(variant is not None and variant.rewritten for variant in self.variants)
+
+
+def check_first_residue(number: int) -> None:
+    """Refuse a number that no residue has.
+
+    Raises:
+        ConfigError: it is over nine digits.
+    """
+    if abs(number) > _MOST:
+        raise ConfigError(f"the number of the first residue is over nine digits; give one from {-_MOST:,} to {_MOST:,}")
+
+
+def read_variants(
+    path: Path, wild_type: SequenceRecord, *, first_residue: int, is_one_of_many: bool = False
+) -> VariantTable:
+    """Read a table whose rows name variants: `mutant` (see `mutants`) or `mutated_sequence`.
+
+    Args:
+        path: a table, see `tables.read_table`.
+        wild_type: the protein that is varied.
+        first_residue: number of its first residue.
+        is_one_of_many: whether the number is that of other tables' proteins too.
+
+    Raises:
+        InputError: the table cannot be read, has no rows or none of the two columns, or no row names a possible variant.
+    """
+    frame, _ = read_table(path, needs=(MUTANT, SEQUENCE), wanted=(MUTANT, SEQUENCE, MEASURED))
+    if frame.empty:
+        raise InputError(f"{path} has no rows; add some")
+    table = parse_variants(frame, wild_type, first_residue=first_residue)
+    if not any(table.variants):
+        advice = hint(table, is_one_of_many=is_one_of_many)
+        raise InputError(
+            f"{path}: no row names a variant of {wild_type.sequence_id}; row 1: {table.reasons[0]}{advice}"
+        )
+    return table
+
+
+def parse_variants(frame: pd.DataFrame, wild_type: SequenceRecord, *, first_residue: int) -> VariantTable:
+    """As `read_variants`, of a table that was read, whatever its rows name."""
+    table = _parse_all(frame, wild_type, first_residue)
+    better = _better_offset(frame, wild_type.tokens) if any(table.reasons) else None
+    if better is None or better == first_residue:
+        return table
+    fitting, fits_now = _parse_all(frame, wild_type, better).reasons.count(""), table.reasons.count("")
+    return replace(table, better_offset=better, num_fitting=fitting) if fitting > fits_now else table
+
+
+def hint(table: VariantTable, *, is_one_of_many: bool = False) -> str:
+    """What to try where rows do not fit the wild type, to end a message with; empty if nothing is known."""
+    if table.better_offset is None:
+        return ""
+    number = len(table.variants)
+    rows = f"all {number:,} rows" if table.num_fitting == number else f"{table.num_fitting:,} of {number:,} rows"
+    alone = " and this table alone" if is_one_of_many else ""
+    return f"; with --offset-idx {table.better_offset}{alone}, {rows} would fit"
+
+
+def all_substitutions(wild_type: Residues) -> list[Variant]:
+    """Every other of the 20 residues at each place, by place and then by letter; ambiguous residues are passed over."""
+    tokens = alphabet.encode(LETTERS).tolist()
+    return [
+        Variant(((place, token),))
+        for place, own in enumerate(wild_type.tolist())
+        if _is_standard(own)
+        for token in tokens
+        if token != own
+    ]
+
+
+def name_of(variant: Variant, wild_type: Residues, *, first_residue: int) -> str:
+    """Its substitutions as a table names them.
+
+    >>> name_of(Variant(((0, 4), (2, 5))), alphabet.encode("MKV"), first_residue=24)
+    'M24L:V26A'
+    """
+    places = np.array(variant.sites, dtype=np.int64)
+    letters = zip(alphabet.decode(wild_type[places]), places + first_residue, variant.substitutions, strict=True)
+    return ":".join(f"{own}{number}{alphabet.TOKENS[token]}" for own, number, (_, token) in letters)
+
+
+def _parse_all(frame: pd.DataFrame, wild_type: SequenceRecord, first_residue: int) -> VariantTable:
+    variants: list[Variant | None] = []
+    reasons = []
+    for mutant, sequence in zip(_cells(frame, MUTANT), _cells(frame, SEQUENCE), strict=True):
+        try:
+            variants.append(_parse(mutant, sequence, wild_type.tokens, first_residue))
+            reasons.append("")
+        except ValueError as error:
+            variants.append(None)
+            reasons.append(str(error))
+    return VariantTable(wild_type, frame, variants, reasons)
+
+
+def _cells(frame: pd.DataFrame, column: str) -> list[str]:
+    """Of a column, empty if there is none."""
+    return frame[column].tolist() if column in frame else [""] * len(frame)
+
+
+def _parse(mutant: str, sequence: str, wild_type: Residues, first_residue: int) -> Variant:
+    """The variant that the two cells of a row name.
+
+    Raises:
+        ValueError: why they name none.
+    """
+    mutant, sequence = mutant.strip(), sequence.strip()
+    if not mutant and not sequence:
+        raise ValueError("the row names no variant")
+    if not sequence:
+        return _substituted(read_name(mutant), wild_type, first_residue)
+    whole = _parse_sequence(sequence, wild_type)
+    if mutant in ("", sequence):
+        return whole
+    try:
+        named = read_name(mutant)
+    except OtherChange:  # what comes of it stands in the other cell
+        return whole
+    if _substituted(named, wild_type, first_residue) != whole:
+        raise ValueError(f"{MUTANT} and {SEQUENCE} do not name the same protein")
+    return whole
+
+
+def _substituted(substitutions: Sequence[Substitution], wild_type: Residues, first_residue: int) -> Variant:
+    """The wild type with substitutions.
+
+    Raises:
+        ValueError: it has no such residue.
+    """
+    changed = []
+    for own, number, other in substitutions:
+        place = number - first_residue
+        if not 0 <= place < wild_type.size:
+            last = first_residue + wild_type.size - 1
+            raise ValueError(f"position {number} is outside the sequence, which runs from {first_residue} to {last}")
+        found = alphabet.TOKENS[wild_type[place]]
+        if found != own:
+            raise ValueError(f"the sequence has {found} at position {number}, not {own}")
+        if other != own:
+            changed.append((place, alphabet.TOKENS.index(other)))
+    return Variant(tuple(sorted(changed)))
+
+
+def _parse_sequence(text: str, wild_type: Residues) -> Variant:
+    residues = residues_of(text).tokens
+    if residues.size == wild_type.size:
+        places = np.flatnonzero(residues != wild_type)
+        lost, gained = wild_type[places], residues[places]
+    else:
+        start, end, new_end = _stretch(residues, wild_type)
+        places = None
+        lost, gained = wild_type[start:end], residues[start:new_end]
+    if not all(map(_is_standard, [*lost.tolist(), *gained.tolist()])):
+        raise ValueError("what changes is not made of the 20 amino acids alone")
+    if places is None:
+        return Variant(rewritten=residues.tobytes())
+    return Variant(tuple(zip(places.tolist(), gained.tolist(), strict=True)))
+
+
+def _stretch(residues: Residues, wild_type: Residues) -> tuple[int, int, int]:
+    """Where two proteins of different lengths begin to differ, and where in `wild_type` and in `residues` that ends."""
+    start = _shared(residues, wild_type)
+    num_left = min(residues.size, wild_type.size) - start
+    shared_end = min(_shared(residues[::-1], wild_type[::-1]), num_left)
+    return start, wild_type.size - shared_end, residues.size - shared_end
+
+
+def _shared(first: Residues, second: Residues) -> int:
+    """Residues at which two proteins agree before their first difference."""
+    length = min(first.size, second.size)
+    differ = np.flatnonzero(first[:length] != second[:length])
+    return int(differ[0]) if differ.size else length
+
+
+def _is_standard(token: int) -> bool:
+    return alphabet.FIRST_RESIDUE <= token < alphabet.FIRST_RESIDUE + alphabet.NUM_STANDARD
+
+
+def _better_offset(frame: pd.DataFrame, wild_type: Residues) -> int | None:
+    """The number of the first residue that fits most of the residues named, if it is one and fits more than half."""
+    named: set[tuple[str, int]] = set()
+    for text in _cells(frame, MUTANT):
+        with suppress(ValueError):
+            named |= {(each.own, each.number) for each in read_name(text)}
+    voters = sorted(named, key=lambda voter: (voter[1], voter[0]))[:: len(named) // _MOST_VOTES + 1]
+    places = {letter: np.flatnonzero(wild_type == alphabet.TOKENS.index(letter)) for letter, _ in voters}
+    votes = Counter(number - place for letter, number in voters for place in places[letter].tolist())
+    (best, count), (_, next_count) = [*votes.most_common(2), (0, 0), (0, 0)][:2]
+    return best if count > max(next_count, len(voters) / 2) and abs(best) <= _MOST else None

@@ -1,0 +1,564 @@
+"""The compiled reader against Python and numpy: whatever it takes, it takes as they do, to the last number."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protein_lm.alphabet import ResiduePolicy
+from protein_lm.choices import OnError
+from protein_lm.corpus import duplicates
+from protein_lm.corpus.digest import Digest, Settings, digest
+from protein_lm.corpus.duplicates import ROW, Seen, spread
+from protein_lm.corpus.filters import Filters
+from protein_lm.corpus.prepare import prepare
+from protein_lm.corpus.split import SplitRule
+from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.sources import Source
+from protein_lm.files.text import Text
+from protein_lm.io import compiled_reader as compiled
+from protein_lm.io.readers import FASTA, FLAT_FILE, Part, TextFormat, parts
+from protein_lm.io.records import kept, selected
+from protein_lm.native import build
+from protein_lm.native import reader as library
+from tests.conftest import have_built
+from tests.files.test_journal import contents, killed
+from tests.io.test_header_fields import cluster_headers, knowledgebase_headers
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
+HEADERS = ROOT / "tests" / "fixtures" / "headers.fasta"
+ENTRIES = ROOT / "tests" / "fixtures" / "entries.dat"
+has_compiler = any(map(shutil.which, build.COMPILERS))
+pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+policies = st.sampled_from(ResiduePolicy)
+
+
+@pytest.fixture(scope="module")
+def reader(kernels_root):
+    """The reader built, and in use."""
+    have_built([build.READER], kernels_root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
+        patch.delenv(build.VARIABLE)
+        library.forget()
+        yield library.compiled_reader()
+    library.forget()
+
+
+def in_two(text: bytes, form: TextFormat) -> Text:
+    """A text, its last record by itself if there are several."""
+    cut = text.rfind(form.mark, 0, -form.kept) + form.kept
+    return Text(text[:cut], memoryview(text)[cut:]) if cut >= form.kept else Text(text)
+
+
+def read_by(path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]) -> Digest | str | None:
+    """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
+    part = Part(Path("in"), in_two(text, form), form, line=1, num_lines=text.count(b"\n"), families=families)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, path)
+        try:
+            return digest(part, asked)
+        except InputError as error:
+            return str(error)
+
+
+def is_taken(text: bytes, form: TextFormat, policy: ResiduePolicy) -> bool:
+    """Whether the reader takes a text, and does not leave it to the parser."""
+    assert form.compiled is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, "")
+        return compiled.read(in_two(text, form), form.compiled, text.count(b"\n"), policy) is not None
+
+
+def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families: Sequence[str] = ()) -> None:
+    ours, theirs = (read_by(path, text, asked, form, families) for path in ("", build.OFF))
+    assert type(ours) is type(theirs)
+    if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
+        assert ours == theirs
+        return
+    assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
+    assert_equal_fields(ours.records, theirs.records)
+
+
+def assert_equal_fields(ours: Any, theirs: Any) -> None:
+    for field in fields(ours):
+        one, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if isinstance(one, np.ndarray):
+            assert_equal_arrays(one, other, field.name)
+        elif is_dataclass(one):
+            assert_equal_fields(one, other)
+        else:
+            assert one == other, field.name
+
+
+def assert_equal_arrays(one: np.ndarray, other: np.ndarray, name: str) -> None:
+    assert one.dtype == other.dtype and one.shape == other.shape, name
+    assert (one == other).all(), name
+
+
+def settings_of(policy: ResiduePolicy, on_error: OnError = OnError.STOP, **filters) -> Settings:
+    return Settings(policy, on_error, Filters(**filters))
+
+
+headers = (
+    knowledgebase_headers()
+    | cluster_headers()
+    | st.text(st.characters(max_codepoint=126, exclude_characters="\n\r"), min_size=1).filter(
+        lambda line: max(line) > " "
+    )
+    | st.sampled_from(
+        [
+            "sp|P1|A n OX=12345678901 PE=1",
+            "tr|P1|A n OX=2147483647 OX=2147483648",
+            "tr|P1 PE=256 PE=3x",
+            "sp|P1|A name (Fragment) OS=a OS=b (Fragments)",
+            "UniRef50_A name n=2 (Fragment) n=x n=3",
+            " \tUniRef50_A\x0bn=1",
+            "sp|A|B OS=",
+            "sp|A|B=OX=9 OX=",
+            "(Fragment)",
+            "a(Fragments) \t ",
+        ]
+    )
+)
+bodies = st.text(st.sampled_from("ACDEFGHIKLMNPQRSTVWY"), min_size=1, max_size=400)
+ambiguous = st.text(st.sampled_from("ACDEFGHIKLMNPQRSTVWYXBUZOJ"), min_size=1, max_size=40)
+
+
+@st.composite
+def texts(draw, residues=bodies | ambiguous) -> bytes:
+    records = draw(
+        st.lists(st.tuples(headers, residues, st.sampled_from([1, 7, 60, 80, 1000])), min_size=1, max_size=8)
+    )
+    lines = []
+    for header, body, width in records:
+        lines += [f">{header}", *(body[place : place + width] for place in range(0, len(body), width))]
+        lines += [""] * draw(st.integers(0, 2))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@settings(max_examples=400)
+@given(text=texts(), policy=policies, on_error=st.sampled_from(OnError), least=st.sampled_from([1, 20]))
+def test_equals_numpy_on_ordinary_texts(reader, text, policy, on_error, least) -> None:
+    assert_same(text, settings_of(policy, on_error, min_length=least))
+    refused = policy is ResiduePolicy.ERROR and any(letter in text for letter in b"XBUZOJ")
+    assert is_taken(text, FASTA, policy) or refused  # or else this test would compare numpy with itself
+
+
+@settings(max_examples=400)
+@given(
+    text=texts(bodies | st.text(st.sampled_from("ACDacd*-.JX \t>1é"), max_size=70)),
+    damages=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=2),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+)
+@example(b">\nM\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b">a\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(b">a\nMK\n>b\n\n\n>c\nM*\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(">a é\nM\n".encode(), [], ResiduePolicy.KEEP, OnError.STOP)
+def test_equals_numpy_on_any_text(reader, text, damages, policy, on_error) -> None:
+    for where, piece in damages:
+        place = 1 + int(where * (len(text) - 2))
+        text = text[:place] + piece + text[place + len(piece) :]
+    assert_same(text.replace(b"\r", b"") + b"\n", settings_of(policy, on_error))
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 8, 9, 16, 17, 127, 128, 129, 239, 240, 241, 1023, 1024, 1025, 35_213])
+def test_equals_numpy_at_any_length(reader, length) -> None:
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
+    body = letters[np.random.default_rng(length).integers(0, 20, length)].tobytes()
+    for width in (60, 79, length):
+        lines = b"\n".join(body[place : place + width] for place in range(0, length, width))
+        assert_same(b">a\n" + lines + b"\n>b\n" + lines[:-1] + b"L\n", settings_of(ResiduePolicy.KEEP))
+
+
+@pytest.mark.parametrize("path", [SAMPLE, HEADERS], ids=["sample", "headers"])
+@pytest.mark.parametrize("policy", ResiduePolicy)
+def test_equals_numpy_on_real_files(reader, path, policy) -> None:
+    with Source(path) as source:
+        text = b"".join(source.blocks())
+    assert_same(text, settings_of(policy))
+    assert_same(text, settings_of(policy, min_length=100, max_length=300, drop_fragments=True))
+
+
+names = st.text(st.sampled_from("AZaz09 (){}|:;=."), max_size=12)
+family_names = st.sampled_from(["PF00001", "PF00002", "PF00003"])
+entry_lines = st.one_of(
+    st.builds("DE   {}{}".format, st.sampled_from(["RecName: Full=", "SubName: Full=", "", "Flags: "]), names),
+    st.builds(
+        "DE   {}{}{}".format,
+        st.sampled_from(["Flags: ", "Flags: Precursor; ", "A ", ""]),
+        st.sampled_from(["Fragment", "Fragments", "(Fragment)", "(FRAGMENTS)", "(fragmenT", "Fragments)", "FFragment"]),
+        st.sampled_from([";", ".", " ", "", "s;", "s", "x;"]),
+    ),
+    st.builds("OS   {}".format, names),
+    st.builds(
+        "OX   NCBI_TaxID={}".format, st.sampled_from(["", "x", "9606;", "2147483647", "2147483648", "99999999999"])
+    ),
+    st.builds("PE   {}".format, st.sampled_from(["1: Evidence;", "5:", "6: no", "0:", "4", "", "11:"])),
+    st.builds("DR   Pfam; {}; name; 1.".format, family_names),
+    st.builds("AC   {}".format, st.sampled_from(["P1; P2;", " ;", "", ";", "P3", " P 4 ;"])),
+    st.sampled_from(
+        ["XX", "", "DR", "CC   -!- SIMILARITY: >(Fragment)", "SQ  no", "/", "///", "AC", "DE", "D", "PE   1"]
+    ),
+)
+
+
+def laid_out(residues: str, group: int, width: int) -> list[str]:
+    groups = [residues[place : place + group] for place in range(0, len(residues), group)]
+    return [f"     {' '.join(groups[place : place + width])}" for place in range(0, len(groups), width)]
+
+
+tens = st.just(10)
+
+
+@st.composite
+def flat_files(draw, residues=bodies | ambiguous, group=tens) -> bytes:
+    text = []
+    for number in range(draw(st.integers(1, 6))):
+        status = draw(st.sampled_from(["Reviewed;", "Unreviewed;", "STANDARD;", "PRELIMINARY;", "IPI;", ""]))
+        text += ["\n" * draw(st.integers(0, 2)) + f"ID   N{number}_X  {status}   9 AA.", f"AC   P{number};"]
+        text += draw(st.lists(entry_lines, max_size=8))
+        text += ["SQ   SEQUENCE   9 AA;", *laid_out(draw(residues), draw(group), 6), "//"]
+    return "".join(f"{line}\n" for line in text).encode() + draw(st.sampled_from([b"", b"\n"]))
+
+
+@settings(max_examples=400)
+@given(
+    text=flat_files(),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+    least=st.sampled_from([1, 20]),
+    families=st.lists(family_names, unique=True),
+)
+def test_equals_python_on_ordinary_flat_files(reader, text, policy, on_error, least, families) -> None:
+    assert_same(text, settings_of(policy, on_error, min_length=least), FLAT_FILE, families)
+    assert is_taken(text, FLAT_FILE, ResiduePolicy.KEEP)
+
+
+@settings(max_examples=400)
+@given(
+    text=flat_files(bodies | st.text(st.sampled_from("ACDacd*-.JX 1é"), max_size=140), st.integers(1, 70)),
+    damages=st.lists(
+        st.tuples(
+            st.floats(0, 1),
+            st.binary(max_size=3)
+            | st.sampled_from(
+                [b"\n//\n", b"//\n", b"\nAC   ;", b"\nSQ   x", b" \t", b"\nDE   \xff", b"\nID   ", b"\n" * 66]
+            ),
+        ),
+        max_size=2,
+    ),
+    policy=policies,
+    on_error=st.sampled_from(OnError),
+)
+@example(b"ID   A\nAC   A;\nSQ   \n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \nMK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\n// \n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\n//\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.SKIP)
+@example(b"ID   A\nAC   A;\nID   B\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK\nID   A\n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   A;\nSQ   \n     MK//\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\tReviewed; x\nAC   A;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+@example(b"ID   A\nAC   \t;\nSQ   \n     MK\n//\n", [], ResiduePolicy.KEEP, OnError.STOP)
+def test_equals_python_on_any_flat_file(reader, text, damages, policy, on_error) -> None:
+    for where, piece in damages:
+        place = 1 + int(where * (len(text) - 2))
+        text = text[:place] + piece + text[place + len(piece) :]
+    text = text.replace(b"\r", b"")
+    assert_same(text if text.endswith(b"\n") else text + b"\n", settings_of(policy, on_error), FLAT_FILE)
+
+
+@pytest.mark.parametrize("form", [FASTA, FLAT_FILE], ids=["fasta", "flat file"])
+@pytest.mark.parametrize("text", [b"", b"\n", b"\n\n\n", b"\n" * 70])
+def test_texts_without_a_record(reader, form, text) -> None:
+    assert_same(text, settings_of(ResiduePolicy.KEEP), form)
+    assert not is_taken(text, form, ResiduePolicy.KEEP)
+    assert read_by("", text, settings_of(ResiduePolicy.KEEP), form, []) is None
+
+
+PIECES = [
+    *(
+        b">a\n",
+        b">",
+        b"#59\t1\n",
+        b"#",
+        b"\n",
+        b"\r",
+        b" ",
+        b"MK\n",
+        b"MKV",
+        b"mk-*\n",
+        b"ID   A\n",
+        b"AC   P1;\n",
+        b"SQ   9\n",
+    ),
+    *(
+        b"     MK\n",
+        b"//\n",
+        b"//",
+        b"\x00",
+        b"\x1a",
+        b"\xef\xbb\xbf",
+        "\x85".encode(),
+        "\u2028".encode(),
+        b'"',
+        b"\xff",
+    ),
+    *(b">b c\nMKLV\n", b"ID   B  Reviewed;\nAC   B;\nSQ   9\n     MKLV\n//\n"),
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=12),
+    block_bytes=st.sampled_from([1, 5, 2**21]),
+    on_error=st.sampled_from(OnError),
+)
+@example([b"#59\t1\n", b">a\n", b"MK\n"], 2**21, OnError.STOP)
+@example([b"\n", b"\n"], 2**21, OnError.STOP)
+@example([b">a\n", b"MK\n", b"\n", b"\n"], 1, OnError.STOP)
+@example([b"ID   B  Reviewed;\nAC   B;\nSQ   9\n     MKLV\n//\n", b"\n", b" "], 1, OnError.STOP)
+def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes, on_error) -> None:
+    path = tmp_path_factory.mktemp("any") / "in"
+    path.write_bytes(b"".join(pieces))
+    found = {}
+    for way in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, way)
+            try:
+                with Source(path, block_bytes=block_bytes) as source:
+                    made = [digest(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
+                found[way] = [one for one in made if one is not None]
+            except InputError as error:
+                assert "\n" not in str(error)
+                found[way] = str(error)
+    ours, theirs = found[""], found[build.OFF]
+    if isinstance(ours, str) or isinstance(theirs, str):
+        assert ours == theirs
+        return
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.num_read, one.num_dropped, one.was_said) == (other.num_read, other.num_dropped, other.was_said)
+        assert_equal_fields(one.records, other.records)
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 31, 32, 33, 59, 60, 61, 64, 65, 128, 35_213])
+def test_equals_python_at_any_length_and_layout(reader, length) -> None:
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
+    body = letters[np.random.default_rng(length).integers(0, 20, length)].tobytes().decode()
+    for group, width in ((10, 6), (10, 7), (7, 8), (1, 60), (64, 1), (65, 1), (max(length, 9), 1)):
+        lines = "\n".join(laid_out(body, group, width))
+        text = f"ID   A\nAC   A;\nSQ   9\n{lines}\n//\nID   B\nAC   B;\nSQ   9\n{lines[:-1]}L\n//\n".encode()
+        assert_same(text, settings_of(ResiduePolicy.KEEP), FLAT_FILE)
+        assert_same(text.replace(b"L\n", b"L  \n"), settings_of(ResiduePolicy.KEEP), FLAT_FILE)
+        assert is_taken(text, FLAT_FILE, ResiduePolicy.KEEP) == (min(length, group * width) <= 64)
+
+
+@pytest.mark.parametrize("policy", ResiduePolicy)
+def test_equals_python_on_real_entries(reader, policy) -> None:
+    text, families = ENTRIES.read_bytes(), ["PF00891", "PF12942"]
+    assert_same(text, settings_of(policy), FLAT_FILE, families)
+    assert_same(text, settings_of(policy, min_length=200, drop_fragments=True), FLAT_FILE, families)
+    assert is_taken(text, FLAT_FILE, policy)
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_stores_are_the_same(reader, workers, tmp_path, monkeypatch) -> None:
+    odd = tmp_path / "odd.fasta"
+    odd.write_bytes(b">a\r\nMKL\r\n>b\r\nmkv*\r\n>c\r\nM1\r\n>d\r\nMKL\r\n")
+    manifests = {}
+    for path in ("", build.OFF):
+        monkeypatch.setenv(build.VARIABLE, path)
+        options = {"on_error": OnError.SKIP, "block_bytes": 2**14, "workers": workers}
+        manifests[path] = prepare([SAMPLE, odd, ENTRIES], tmp_path / f"store{path}", **options)
+    assert manifests[""] == manifests[build.OFF]  # with checksums of all files
+    assert manifests[""]["num_dropped"]["malformed"] == 1
+
+
+def test_a_fault_in_a_thread_is_said_and_nothing_left(reader, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    text = b"".join(b">s%d\nMK%b\n" % (record, b"L" * (record % 50)) for record in range(5000))
+    (tmp_path / "in.fasta").write_bytes(text + b">bad\nMK\nM1\n>good\nM\n")
+    with pytest.raises(
+        InputError, match=r"in.fasta, line 10003, sequence bad: '1' at position 4 is not a residue letter"
+    ):
+        prepare([tmp_path / "in.fasta"], tmp_path / "store", block_bytes=1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
+
+
+def test_a_damaged_reader_is_said_in_a_line(reader, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    library.forget()
+    assert library.compiled_reader() is None
+    build.folder().mkdir()
+    build.library_of(build.READER).write_bytes(b"no library")
+    library.forget()
+    with pytest.raises(ConfigError, match=r"reader.so cannot be used .*; build it anew with protein-lm kernels build"):
+        library.compiled_reader()
+    monkeypatch.setenv(build.VARIABLE, build.OFF)
+    assert library.compiled_reader() is None
+    library.forget()
+
+
+@pytest.mark.slow
+def test_all_of_reading_and_preparing_again(reader) -> None:
+    """The tests of what reads files, which take numpy's way by default, with the reader in use."""
+    names = [
+        "test_families",
+        "test_fasta",
+        "test_header_fields",
+        "test_journal",
+        "test_prepare",
+        "test_readers",
+        "test_readers_fuzz",
+    ]
+    files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
+    script = (
+        "import sys, pytest; from protein_lm.native.reader import compiled_reader; assert compiled_reader() is not None; "
+        "sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", *files],
+        env={**os.environ, build.VARIABLE: ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@given(text=st.binary(max_size=300), times=st.integers(1, 120))
+def test_bytes_are_counted(reader, text, times) -> None:
+    text *= times
+    both = Text(text, memoryview(text)[1:])
+    for byte in (b"\n", b"\xff"):
+        assert reader.count(text, byte) == text.count(byte)
+        for path in ("", build.OFF):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(build.VARIABLE, path)
+                assert both.count(byte) == 2 * text.count(byte) - text[:1].count(byte)
+
+
+@given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=200))
+def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
+    rows = np.zeros(len(keys), dtype=ROW)
+    rows["key"], rows["check"], rows["record"] = keys, keys[::-1], np.arange(len(keys))
+    found, by_numpy = np.zeros(len(keys) + 1, dtype=ROW), np.zeros(len(keys) + 1, dtype=ROW)  # room for more
+    ends = spread(rows, found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, build.OFF)
+        assert ends.tolist() == spread(rows, by_numpy).tolist()
+    assert found.tobytes() == by_numpy.tobytes()
+
+
+@given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20))
+def test_pieces_are_kept_as_by_numpy(reader, pieces) -> None:
+    values = np.frombuffer(b"".join(piece for piece, _ in pieces), dtype=np.uint8)
+    lengths = np.array([len(piece) for piece, _ in pieces], dtype=np.int64)
+    keep = np.array([is_kept for _, is_kept in pieces], dtype=bool)
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            found = kept(values, lengths, keep)
+        assert found.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
+
+
+@given(keep=st.lists(st.booleans(), max_size=40))
+def test_columns_are_selected_as_by_numpy(reader, keep) -> None:
+    kinds = np.bool_, np.uint8, np.int32, np.int64, np.uint64
+    columns = [np.arange(len(keep)).astype(kind) for kind in kinds] + [
+        np.arange(4 * len(keep), dtype=np.uint64)[::2].reshape(-1, 2)
+    ]
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            found = selected(columns, np.array(keep, dtype=bool))
+        for column, chosen in zip(columns, found, strict=True):
+            assert chosen.dtype == column.dtype and chosen.tolist() == column[np.array(keep, dtype=bool)].tolist()
+
+
+@given(seed=st.integers(0, 2**64 - 1), fractions=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)))
+def test_splits_are_those_of_numpy(reader, seed, fractions) -> None:
+    hashes = np.random.default_rng(seed).integers(0, 2**64, 500, dtype=np.uint64)
+    rule = SplitRule(seed=seed, valid_fraction=fractions[0], test_fraction=fractions[1])
+    found = {}
+    for path in ("", build.OFF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(build.VARIABLE, path)
+            found[path] = rule.assign(hashes)
+    assert found[""].dtype == np.uint8 and found[""].tolist() == found[build.OFF].tolist()
+
+
+@given(
+    shown=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=60), max_size=6),
+    stride=st.sampled_from([1, 256, 2**57]),  # that share places of the table, all of them or few
+    num_slots=st.sampled_from([16, 256]),
+)
+def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.VARIABLE, "")
+        patch.setattr(duplicates, "_LEAST_SLOTS", num_slots)
+        seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
+        for pairs in shown:
+            rows = [(high * stride, high * 4 + low) for high, low in pairs]  # no two sequences share their second half
+            prints = np.array(rows, dtype=np.uint64).reshape(-1, 2)
+            for pair, is_new in zip(pairs, seen.add(prints).tolist(), strict=True):
+                assert is_new or pair in members
+                assert not is_new or pair not in members or not seen.knows_all
+                members.add(pair)
+        assert seen.knows_all or len(members) > 16
+
+
+def test_a_fingerprint_that_looks_like_a_free_slot(reader, monkeypatch) -> None:
+    monkeypatch.setenv(build.VARIABLE, "")
+    seen, prints = Seen(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
+    assert [seen.add(prints).tolist() for _ in range(2)] == [[True, True], [True, False]]
+    assert not seen.knows_all
+
+
+@pytest.mark.parametrize("most_slots", [2**17, 2**14, 2**6], ids=["ample", "scarce", "too few"])
+def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypatch) -> None:
+    again = tmp_path / "again.fasta"
+    with Source(SAMPLE) as source:
+        text = b"".join(source.blocks()).replace(b">", b">again_")
+    again.write_bytes(text[: text.rindex(b"\n>", 0, 2**20) + 1])
+    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
+    manifests = {}
+    for path in ("", build.OFF):
+        monkeypatch.setenv(build.VARIABLE, path)
+        manifests[path] = prepare([again, SAMPLE, again], tmp_path / f"store{path}", block_bytes=2**16)
+    assert manifests[""] == manifests[build.OFF]
+    assert manifests[""]["num_dropped"]["duplicate_sequence"] > 2 * text[: 2**20].count(b"\n>") * 0.9
+
+
+@pytest.mark.parametrize("most_slots", [2**17, 2**6], ids=["ample", "too few"])
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
+def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
+    monkeypatch.setattr("protein_lm.files.journal.SAVED_SECONDS", 0)
+    again = tmp_path / "again.fasta"
+    with Source(SAMPLE) as source:
+        again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))
+    sources, said = [SAMPLE, again], []
+    monkeypatch.setenv(build.VARIABLE, build.OFF)
+    prepare(sources, tmp_path / "whole", block_bytes=2**16)
+    monkeypatch.setenv(build.VARIABLE, before)
+    partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=60, block_bytes=2**16)
+    assert any(partial.glob("sequences.*.tmp")) == (before == build.OFF or most_slots == 2**6)
+    monkeypatch.setenv(build.VARIABLE, after)
+    prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
+    assert "going on with what a killed run had begun, after " in said[0]
+    assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
