@@ -4,6 +4,8 @@ import ctypes
 from contextlib import suppress
 from functools import cache
 
+import numpy as np
+
 _LARGEST_COUNTED = 2**25 - 2**14
 """Bytes, less a little, of the largest block whose return glibc learns from (`DEFAULT_MMAP_THRESHOLD_MAX`)."""
 
@@ -14,9 +16,7 @@ def reuse_freed_memory() -> None:
 
     glibc keeps twice the largest block that was ever returned; this returns one, of which nothing was written.
     """
-    import torch
-
-    torch.empty(_LARGEST_COUNTED, dtype=torch.uint8)
+    np.empty(_LARGEST_COUNTED, dtype=np.uint8)
 
 
 def return_freed_memory() -> None:
