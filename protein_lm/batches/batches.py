@@ -20,7 +20,7 @@ from protein_lm.batches.plan import PlannedBatch, TrainingPlan, filled, numbered
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import mix
+from protein_lm.io.hashing import mix
 
 IGNORED = -100
 """Target of positions that are not predicted."""
@@ -96,7 +96,7 @@ class TrainingBatches:
         owners, within = numbered(pieces.lengths)  # (R,) piece of each residue, and its number in the piece
         indices = (firsts + lead)[owners] + within  # (R,) index of its token
         in_sequence = pieces.starts[owners] + within  # (R,) its number in the whole sequence
-        begins = self._corpus.places_of(pieces.indices)  # (P,) first residue of each sequence in the corpus
+        begins = self._corpus.offsets_of(pieces.indices)  # (P,) first residue of each sequence in the corpus
         residues = self._corpus.residues_at(begins[owners] + in_sequence).astype(np.int64)
         tokens = np.empty(packing.length, dtype=np.int64)
         if lead:

@@ -23,11 +23,11 @@ from protein_lm.batches.order import shuffled
 from protein_lm.batches.plan import PlanPosition, check_budget, filled
 from protein_lm.choices import LongPolicy
 from protein_lm.config import HeadConfig, LabelledDataConfig
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.split import Split, SplitRule
 from protein_lm.errors import InputError
 from protein_lm.files.tables import read_table
 from protein_lm.files.text_table import shown_names
+from protein_lm.io.hashing import hash_identifiers
 from protein_lm.io.residues import read_residues
 
 Labels = NDArray[Any]

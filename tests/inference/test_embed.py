@@ -16,8 +16,8 @@ from protein_lm.choices import EmbeddingFormat, StorageType
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.inference.embed import embed
+from protein_lm.results import embed as module
 from protein_lm.results.embed import Storage, embed_file
-from protein_lm.results.runs import embed as module
 from tests.conftest import EVERY_FORM, fresh_model, grammar, write_fasta
 from tests.results.test_score import ODD, Killed, kill_after
 
@@ -111,7 +111,7 @@ def test_a_stopped_command_goes_on_to_the_same_files(tmp_path, fasta, small_shar
             embed_file(model, fasta, tmp_path / "e", storage, resume=True, on_progress=kill_after(number))
         assert not (tmp_path / "e").exists()
         (tmp_path / "e.unfinished" / "shard-00099.safetensors").write_text("written, but not saved")
-    with pytest.raises(OutputError, match="go on with --resume"):
+    with pytest.raises(OutputError, match="resume it with --resume"):
         embed_file(model, fasta, tmp_path / "e", storage)
     with pytest.raises(OutputError, match="begun with another dtype"):
         embed_file(
