@@ -223,7 +223,8 @@ def _classes(
     """
     in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
     classes = tuple(sorted(name for name in in_training if isinstance(name, str)))
-    numbers: dict[Label, int] = {None: IGNORED} | {name: number for number, name in enumerate(classes)}
+    numbers: dict[Label, int] = {None: IGNORED}
+    numbers.update((name, number) for number, name in enumerate(classes))
     for row, split, cell in zip(table.rows, splits, cells, strict=True):
         if unseen := [name for name in cell if name not in numbers]:
             raise InputError(
