@@ -8,6 +8,8 @@ from typing import Any
 from protein_lm import __version__
 from protein_lm.model.language_model import ProteinLM
 
+CARD = "README.md"
+"""Name of the card in a model directory."""
 _LABELS = {"step": "optimizer steps", "num_tokens": "tokens seen in training"}
 
 

@@ -6,10 +6,10 @@ Nothing is fetched or unpickled here.
 from pathlib import Path
 from typing import Any
 
+from protein_lm.checkpoint.config_file import CONFIG
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.files import plain_files
 
-CONFIG = "config.json"
 RELEASES = (
     "esm2_t6_8M_UR50D",
     "esm2_t12_35M_UR50D",

@@ -98,7 +98,9 @@ def convert(
 
 
 def _merge(model: str, output: Path) -> None:
-    from protein_lm.checkpoint.directory import find_model, load_model, read_facts, read_head, save_model
+    from protein_lm.checkpoint.config_file import read_facts
+    from protein_lm.checkpoint.directory import find_model, load_model, save_model
+    from protein_lm.checkpoint.weights import read_head
 
     path = find_model(model)
     opened = load_model(path)

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
-from protein_lm.checkpoint.foreign import CONFIG, plain_file, read_json
+from protein_lm.checkpoint.config_file import CONFIG
+from protein_lm.checkpoint.foreign import plain_file, read_json
 from protein_lm.checkpoint.tensor_files import load_tensors
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.interop.esm2 import (

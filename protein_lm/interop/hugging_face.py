@@ -39,7 +39,7 @@ from transformers.utils.generic import can_return_tuple
 from protein_lm import __version__
 from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
 from protein_lm.attention.checks import check_mask
-from protein_lm.checkpoint.directory import FORMAT_VERSION, MODEL_TYPE
+from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig, parse
 from protein_lm.errors import ModelError, quoted
