@@ -6,19 +6,14 @@ Nothing is fetched or unpickled here.
 from pathlib import Path
 from typing import Any
 
+from esm import pretrained
+
 from protein_lm.checkpoint.config_file import CONFIG
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.files import plain_files
 
-RELEASES = (
-    "esm2_t6_8M_UR50D",
-    "esm2_t12_35M_UR50D",
-    "esm2_t30_150M_UR50D",
-    "esm2_t33_650M_UR50D",
-    "esm2_t36_3B_UR50D",
-    "esm2_t48_15B_UR50D",
-)
-"""ESM-2 as its authors released it."""
+RELEASES = tuple(name for name in vars(pretrained) if name.startswith("esm2_"))
+"""Names of ESM-2 as its authors released it, by fair-esm."""
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
 """How zip archives and bare pickles begin."""

@@ -84,14 +84,19 @@ def _named_as_fair_esm(tensors: Mapping[str, Tensor], path: Path) -> dict[str, T
     return {_PREFIX.sub("", name): tensor for name, tensor in unwrapped(tensors, str(path)).items()}
 
 
+def contact_file(path: Path) -> Path:
+    """The file next to a checkpoint in which fair-esm keeps its contact head."""
+    return path.with_name(f"{path.stem}{REGRESSION}.pt")
+
+
 def _contact_head(path: Path) -> dict[str, Tensor]:
-    """That in the file beside, if there is one."""
-    beside = path.with_name(f"{path.stem}{REGRESSION}.pt")
-    if not beside.exists():
+    """The contact head in the file next to a checkpoint, if there is one."""
+    file = contact_file(path)
+    if not file.exists():
         return {}
-    content = unpickle(beside)
+    content = unpickle(file)
     weights = content.get("model") if isinstance(content, dict) else None
-    return _named_as_fair_esm(as_weights(weights, f"{beside}: its part model"), beside)
+    return _named_as_fair_esm(as_weights(weights, f"{file}: its part model"), file)
 
 
 def unpickle(path: Path) -> Any:

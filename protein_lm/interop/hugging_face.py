@@ -10,16 +10,9 @@ Importing `protein_lm` alone does not: it would have to import transformers.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Replace, Sequence
-from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -30,20 +23,19 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from protein_lm import __version__
-from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
+from protein_lm.alphabet import CLS, EOS, PAD, TOKENS, VOCABULARY_SIZE
 from protein_lm.attention.checks import check_mask
 from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig, parse
 from protein_lm.errors import ModelError, quoted
-from protein_lm.files.plain_files import read_json
+from protein_lm.interop.tokenizer import ProteinLMTokenizer
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
 
@@ -101,43 +93,6 @@ class ProteinLMConfig(PreTrainedConfig):
     def num_attention_heads(self) -> int:
         """H."""
         return self.settings.num_heads
-
-
-class ProteinLMTokenizer(PreTrainedTokenizerFast):
-    """<cls>, a token for each residue, <eos>: the ids of `EsmTokenizer`.
-
-    As everywhere in this project, lower case is raised, J reads as X, and white space, gaps and a final `*` are left out;
-    other characters, unlike elsewhere, become <unk>.
-    """
-
-    vocab_files_names = {"config_file": "config.json"}  # noqa: RUF012
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-
-    def __init__(self, config_file: str | None = None, **options: Any) -> None:
-        if config_file is not None and "model_max_length" not in options:
-            options["model_max_length"] = read_json(Path(config_file))["model"]["max_length"]
-        super().__init__(tokenizer_object=_residue_tokenizer(), **(_SPECIAL_TOKENS | options))
-
-
-_SPECIAL_TOKENS = {f"{role}_token": f"<{role}>" for role in ("cls", "pad", "eos", "unk", "mask")} | {
-    "bos_token": "<cls>"
-}
-
-
-def _residue_tokenizer() -> Tokenizer:
-    vocabulary = {token: number for number, token in enumerate(TOKENS)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    raised = [Replace(letter.lower(), letter) for letter in RESIDUES]
-    left_out = r"[ \t\v\f\r\n.-]"
-    cleaned = Replace(Regex(rf"{left_out}|\*{left_out}*\z"), "")
-    tokenizer.normalizer = Sequence([cleaned, Replace(Regex("[jJ]"), "X"), *raised])
-    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
-    tokenizer.post_processor = TemplateProcessing(
-        single="<cls> $A <eos>",
-        special_tokens=[("<cls>", CLS), ("<eos>", EOS)],
-    )
-    tokenizer.decoder = Fuse()
-    return tokenizer
 
 
 class _WithBackbone(PreTrainedModel):
