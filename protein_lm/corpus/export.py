@@ -1,7 +1,7 @@
 """A store written out again, for other programs: FASTA or a table."""
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ def export(
     output: Path,
     *,
     splits: Sequence[Split] = tuple(Split),
-    on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write the sequences of some splits in the store's order; returns their number.
 
@@ -32,7 +31,6 @@ def export(
             columns `sequence_id`, `sequence`, `split`, `taxon_id`, `cluster_size`, `protein_existence`, `is_fragment`,
             `is_reviewed`, empty where not known.
         splits: which to write.
-        on_progress: called with the number of sequences of the store looked at so far.
 
     Raises:
         ConfigError: another suffix.
@@ -48,14 +46,12 @@ def export(
         raise InputError(f"{store.path} has no sequence in {', '.join(split.label for split in splits)}")
     write = _write_parquet if suffix == [".parquet"] else _write_fasta
     with new_file(output) as partial:
-        return write(store, partial, _parts(store, splits, on_progress))
+        return write(store, partial, _parts(store, splits))
 
 
-def _parts(store: Corpus, splits: Sequence[Split], on_progress: Callable[[int], None] | None) -> Iterator[np.ndarray]:
+def _parts(store: Corpus, splits: Sequence[Split]) -> Iterator[np.ndarray]:
     for block in store.blocks(_ROWS):
         yield block[np.isin(store.splits[block], splits)]
-        if on_progress:
-            on_progress(int(block[-1]) + 1)
 
 
 def _write_fasta(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:

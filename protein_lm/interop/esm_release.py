@@ -17,13 +17,12 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]]
 """Label and number of bytes -> what shows how many of them are there."""
 
 
-def fetch_release(name: str, bar: Bar, *, base: str | None = None, **patience: Any) -> Path:
+def fetch_release(name: str, bar: Bar, **patience: Any) -> Path:
     """The checkpoint of a released model, with its contact regression beside it; what is there already is not fetched again.
 
     Args:
         name: one of `foreign.RELEASES`.
         bar: shows the progress of each file.
-        base: address of the release; None: that of its authors.
         patience: settings of a `Connection`.
 
     Raises:
@@ -35,7 +34,7 @@ def fetch_release(name: str, bar: Bar, *, base: str | None = None, **patience: A
     try:
         for place in (f"models/{name}.pt", f"regression/{name}{REGRESSION}.pt"):
             if not (folder / Path(place).name).exists():
-                _fetch(connection, (base or BASE) + place, folder, bar)
+                _fetch(connection, BASE + place, folder, bar)
     finally:
         connection.close()
     return folder / f"{name}.pt"
