@@ -12,7 +12,7 @@ CHECKSUMS = "checksums.json"
 
 
 def write_checksums(folder: Path) -> None:
-    """Record the checksums of all files in a folder, but for the card, which is a person's to edit."""
+    """Record the checksums of all files in a folder, except the card, which people may edit."""
     sums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != CARD}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 

@@ -61,11 +61,11 @@ def write_model(
 
     Args:
         model: any model.
-        folder: where to write, or beside where it will be in the end.
+        folder: where to write; the directory may get its final name later.
         facts: about training, for config and card.
-        base: the model directory whose weights `model` has, but for its adapters.
-        head: what predicts labels from the model's hidden states.
-        tensors: what `model_tensors` says of these three, if the model itself holds no more than shards of it.
+        base: the model directory that the weights come from, if `model` adds only adapters to them.
+        head: predicts labels from the model's hidden states.
+        tensors: the result of `model_tensors`, needed where this process holds only shards of the model.
     """
     config = {
         "model_type": MODEL_TYPE,
@@ -84,13 +84,13 @@ def write_model(
 
 
 def find_model(name: str) -> Path:
-    """The model directory behind `name`: a model directory itself, or a run directory, whose best model it is.
+    """The model directory behind `name`: the directory itself, or the best model of a run directory.
 
-    A name such as org/model or org/model@revision, where no such path exists, is a model on the Hub: it is fetched into the
-    Hub's cache, unless it is there already.
+    If no such path exists, org/model or org/model@revision is a model on the Hub. It is fetched into the Hub's cache, unless
+    it is there already.
 
     Raises:
-        ModelError: nothing of the kind there.
+        ModelError: there is no such model.
     """
     path = foreign.as_path(name)
     if (path / CONFIG).is_file() and not foreign.is_transformers(path):
@@ -109,7 +109,7 @@ def find_model(name: str) -> Path:
 
 
 def _fetch(name: str) -> Path:
-    """The folder of a model on the Hub; its weights are fetched only if its config.json is that of a model that we read."""
+    """The folder of a model on the Hub. Its weights are fetched only if its config.json is one that this program reads."""
     found = HubModel.find(name)
     folder = found.fetch([CONFIG])
     try:
@@ -128,15 +128,15 @@ def _fetch(name: str) -> Path:
 
 
 def push_model(name: str, repository: str, *, private: bool = False) -> str:
-    """Put a model on the Hub, whole or not at all; the address of the commit.
+    """Put a model on the Hub, whole or not at all; returns the address of the commit.
 
     Args:
-        name: a model directory, or a run directory, whose best model is taken.
-        repository: org/model; made if it is not there.
-        private: whether a new repository is for those only whom its owner lets in.
+        name: a model directory, or a run directory for its best model.
+        repository: org/model; made if it is missing.
+        private: whether a new repository is visible only to those whom its owner lets in.
 
     Raises:
-        ModelError: no such model, adapters that stand on another one, or the Hub does not take it.
+        ModelError: no such model, adapters or a head that need a base model, or the Hub does not take it.
     """
     path = find_model(name)
     if "base" in read_facts(path):
@@ -152,7 +152,7 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
     """Open a model for use (dropout off).
 
     Args:
-        name: a model directory, a run directory, whose best model is taken, or a model on the Hub, see `find_model`.
+        name: a model directory, a run directory for its best model, or a model on the Hub, as in `find_model`.
         device: where to put the weights: cpu, cuda, mps, or auto.
 
     Raises:
@@ -170,7 +170,7 @@ def load_model(name: str | Path, *, device: str = "cpu") -> ProteinLM:
 
 
 def load_predictor(name: str | Path, *, device: str = "cpu") -> Predictor:
-    """Open a model with its head, as `load_model` does one without.
+    """Open a model together with its head, as `load_model` opens a model.
 
     Raises:
         ModelError: as `load_model`, or the model has no head.
@@ -183,7 +183,7 @@ def load_predictor(name: str | Path, *, device: str = "cpu") -> Predictor:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device behind `name`; `auto` is the first accelerator there is, or the CPU.
+    """The device called `name`; `auto` is the first accelerator, or the CPU if there is none.
 
     Raises:
         ConfigError: torch does not know the device or cannot use it here.
@@ -200,7 +200,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe(name: str) -> str:
-    """What a model directory holds, as lines for a person.
+    """Describe a model directory, in lines for a person.
 
     Raises:
         ModelError: as `load_model`.

@@ -15,7 +15,7 @@ STATE_FACTS, STATE_TENSORS = "training_state.json", "training_state.safetensors"
 
 
 def write_training_state(folder: Path, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write what a run needs to go on: JSON facts (step, settings) and tensors (moments, random states)."""
+    """Write what a run needs to be resumed: JSON facts (step, settings) and tensors (moments, random states)."""
     (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     save_tensors(tensors, folder / STATE_TENSORS)
 
@@ -29,7 +29,7 @@ def read_training_facts(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path / STATE_FACTS))
     except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path / STATE_FACTS}: no usable training state to go on from ({error})") from error
+        raise ModelError(f"{path / STATE_FACTS}: no usable training state to resume from ({error})") from error
 
 
 def read_training_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

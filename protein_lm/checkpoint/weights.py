@@ -22,7 +22,7 @@ ADAPTERS, HEAD = "adapters.safetensors", "head.safetensors"
 def model_tensors(
     model: ProteinLM, *, base: Base | None = None, head: PredictionHead | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a model directory, by file and name; arguments as those of `write_model`."""
+    """The tensors of a model directory, by file and name; arguments as in `directory.write_model`."""
     files: dict[str, dict[str, Tensor]] = {}
     if base is None:
         files[WEIGHTS] = model.state_dict()
@@ -34,7 +34,7 @@ def model_tensors(
 
 
 def open_model(config: ModelConfig, path: Path) -> ProteinLM:
-    """The model of a directory; nothing is made before its settings fit the weights that are there."""
+    """Make the model of a directory, after checking that its settings fit the weights that are there."""
     facts = read_facts(path).get("base")
     weights = (path if facts is None else Base.read(path, facts).path) / WEIGHTS
     headers = read_headers(weights)
@@ -53,7 +53,7 @@ def open_model(config: ModelConfig, path: Path) -> ProteinLM:
 
 
 def load_weights(model: ProteinLM, path: Path) -> None:
-    """Fill `model` with the weights of a model directory, those of its base with its adapters added if it has one.
+    """Fill `model` with the weights of a model directory. If it has a base, these are the base's with the adapters added.
 
     Raises:
         ModelError: missing or damaged file, weights that do not fit, or a base that is gone or changed.
@@ -73,7 +73,7 @@ def load_weights(model: ProteinLM, path: Path) -> None:
 
 
 def load_adapters(model: ProteinLM, path: Path) -> None:
-    """Fill the adapters of `model` with those of a model directory, to train them on.
+    """Fill the adapters of `model` with those of a model directory, to train them further.
 
     Raises:
         ModelError: missing or damaged file, or adapters that do not fit.
@@ -87,10 +87,10 @@ def load_adapters(model: ProteinLM, path: Path) -> None:
 
 
 def read_head(path: Path, width: int) -> PredictionHead:
-    """The head in a model directory, for hidden states of a width.
+    """Read the head in a model directory, for hidden states of a width.
 
     Raises:
-        ModelError: damaged, or it does not fit.
+        ModelError: it is damaged, or does not fit.
     """
     headers = read_headers(path / HEAD)
     try:
