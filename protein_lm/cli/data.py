@@ -198,12 +198,13 @@ def inspect_data(
 
     opened = open_corpus(store)
     if plot:
-        from protein_lm.plots.figures import check_figure_output
+        from protein_lm.plots.saving import check_figure_output
 
         check_figure_output(plot)
     contents = measure(opened) if plot or not json else None
     if plot and contents:
-        from protein_lm.plots.figures import corpus_contents, save_figure
+        from protein_lm.plots.corpus import corpus_contents
+        from protein_lm.plots.saving import save_figure
 
         title = f"{opened.path}: {opened.num_sequences:,} sequences, {opened.num_residues:,} residues"
         save_figure(corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title), plot)

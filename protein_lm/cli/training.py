@@ -85,7 +85,8 @@ def curves(
     if not draws:
         write_table(table, str(output))
     else:
-        from protein_lm.plots.figures import compare_runs, save_figure
+        from protein_lm.plots.curves import compare_runs
+        from protein_lm.plots.saving import save_figure
 
         metric, against = metric or CurveMetric.PERPLEXITY, against or CurveAxis.STEP
         for column in (metric.value, against.value):

@@ -66,9 +66,9 @@ def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> I
     with Source(path) as source:
         for block in read_blocks(source, policy=policy):
             drops = block.has_ambiguous & (policy is ResiduePolicy.DROP)
-            records = zip(block.headers.cut(), block.sequences(), block.lines.tolist(), strict=True)
-            for header, tokens, line in compress(records, ~drops):
-                yield SequenceRecord(header.decode().strip(), np.frombuffer(tokens, dtype=np.uint8), line)
+            records = zip(block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True)
+            for identifier, tokens, line in compress(records, ~drops):
+                yield SequenceRecord(identifier.decode(), np.frombuffer(tokens, dtype=np.uint8), line)
 
 
 def read_blocks(

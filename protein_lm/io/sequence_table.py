@@ -85,11 +85,9 @@ def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
             faults[number] = "the row has no sequence_id; write one"
         elif len(identifier.split()) > 1 or b"|" in identifier:
             faults[number] = f"identifier {identifier.decode()[:40]!r} is not one word; remove blanks and '|' from it"
-    spans = Spans.of(ids)
     return RawRecords(
         path=path,
-        headers=spans,
-        sequence_ids=spans,
+        sequence_ids=Spans.of(ids),
         lines=lines,
         bodies=Spans.of(bodies),
         body_lines=lines,

@@ -18,7 +18,8 @@ from protein_lm.files.output import check_absent
 from protein_lm.files.unfinished import unfinished
 from protein_lm.inference.reading import Summary
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import figures as plots
+from protein_lm.plots.saving import save_figure
+from protein_lm.plots.similarity import agreement_intervals, clustered_similarity, similarity_heatmaps
 
 SIMILARITY, ENRICHMENT, ARCS, KERNEL = "similarity", "enrichment", "arcs", "kernel"
 TRAINED = "trained"
@@ -102,12 +103,12 @@ def write_similarity(
         (work.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         first, matrix = next(iter(references.items()))
         caption = _caption(found, agreements, first)
-        panels = plots.similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
-        plots.save_figure(panels, work.folder / f"similarity{figure_format}")
-        plots.save_figure(plots.agreements(agreements), work.folder / f"agreement{figure_format}")
+        panels = similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
+        save_figure(panels, work.folder / f"similarity{figure_format}")
+        save_figure(agreement_intervals(agreements), work.folder / f"agreement{figure_format}")
         trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
-        if (clustered := plots.clustered_similarity(trees, matrix, name=first)) is not None:
-            plots.save_figure(clustered, work.folder / f"clustered{figure_format}")
+        if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
+            save_figure(clustered, work.folder / f"clustered{figure_format}")
         work.finish_as_folder()
     return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
 

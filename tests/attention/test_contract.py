@@ -5,7 +5,8 @@ import torch
 
 from protein_lm.attention.feature_maps.projections import PROJECTIONS
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
-from protein_lm.attention.operations.interface import AttentionOperation, LinearOperation, blocks, linear
+from protein_lm.attention.operations import blocks, linear
+from protein_lm.attention.operations.interface import AttentionOperation, LinearOperation
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 from protein_lm.choices import AttentionKind, ProjectionKind

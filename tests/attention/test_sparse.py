@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from protein_lm.attention.operations.interface import blocks
+from protein_lm.attention.operations import blocks
 from protein_lm.attention.operations.low_rank import (
     LengthProjections,
     linformer_attention,

@@ -16,8 +16,8 @@ from protein_lm.cli import main
 from protein_lm.errors import InputError
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.chains import Chain
+from protein_lm.results import attention as results_of_attention
 from protein_lm.results.attention import AttentionChoice, write_attention
-from protein_lm.results.runs import attention as results_of_attention
 from tests.cli.test_model import PROTEINS, fails
 from tests.conftest import write_fasta
 

@@ -16,7 +16,7 @@ from protein_lm import cli
 from protein_lm.cli import main
 from protein_lm.cli.app import app
 
-FIXTURE = Path(__file__).parent / "fixtures" / "headers.fasta"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
 COMMAND = [sys.executable, "-m", "protein_lm", "data"]
 
 

@@ -325,7 +325,7 @@ def test_files_that_are_no_tables_are_called_what_they_are(tmp_path) -> None:
 def test_fasta_in_utf_16(tmp_path) -> None:
     (tmp_path / "t.fasta").write_bytes(">P1 Ä\r\nMKV\r\n".encode("utf-16"))
     (record,) = read_records(tmp_path / "t.fasta")
-    assert record.sequence == "MKV" and record.header == "P1 Ä"
+    assert record.sequence == "MKV" and record.sequence_id == "P1"
 
 
 # ---- Parquet

@@ -16,8 +16,8 @@ from protein_lm.choices import EmbeddingFormat, StorageType
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.inference.embed import embed
+from protein_lm.results import embed as module
 from protein_lm.results.embed import Storage, embed_file
-from protein_lm.results.runs import embed as module
 from tests.conftest import EVERY_FORM, fresh_model, grammar, write_fasta
 from tests.results.test_score import ODD, Killed, kill_after
 

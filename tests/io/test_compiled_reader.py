@@ -32,7 +32,7 @@ from protein_lm.native import build
 from protein_lm.native import reader as library
 from tests.conftest import have_built
 from tests.files.test_journal import contents, killed
-from tests.io.test_header_fields import cluster_headers, knowledgebase_headers
+from tests.io.test_headers import cluster_headers, knowledgebase_headers
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
@@ -418,7 +418,7 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
     names = [
         "test_families",
         "test_fasta",
-        "test_header_fields",
+        "test_headers",
         "test_journal",
         "test_prepare",
         "test_readers",

@@ -15,7 +15,7 @@ from protein_lm.cli import main
 from protein_lm.errors import ConfigError, InputError, OutputError
 from protein_lm.inference.likelihood import causal_log_probabilities, one_pass_log_probabilities
 from protein_lm.inference.score import Scoring, residue_scores, score
-from protein_lm.results.runs import score as module
+from protein_lm.results import score as module
 from protein_lm.results.score import score_file
 from tests.conftest import fresh_model, grammar, write_fasta
 from tests.inference.toys import CopyModel, records
