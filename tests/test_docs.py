@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -43,12 +44,13 @@ def commands(program: str) -> list[list[str]]:
     return [words[words.index(program) + 1 :] for words in found]
 
 
-def verb(words: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:  # type: ignore[name-defined]
+def verb(words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command that `words` begin with, and its arguments."""
     from protein_lm import cli
     from protein_lm.cli.app import app
 
     cli._load([])
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         assert words[0] in command.commands, f"{words[0]} is no command"
         command, words = command.commands[words[0]], words[1:]
