@@ -13,7 +13,7 @@ import numpy as np
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.errors import InputError
-from protein_lm.files.formats import describe_format
+from protein_lm.files.guessed_format import describe_format
 from protein_lm.files.parquet_table import MAGIC
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text, as_utf8, beginning, unix_lines, whole_records, without_comments
