@@ -106,11 +106,12 @@ def small_recipe(*, objective: str = "causal", attention: str = "performer-relu"
 @pytest.fixture(scope="session")
 def runs(corpus: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A trained run for each objective."""
-    from protein_lm.training.trainer import Trainer
+    from protein_lm.training.language_modelling import LanguageModelling
+    from protein_lm.training.loop import Trainer
 
     folder = tmp_path_factory.mktemp("runs")
     for objective in ("causal", "masked"):
-        Trainer(small_recipe(objective=objective), corpus, folder / objective).fit()
+        Trainer(LanguageModelling(small_recipe(objective=objective), corpus), folder / objective).fit()
     return {objective: folder / objective for objective in ("causal", "masked")}
 
 
