@@ -23,16 +23,19 @@ from protein_lm.checkpoint.base_model import WEIGHTS, Base
 from protein_lm.checkpoint.card import model_card
 from protein_lm.checkpoint.hub import HubModel, is_hub_name, push
 from protein_lm.checkpoint.tensor_files import check_fit, check_floating, load_tensors, read_headers, save_tensors
-from protein_lm.config import HeadConfig, ModelConfig, parse
+from protein_lm.config import HeadConfig, ModelConfig
 from protein_lm.errors import ConfigError, ModelError, named, one_line, quoted
 from protein_lm.files.output import checksum, new_directory
 from protein_lm.files.plain_files import check_plain, is_plain_name, read_json
+from protein_lm.files.settings import parse
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead, Predictor
 from protein_lm.model.sizes import without_weights
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of config.json that is written: options of attention stand with their kind."""
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 MODEL_TYPE = "protein_lm"
 """How other libraries of the Hub tell our config.json from others."""
 CONFIG, CARD = "config.json", "README.md"
@@ -185,9 +188,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is None:
         raise ModelError(f"{path / CONFIG}: not the config.json of a protein_lm model, it has no format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise ModelError(
-            f"{path / CONFIG}: format version {quoted(version)}, this program reads {FORMAT_VERSION}; "
+            f"{path / CONFIG}: format version {quoted(version)}, this program reads 1 to {FORMAT_VERSION}; "
             f"use the version of protein_lm that wrote it, or a newer one"
         )
     if content.get("alphabet") != list(alphabet.TOKENS):

@@ -1,8 +1,8 @@
-"""One token more through all blocks by the compiled kernels, where the model is one that they know: causal, linear attention
-with ReLU, softmax or ELU + 1 features in every layer, float32 weights on a CPU, laid out by
-`ProteinLM.arrange_for_decoding`.
+"""A step of decoding by the compiled kernels: one more token through all blocks.
 
-The states are those of the torch path, changed in place, so that either may go on from the other.
+They know causal models with linear attention of ReLU, softmax or ELU + 1 features in every layer. Weights are float32 on a
+CPU, laid out by `ProteinLM.arrange_for_decoding`. States are those of the torch path, changed in place, so that either path
+can resume from the other.
 """
 
 import ctypes
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
 from protein_lm.native.library import DecodingBlock, DecodingLinear, DecodingStep, kernels
 
 WIDTH_STEP = 32
-"""Widths come in multiples of it: of the model and of its feed-forward layers; half of it is enough for heads."""
+"""Step of widths: those of the model and of its feed-forward layers are multiples of it, those of heads of its half."""
 MOST_FEATURES = 1024
 GAP = 16
 """float32 numbers between columns of weights: a cache line."""
 
 
 class CompiledDecoding:
-    """The blocks of a model and one state of theirs, as the kernels know them."""
+    """The blocks of a model and one state, as the kernels see them."""
 
     def __init__(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> None:
-        """Gather the addresses; weights and states must stay where they are, see `fits`."""
+        """Gather the addresses. Weights and states must not move in memory (see `fits`)."""
         for state in states:
             state.before = state.before.contiguous()
         first, sums = blocks[0], states[0].attention.sums
@@ -54,11 +54,11 @@ class CompiledDecoding:
         self._step.blocks = ctypes.addressof(self._blocks)
 
     def fits(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> bool:
-        """Whether all is still as it was: the kernels, modules, and where weights and states lie."""
+        """Whether nothing changed: the kernels, modules, and addresses of weights and states."""
         return kernels() is self._library and self._watched == _watched(blocks, states) and not blocks[0].training
 
     def step(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(B, 1, D) out of the last block for (B, 1, D) into the first; rotary tables are (B, 1, 1, E / 2)."""
+        """Output (B, 1, D) of the last block for input (B, 1, D) of the first; rotary tables are (B, 1, 1, E / 2)."""
         assert self._library is not None
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
@@ -103,17 +103,16 @@ class CompiledDecoding:
 
 
 def arranged(weight: Tensor) -> Tensor:
-    """Weights (outputs, inputs) laid out by columns, with a gap behind each.
+    """Lay out weights (outputs, inputs) by columns, with a gap after each.
 
-    Numbers of outputs are often powers of two; without the gap, the same outputs' weights of all inputs would share a few
-    places of the caches.
+    Numbers of outputs are often powers of two. Without the gap, the weights of one output would share a few cache lines.
     """
     outputs = weight.shape[0]
     return nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
 def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
-    """Whether there are kernels, and the blocks are of the kind that they know."""
+    """Whether there are kernels, and they know blocks of this kind."""
     return kernels() is not None and all(isinstance(block, Block) and _is_known(block) for block in blocks)
 
 
@@ -136,7 +135,7 @@ def _is_known(block: Block) -> bool:
 
 
 def _linears(block: Block) -> tuple[nn.Linear, ...]:
-    """Input, output, up and down, as the kernels call them."""
+    """Return the linear layers that the kernels call input, output, up and down."""
     attention, feedforward = block.attention, block.feedforward
     return (
         attention.input_projection,
@@ -151,7 +150,7 @@ def _is_arranged(weight: Tensor) -> bool:
 
 
 def _watched(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[Any, ...]:
-    """What may be replaced from one step to the next: modules, and where arrays lie."""
+    """Return what may be replaced between two steps: modules, and addresses of arrays."""
     return tuple(
         item
         for block, state in zip(blocks, states, strict=True)

@@ -1,7 +1,6 @@
-"""Models saved, opened and shared by the methods that people know from huggingface_hub's `ModelHubMixin`.
+"""Opening, saving and sharing models by methods with the names of huggingface_hub's `ModelHubMixin`.
 
-The work, the checks and the messages are those of `checkpoint.directory`, which stands above this and is imported when it
-is needed.
+They call `checkpoint.directory`, a layer above this one, which is imported when it is needed.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Pretrained:
-    """For `ProteinLM`."""
+    """Methods of `ProteinLM` that open, save and share models."""
 
     @staticmethod
     def from_pretrained(name: str | Path, *, device: str = "auto") -> "ProteinLM":
@@ -45,11 +44,11 @@ class Pretrained:
         save_model(cast("ProteinLM", self), Path(folder))
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Put the model on the Hub as one commit, whose address is returned.
+        """Put the model on the Hub as one commit, and return its address.
 
         Args:
-            repository: org/model; made if it is not there.
-            private: whether a new repository is for those only whom its owner lets in.
+            repository: org/model; created if it does not exist.
+            private: whether a new repository is private.
 
         Raises:
             ModelError: the Hub cannot be reached or does not take it.

@@ -46,11 +46,12 @@ from protein_lm.checkpoint.directory import (
     write_training_state,
 )
 from protein_lm.choices import Precision, TrainingLongPolicy
-from protein_lm.config import FineTuningRecipe, Recipe, parse
+from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, ModelError, NumericalError, OutputError
 from protein_lm.files.output import claimed, new_directory, new_file
+from protein_lm.files.settings import parse
 from protein_lm.inference.likelihood import ResidueLogProbabilities, evaluation_log_probabilities
 from protein_lm.inference.unigram import unigram_log_probabilities, unigram_results
 from protein_lm.model.adapters import add_adapters

@@ -7,7 +7,7 @@ from protein_lm.attention.backends.native_exact import takes
 from protein_lm.attention.backends.native_rotary import takes as takes_rotary
 from protein_lm.attention.operations.exact import exact_attention
 from protein_lm.attention.packing import Packing
-from protein_lm.model.positions import RotaryPositions, rotate
+from protein_lm.model.embedding import RotaryPositions, rotate
 from protein_lm.native import library
 from tests.attention.test_compiled import HEADS, LENGTHS, draw, has_compiler
 

@@ -1,19 +1,23 @@
-"""Positions: rotary ones turn queries and keys, the others are vectors added to the embeddings.
+"""Embeddings of positions and of k-mers, which are added to those of tokens; and rotary positions.
 
-The rotation comes before the feature map and keeps norms, so the kernel of the rotated queries and keys is what a feature
-map estimates. Positions count from 0, the <cls> of each sequence.
+Rotary positions turn queries and keys. The rotation comes before the feature map and keeps norms: a feature map estimates the
+kernel of the rotated queries and keys. Positions count from 0, the <cls> of each sequence.
 
-Sources: Su et al. 2021 (arXiv 2104.09864) for rotary, half-split layout and base 10000 as in ESM-2; Vaswani et al. 2017 for
-sinusoidal; Kitaev et al. 2020 (arXiv 2001.04451) for axial.
+Sources. Rotary: Su et al. 2021 (arXiv 2104.09864), with half-split layout and base 10000 as in ESM-2. Sinusoidal: Vaswani et
+al. 2017. Axial: Kitaev et al. 2020 (arXiv 2001.04451). k-mers: Huang et al. 2025 (Over-Tokenized Transformer, arXiv
+2501.16975).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from protein_lm import alphabet
 from protein_lm.attention.backends import native_rotary as compiled_rotary
+from protein_lm.attention.packing import Packing
 from protein_lm.choices import PositionKind
 from protein_lm.config import ModelConfig
 
@@ -24,7 +28,7 @@ class RotaryPositions(nn.Module):
     inverse_frequencies: Tensor
 
     def __init__(self, head_width: int, *, base: float = 10000.0, stored: bool = False) -> None:
-        """`stored`: the frequencies are saved with the weights."""
+        """Make the frequencies; with `stored`, they are saved with the weights."""
         super().__init__()
         exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=stored)
@@ -36,11 +40,11 @@ class RotaryPositions(nn.Module):
 
 
 ROTATED_AT_ONCE = 512
-"""Tokens turned at a time, so that what is between input and output stays in the cache."""
+"""Tokens turned at a time, so that intermediate tensors stay in the cache."""
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Queries or keys (..., L, E) turned by their positions; computed in float32 or better, in the type of `heads`.
+    """Turn queries or keys (..., L, E) by their positions; computed in float32 or better, in the type of `heads`.
 
     Cosines and sines are (L, E / 2) or broadcast to (..., L, E / 2).
     """
@@ -64,6 +68,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn the pairs (x, y) of channels i and i + E/2: (x cos - y sin, y cos + x sin)."""
     half = heads.shape[-1] // 2
     if heads.shape[-2] == 1 and heads.dtype == cosines.dtype:  # a token of decoding: fewer operations, same numbers
         first, second = heads[..., :half], heads[..., half:]
@@ -81,10 +86,7 @@ def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed vectors: sines in the first half of the channels, cosines in the second, of falling frequencies.
-
-    They are of length 1, as long as an embedding is at first.
-    """
+    """Fixed vectors of length 1: sines in the first half of the channels, cosines in the second, of falling frequencies."""
 
     inverse_frequencies: Tensor
 
@@ -113,7 +115,7 @@ class LearnedPositions(nn.Module):
 
 
 class AxialPositions(nn.Module):
-    """Position p = row × columns + column: half of the channels from a table of rows, the other from one of columns."""
+    """Position p = row × columns + column: half of the channels come from a table of rows, half from one of columns."""
 
     def __init__(self, shape: tuple[int, int], width: int) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ class AxialPositions(nn.Module):
 
 
 def build_position_embedding(config: ModelConfig) -> nn.Module | None:
-    """What is added to the embeddings; None for rotary positions or none."""
+    """Return the embedding of positions that is added to that of tokens; None for rotary positions or none."""
     if config.positions is PositionKind.SINUSOIDAL:
         return SinusoidalPositions(config.width)
     if config.positions is PositionKind.LEARNED:
@@ -136,3 +138,52 @@ def build_position_embedding(config: ModelConfig) -> nn.Module | None:
     if config.positions is PositionKind.AXIAL:
         return AxialPositions(config.axial_shape, config.width)
     return None
+
+
+MULTIPLIER, PRIME = 2654435761, 4294967291
+"""Constants of a multiplicative hash: Knuth's multiplier, and the largest prime below 2³²."""
+
+
+class KmerEmbedding(nn.Module):
+    """The sum over k of the table row chosen by the k tokens that end with a token; later tokens have no influence.
+
+    The tables hold statistics of short motifs without any matrix product. A small model would otherwise spend most of a small
+    budget to discover these. Before the start of a sequence, <pad> stands. Different k-mers may share a row: tables have a
+    fixed number of buckets.
+    """
+
+    def __init__(self, sizes: Sequence[int], buckets: int, width: int) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.buckets = buckets
+        self.tables = nn.ModuleList(nn.Embedding(buckets, width) for _ in self.sizes)
+
+    @property
+    def context(self) -> int:
+        """Number of tokens before the first new one that `forward` needs to resume a sequence."""
+        return max(self.sizes) - 1
+
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, before: Tensor | None = None) -> Tensor:
+        """Embeddings (B, L, D) of token ids (B, L), which follow the tokens `before` (B, context) if these are given."""
+        rows = [
+            table(self.bucket(tokens, size, packing=packing, before=before))
+            for size, table in zip(self.sizes, self.tables, strict=True)
+        ]
+        return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
+
+    def bucket(
+        self, tokens: Tensor, size: int, *, packing: Packing | None = None, before: Tensor | None = None
+    ) -> Tensor:
+        """Return the table row (B, L) of the k-mer that ends at each of the tokens (B, L)."""
+        length = tokens.shape[1]
+        if before is None:
+            padded = nn.functional.pad(tokens, (size - 1, 0), value=alphabet.PAD)
+        else:
+            padded = torch.cat((before[:, before.shape[1] - (size - 1) :], tokens), dim=1)
+        code = torch.zeros_like(tokens)
+        for index in range(size):  # the tokens of the k-mers, the first one first: (B, L)
+            neighbours = padded[:, index : index + length]
+            if packing is not None and (offset := index - (size - 1)):
+                neighbours = neighbours.where(packing.has_neighbour(offset, tokens.device), alphabet.PAD)
+            code = code * alphabet.VOCABULARY_SIZE + neighbours
+        return (code * MULTIPLIER % PRIME) % self.buckets
