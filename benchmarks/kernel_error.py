@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.pivot_table(index="feature_type", columns="num_features", values="output_error").round(3).to_string()
         )
     if options.plot:
-        from protein_lm.plots.figures import kernel_errors
+        from protein_lm.plots.kernel_error import kernel_errors
 
         kernel_errors(table, error="output_error").savefig(options.plot, dpi=150)
 

@@ -30,7 +30,8 @@ from protein_lm.config import Recipe, load_recipe
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.split import Split
-from protein_lm.plots.figures import compare_runs, save_figure
+from protein_lm.plots.curves import compare_runs
+from protein_lm.plots.saving import save_figure
 from protein_lm.training.run_log import read_metrics
 from protein_lm.training.trainer import Trainer
 

@@ -29,7 +29,7 @@ def download_data(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print address, release, sizes.")] = False,
 ) -> None:
     """Fetch a release file of UniProt, going on where it broke off, and check it against the release's list."""
-    from protein_lm.corpus.download import BASE, STORE_BYTES_PER_BYTE, Server
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, Server
 
     with Server(base or BASE) as server:
         file = server.find(name, release)
@@ -198,12 +198,13 @@ def inspect_data(
 
     opened = open_corpus(store)
     if plot:
-        from protein_lm.plots.figures import check_figure_output
+        from protein_lm.plots.saving import check_figure_output
 
         check_figure_output(plot)
     contents = measure(opened) if plot or not json else None
     if plot and contents:
-        from protein_lm.plots.figures import corpus_contents, save_figure
+        from protein_lm.plots.corpus import corpus_contents
+        from protein_lm.plots.saving import save_figure
 
         title = f"{opened.path}: {opened.num_sequences:,} sequences, {opened.num_residues:,} residues"
         save_figure(corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title), plot)

@@ -85,7 +85,8 @@ def curves(
     if not draws:
         write_table(table, str(output))
     else:
-        from protein_lm.plots.figures import compare_runs, save_figure
+        from protein_lm.plots.curves import compare_runs
+        from protein_lm.plots.saving import save_figure
 
         metric, against = metric or CurveMetric.PERPLEXITY, against or CurveAxis.STEP
         for column in (metric.value, against.value):
@@ -115,7 +116,8 @@ def finetune(
     allowed_changes: AllowedChanges = None,
 ) -> None:
     """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
-    from protein_lm.checkpoint.directory import find_model, read_config
+    from protein_lm.checkpoint.config_file import read_config
+    from protein_lm.checkpoint.directory import find_model
     from protein_lm.config import load_fine_tuning_recipe
     from protein_lm.errors import ConfigError, OutputError
     from protein_lm.training.checkpoints import Checkpoints

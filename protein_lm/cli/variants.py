@@ -109,14 +109,15 @@ def _scan(
     from protein_lm.analysis.variants import scan
     from protein_lm.files.tables import write_table
     from protein_lm.io.variants.assays import read_wild_type
-    from protein_lm.plots import figures as plots
+    from protein_lm.plots.saving import save_figure
+    from protein_lm.plots.variants import substitution_heatmap
 
     wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
     table, matrix = scan(model, wild_type, scoring, first_residue=first_residue)
     if figure is not None:
         title = f"{wild_type.sequence_id[:80]}: {scoring.strategy.value}"
-        heatmap = plots.substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
-        plots.save_figure(heatmap, figure)
+        heatmap = substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
+        save_figure(heatmap, figure)
     write_table(table, output)
     _tell_precision(model, scoring)
     if len(wild_type) > model.max_residues:
@@ -130,10 +131,11 @@ def _scan(
 def _score_table(
     model: "ProteinLM", sequence: Path, mutants: Path, output: str, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
+    from protein_lm.analysis.assays import agreement_with, describe
     from protein_lm.analysis.variants import SCORE, num_in_windows, scorable, scored
     from protein_lm.files.tables import write_table
     from protein_lm.io.variants.assays import read_wild_type
+    from protein_lm.io.variants.measurements import MEASURED, read_measurements
     from protein_lm.io.variants.variant_table import hint, read_variants
 
     wild_type = read_wild_type(sequence, longest=_longest(model, scoring))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from protein_lm.attention.dispatch import rotate
 from protein_lm.attention.kinds.interface import AttentionOperation, LayerShape
 from protein_lm.attention.kinds.table import build_attention
 from protein_lm.attention.rows import Rows
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig
-from protein_lm.model.embedding import rotate
 from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 

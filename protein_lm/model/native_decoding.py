@@ -1,8 +1,8 @@
-"""A step of decoding by the compiled kernels: one more token through all blocks.
+"""Decoding by the compiled kernels: one token more through all blocks in one call.
 
-They know causal models with linear attention of ReLU, softmax or ELU + 1 features in every layer. Weights are float32 on a
-CPU, laid out by `ProteinLM.arrange_for_decoding`. States are those of the torch path, changed in place, so that either path
-can resume from the other.
+The kernels know causal models whose layers all have linear attention with ReLU, softmax or ELU + 1 features. Weights are
+float32 on a CPU, laid out by `ProteinLM.arrange_for_decoding`. The states are those of the torch path, changed in place, so
+that either path may resume from the other.
 """
 
 import ctypes
@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
-from protein_lm.native.library import DecodingBlock, DecodingLinear, DecodingStep, kernels
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import DecodingBlock, DecodingLinear, DecodingNorm, DecodingStep
 
 WIDTH_STEP = 32
-"""Step of widths: those of the model and of its feed-forward layers are multiples of it, those of heads of its half."""
+"""Widths of the model and of its feed-forward layers are multiples of it; widths of heads, of half of it."""
 MOST_FEATURES = 1024
 GAP = 16
 """float32 numbers between columns of weights: a cache line."""
 
 
 class CompiledDecoding:
-    """The blocks of a model and one state, as the kernels see them."""
+    """The blocks of a model and one state of theirs, as the kernels see them."""
 
     def __init__(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> None:
-        """Gather the addresses. Weights and states must not move in memory (see `fits`)."""
+        """Gather the addresses of weights and states; these must not move, see `fits`."""
         for state in states:
             state.before = state.before.contiguous()
         first, sums = blocks[0], states[0].attention.sums
@@ -54,11 +55,11 @@ class CompiledDecoding:
         self._step.blocks = ctypes.addressof(self._blocks)
 
     def fits(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> bool:
-        """Whether nothing changed: the kernels, modules, and addresses of weights and states."""
+        """Tell whether the kernels, the modules and the addresses of weights and states are unchanged."""
         return kernels() is self._library and self._watched == _watched(blocks, states) and not blocks[0].training
 
     def step(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Output (B, 1, D) of the last block for input (B, 1, D) of the first; rotary tables are (B, 1, 1, E / 2)."""
+        """Take (B, 1, D) through all blocks, to (B, 1, D); rotary tables are (B, 1, 1, E / 2)."""
         assert self._library is not None
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
@@ -78,10 +79,6 @@ class CompiledDecoding:
         form = FORMS[type(attention.operation.feature_map)](attention.operation.feature_map)
         taps = attention.convolution.weight if attention.convolution is not None else None
         arrays = {
-            "attention_gain": block.attention_norm.weight,
-            "attention_bias": block.attention_norm.bias,
-            "feedforward_gain": block.feedforward_norm.weight,
-            "feedforward_bias": block.feedforward_norm.bias,
             "taps": taps,
             "query_gain": attention.query_norm.gain if attention.query_norm is not None else None,
             "key_gain": attention.key_norm.gain if attention.key_norm is not None else None,
@@ -92,27 +89,30 @@ class CompiledDecoding:
             "values": state.attention.waiting_values,
         }
         projection = arranged(form.projection)
-        self._kept += [arrays, projection]  # some were made here
-        made = DecodingBlock(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
-        for name, linear in zip(("input", "output", "up", "down"), _linears(block), strict=True):
-            setattr(made, name, DecodingLinear.of(linear.weight, linear.bias))
-        made.projection = DecodingLinear.of(projection, None)
-        made.map, made.num_taps = form.number, 0 if taps is None else taps.shape[0]
-        made.epsilon, made.headroom, made.floor, made.scale = form.constants
-        return made
+        self._kept += [arrays, projection]  # nothing else holds some of them
+        facts = DecodingBlock(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
+        facts.attention_norm, facts.feedforward_norm = map(_norm, (block.attention_norm, block.feedforward_norm))
+        facts.input, facts.output, facts.up, facts.down = (
+            DecodingLinear.of(linear.weight, linear.bias) for linear in _linears(block)
+        )
+        facts.projection = DecodingLinear.of(projection, None)
+        facts.map, facts.num_taps = form.number, 0 if taps is None else taps.shape[0]
+        facts.epsilon, facts.headroom, facts.floor, facts.scale = form.constants
+        return facts
 
 
 def arranged(weight: Tensor) -> Tensor:
-    """Lay out weights (outputs, inputs) by columns, with a gap after each.
+    """Lay weights (outputs, inputs) out by columns, with a gap behind each.
 
-    Numbers of outputs are often powers of two. Without the gap, the weights of one output would share a few cache lines.
+    Numbers of outputs are often powers of two. Without the gap, one output's weights of all inputs would share a few lines
+    of the caches.
     """
     outputs = weight.shape[0]
     return nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
 def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
-    """Whether there are kernels, and they know blocks of this kind."""
+    """Tell whether there are kernels, and all blocks are of the kind that they know."""
     return kernels() is not None and all(isinstance(block, Block) and _is_known(block) for block in blocks)
 
 
@@ -135,7 +135,7 @@ def _is_known(block: Block) -> bool:
 
 
 def _linears(block: Block) -> tuple[nn.Linear, ...]:
-    """Return the linear layers that the kernels call input, output, up and down."""
+    """The layers input, output, up and down, as the kernels call them."""
     attention, feedforward = block.attention, block.feedforward
     return (
         attention.input_projection,
@@ -145,12 +145,16 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
     )
 
 
+def _norm(norm: nn.LayerNorm) -> DecodingNorm:
+    return DecodingNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr())
+
+
 def _is_arranged(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.stride(0) == 1
 
 
 def _watched(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[Any, ...]:
-    """Return what may be replaced between two steps: modules, and addresses of arrays."""
+    """The modules and addresses that may be replaced from one step to the next."""
     return tuple(
         item
         for block, state in zip(blocks, states, strict=True)

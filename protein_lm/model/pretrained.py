@@ -1,21 +1,33 @@
-"""Opening, saving and sharing models by methods with the names of huggingface_hub's `ModelHubMixin`.
+"""`from_pretrained`, `save_pretrained` and `push_to_hub` of models, known from huggingface_hub's `ModelHubMixin`.
 
-They call `checkpoint.directory`, a layer above this one, which is imported when it is needed.
+Model directories stand above models, so `checkpoint.directory` hands in what these methods call.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from protein_lm.model.language_model import ProteinLM
 
 
-class Pretrained:
-    """Methods of `ProteinLM` that open, save and share models."""
+class ModelDirectories(NamedTuple):
+    """What opens, writes and shares model directories."""
 
-    @staticmethod
-    def from_pretrained(name: str | Path, *, device: str = "auto") -> "ProteinLM":
+    load: Callable[..., "ProteinLM"]
+    save: Callable[..., None]
+    push: Callable[..., str]
+
+
+class Pretrained:
+    """Base class of `ProteinLM`, with its methods for model directories."""
+
+    directories: ClassVar[ModelDirectories]
+    """Handed in when `protein_lm.checkpoint.directory` is imported, as `from protein_lm import ProteinLM` does."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str = "auto") -> "ProteinLM":
         """Open a model for use (dropout off).
 
         Args:
@@ -29,9 +41,7 @@ class Pretrained:
         >>> ProteinLM.from_pretrained("checkpoints/tiny-causal", device="cpu").is_causal
         True
         """
-        from protein_lm.checkpoint.directory import load_model
-
-        return load_model(name, device=device)
+        return cls.directories.load(name, device=device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model directory, whole or not at all.
@@ -39,23 +49,19 @@ class Pretrained:
         Raises:
             OutputError: `folder` exists or cannot be written.
         """
-        from protein_lm.checkpoint.directory import save_model
-
-        save_model(cast("ProteinLM", self), Path(folder))
+        self.directories.save(cast("ProteinLM", self), Path(folder))
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Put the model on the Hub as one commit, and return its address.
+        """Put the model on the Hub as one commit, whose address is returned.
 
         Args:
-            repository: org/model; created if it does not exist.
-            private: whether a new repository is private.
+            repository: org/model; made if it is not there.
+            private: whether a new repository is visible only to those whom its owner lets in.
 
         Raises:
             ModelError: the Hub cannot be reached or does not take it.
         """
-        from protein_lm.checkpoint.directory import push_model, save_model
-
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            save_model(cast("ProteinLM", self), path)
-            return push_model(str(path), repository, private=private)
+            self.save_pretrained(path)
+            return self.directories.push(str(path), repository, private=private)

@@ -26,7 +26,8 @@ from protein_lm.inference.score import check_length
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.chains import Chain, read_chain
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import figures as plots
+from protein_lm.plots.attention import attention_grid, attention_profiles, attention_rollout
+from protein_lm.plots.saving import save_figure
 from protein_lm.viewer.content import Content, structure_data
 from protein_lm.viewer.page import page
 
@@ -161,15 +162,15 @@ class _Page:
         title = f"{self.record.sequence_id}: {self.model.config.attention_name}, {self.model.config.objective.value}"
         shown = {"title": title, "rows": _ends(self.residues.rows), "columns": _ends(self.residues.columns)}
         inner = slice(1, -1) if self.region is not self.residues else slice(None)
-        figure = plots.attention_grid(picture.values[:, :, inner, inner], **numbers, **shown)
-        plots.save_figure(figure, folder / f"{name}{figure_format}")
+        figure = attention_grid(picture.values[:, :, inner, inner], **numbers, **shown)
+        save_figure(figure, folder / f"{name}{figure_format}")
         if content is not None:
             data = content.data(self.record, title=title, structure=self.structure)
             (folder / f"{name}.html").write_text(page(data), encoding="utf-8")
         if rollout is not None:
             shown["title"] = f"{title}, rollout"
-            plots.save_figure(
-                plots.attention_rollout(rollout.values[inner, inner], **shown),
+            save_figure(
+                attention_rollout(rollout.values[inner, inner], **shown),
                 folder / "rollout" / f"{name}{figure_format}",
             )
         sums.table(self.model, **numbers).to_csv(folder / f"{name}_heads.csv", index=False)
@@ -180,8 +181,8 @@ class _Page:
             offsets, received = sums.offset_table(**numbers), sums.received_table(letters, **numbers)
             write_table(offsets, str(folder / "offsets" / f"{name}.parquet"))
             write_table(received, str(folder / "received" / f"{name}.parquet"))
-            plots.save_figure(
-                plots.attention_profiles(offsets, received, title=title),
+            save_figure(
+                attention_profiles(offsets, received, title=title),
                 folder / "profiles" / f"{name}{figure_format}",
             )
 

@@ -24,7 +24,8 @@ from protein_lm.io.readers import read_records
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.chains import Chain, is_structure, read_chain, split_name
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import figures as plots
+from protein_lm.plots.contacts import contact_maps
+from protein_lm.plots.saving import save_figure
 
 Example = tuple[SequenceRecord, Chain | None]
 
@@ -101,14 +102,14 @@ def write_contacts(
             probabilities = predict_contacts(model, record, regression)
             write_table(likely_pairs(probabilities, record.sequence, chain), str(folder / f"{name}.parquet"))
             between = None if chain is None else distances(chain)
-            figure = plots.contact_maps(
+            figure = contact_maps(
                 probabilities,
                 between,
                 title=record.sequence_id,
                 contact_distance=CONTACT_DISTANCE,
                 min_separation=MIN_SEPARATION,
             )
-            plots.save_figure(figure, folder / f"{name}{figure_format}")
+            save_figure(figure, folder / f"{name}{figure_format}")
             written[name] = measured = None if chain is None else precision(probabilities, chain)
             if measured is not None:
                 write_table(measured, str(folder / f"{name}_precision.csv"))

@@ -27,7 +27,9 @@ from protein_lm.analysis.similarity import correlation_over_heads, enrichment, f
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
 from protein_lm.attention.kinds.linear import RandomFeatureOptions
 from protein_lm.checkpoint.card import model_facts
-from protein_lm.checkpoint.directory import find_model, load_model, read_facts, read_training_facts
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import find_model, load_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import LongPolicy
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.inspect import measure
@@ -40,7 +42,13 @@ from protein_lm.inference.score import check_length
 from protein_lm.io.readers import read_records
 from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import figures as plots
+from protein_lm.plots.attention import attention_grid
+from protein_lm.plots.corpus import corpus_contents
+from protein_lm.plots.curves import learning_curve
+from protein_lm.plots.generated import generated_and_real
+from protein_lm.plots.kernel_error import kernel_errors
+from protein_lm.plots.saving import png
+from protein_lm.plots.similarity import MEASURES, similarity_heatmaps
 from protein_lm.results.report_page import Picture, Section, Table, render
 from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.run_log import METRICS, RECIPE, read_metrics, read_recipe
@@ -192,9 +200,9 @@ class _Report:
             contents = measure(store)
             splits = _with_lengths(splits, contents.lengths, [contents.numbers[name] for name in manifest["splits"]])
             title = f"{store.num_sequences:,} sequences, {store.num_residues:,} residues"
-            figure = plots.corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title)
+            figure = corpus_contents(contents.lengths, contents.numbers, contents.residue_counts, title=title)
             caption = "Left: lengths of the sequences of each split. Right: shares of the residues."
-            pictures.append(Picture(plots.png(figure), caption))
+            pictures.append(Picture(png(figure), caption))
             what += ", and its lengths and residues, counted."
         else:
             what += f"; of over {MAX_COUNTED_RESIDUES:,} residues they are not counted here."
@@ -236,7 +244,7 @@ class _Report:
             "residues of which some show themselves, so that its two curves measure different things.",
             commands=[_command("curves", self.run, "-o", "curves.png")],
             tables=[Table(["training", "value"], rows)],
-            pictures=[Picture(plots.png(plots.learning_curve(metrics)), caption)],
+            pictures=[Picture(png(learning_curve(metrics)), caption)],
         )
 
     def evaluation(self) -> Section:
@@ -289,13 +297,13 @@ class _Report:
             sums = HeadSums(len(layers), len(heads), length)
             read_attention(self.model, record, [means, sums], layers=layers, heads=heads)
             ends = 1, len(record)
-            figure = plots.attention_grid(
+            figure = attention_grid(
                 means.values, layers=layers, heads=heads, title=record.sequence_id, rows=ends, columns=ends
             )
             caption = (
                 f"{record.sequence_id}, {len(record):,} residues: darker is more; each panel has a scale of its own."
             )
-            pictures.append(Picture(plots.png(figure), caption))
+            pictures.append(Picture(png(figure), caption))
             tables.append(_head_table(record, sums.table(self.model, layers=layers, heads=heads)))
         shown = [word for layer in layers for word in ("--layer", layer + 1)]
         shown += [word for head in heads for word in ("--head", head + 1)]
@@ -318,9 +326,9 @@ class _Report:
         rows = []
         for name, table in tables.items():
             found = agreement(table, matrix, seed=choice.seed)
-            rows.append([plots.MEASURES[name], f"{found.pearson:.3f}", f"{found.pearson_p:.4f}"])
+            rows.append([MEASURES[name], f"{found.pearson:.3f}", f"{found.pearson_p:.4f}"])
             rows[-1] += [f"{found.spearman:.3f}", f"{found.spearman_p:.4f}"]
-        figure = plots.similarity_heatmaps(tables, normalized(matrix), name=MATRIX, caption="")
+        figure = similarity_heatmaps(tables, normalized(matrix), name=MATRIX, caption="")
         return Section(
             what=f"Which amino acids the model treats alike, out of the attention of all heads on {len(sequences):,} "
             "proteins of the corpus, drawn at random, and how that agrees with BLOSUM62 over pairs of different amino "
@@ -335,7 +343,7 @@ class _Report:
             ],
             pictures=[
                 Picture(
-                    plots.png(figure),
+                    png(figure),
                     "Correlation over heads of the attention received; enrichment of pairs; BLOSUM62. Dashes: negative. "
                     "Frames: D–E, F–Y.",
                 )
@@ -384,7 +392,7 @@ class _Report:
             + self._examples_origin(),
             commands=[_command("kernel-error", self._examples_file(), "--model", self.run, "-o", "errors", *options)],
             tables=[Table(["features", "M", "error of the matrix", "alike", "error of the output", "alike"], rows)],
-            pictures=[Picture(plots.png(plots.kernel_errors(table)), "Error of the attention matrix against M.")],
+            pictures=[Picture(png(kernel_errors(table)), "Error of the attention matrix against M.")],
         )
 
     def generated(self) -> Section:
@@ -405,7 +413,7 @@ class _Report:
             for name, group in (("generated", residues), ("real", real.all))
         }
         title = f"{number} generated proteins beside {len(real.all):,} real ones"
-        figure = plots.generated_and_real(table, shares, lengths, None, title=title)
+        figure = generated_and_real(table, shares, lengths, None, title=title)
         unfinished = sum(not each.is_finished for each in made)
         return Section(
             what=f"{number} proteins drawn from the model as it is (temperature 1), beside {len(real.all):,} of the split "
@@ -418,7 +426,7 @@ class _Report:
                 + f" --max-sequences {NUM_REAL} --seed {seed}",
             ],
             tables=[Table(["measure", "generated", "real, mean", "real, low", "real, high"], rows)],
-            pictures=[Picture(plots.png(figure), "Lengths, residues and k-mers of generated and real proteins.")],
+            pictures=[Picture(png(figure), "Lengths, residues and k-mers of generated and real proteins.")],
         )
 
     def _corpus(self) -> Corpus:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
+from protein_lm.analysis.assays import aggregate, agreement_with
 from protein_lm.analysis.generated import compare, composition, reference
 from protein_lm.analysis.variants import SCORE, scored
 from protein_lm.corpus.clusters import nearest_in_training, shares_of_relatives
@@ -16,15 +16,19 @@ from protein_lm.inference.variants import Scoring
 from protein_lm.io.proteins import without_repeats
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.variants.assays import Assay
+from protein_lm.io.variants.measurements import read_measurements
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots import figures as plots
+from protein_lm.plots.curves import fine_tuning_curve, learning_curve
+from protein_lm.plots.generated import generated_and_real
+from protein_lm.plots.kernel_error import kernel_errors
+from protein_lm.plots.saving import save_figure
 from protein_lm.training.run_log import read_metrics
 
 
 def write_learning_curve(run: Path) -> Path:
     """Draw a run's metrics.jsonl into its folder; the figure's path."""
     path = run / "learning_curve.png"
-    plots.save_figure(plots.learning_curve(pd.DataFrame(read_metrics(run))), path, replace=True)
+    save_figure(learning_curve(pd.DataFrame(read_metrics(run))), path, replace=True)
     return path
 
 
@@ -32,8 +36,8 @@ def write_fine_tuning(run: Path, evaluation: pd.DataFrame) -> None:
     """Put the evaluation of a fine-tuning run and its learning curve into its folder."""
     with new_file(run / "evaluation.csv", replace=True) as partial:
         evaluation.to_csv(partial, index=False)
-    figure = plots.fine_tuning_curve(pd.DataFrame(read_metrics(run)))
-    plots.save_figure(figure, run / "learning_curve.png", replace=True)
+    figure = fine_tuning_curve(pd.DataFrame(read_metrics(run)))
+    save_figure(figure, run / "learning_curve.png", replace=True)
 
 
 def write_assays(model: ProteinLM, assays: Sequence[Assay], output: Path, scoring: Scoring) -> pd.DataFrame:
@@ -73,7 +77,7 @@ def write_kernel_error(table: pd.DataFrame, output: Path, *, figure_format: str 
     with new_directory(output) as folder:
         table.to_csv(folder / "kernel_error.csv", index=False)
         for error in ("matrix_error", "output_error"):
-            plots.save_figure(plots.kernel_errors(table, error=error), folder / f"{error}{figure_format}")
+            save_figure(kernel_errors(table, error=error), folder / f"{error}{figure_format}")
 
 
 def write_generated_and_real(
@@ -114,6 +118,6 @@ def write_generated_and_real(
         title = (
             f"{len(generated):,} generated proteins beside {len(real.all):,} of the split train of {store.path.name}"
         )
-        figure = plots.generated_and_real(table, shares, lengths, identities, title=title)
-        plots.save_figure(figure, folder / f"comparison{figure_format}")
+        figure = generated_and_real(table, shares, lengths, identities, title=title)
+        save_figure(figure, folder / f"comparison{figure_format}")
     return table

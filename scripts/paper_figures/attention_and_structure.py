@@ -22,7 +22,7 @@ from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.analysis.contacts import CONTACT_DISTANCE, MIN_SEPARATION, distances
 from protein_lm.errors import ConfigError, ProteinLMError
 from protein_lm.io.structures.chains import read_chain
-from protein_lm.plots.figures import save_figure
+from protein_lm.plots.saving import save_figure
 
 BRIDGES = "40-90,49-73,65-86"
 

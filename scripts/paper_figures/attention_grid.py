@@ -12,7 +12,8 @@ from common import model_and_protein, parser
 
 from protein_lm.analysis.attention.maps import attention_matrices
 from protein_lm.errors import ProteinLMError
-from protein_lm.plots.figures import attention_grid, save_figure
+from protein_lm.plots.attention import attention_grid
+from protein_lm.plots.saving import save_figure
 
 NUM_LAYERS, NUM_HEADS = 4, 8
 

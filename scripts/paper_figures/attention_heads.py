@@ -17,7 +17,7 @@ from common import draw_matrix, model_and_protein, panels, parser, times_even
 from protein_lm.analysis.attention.heads import HeadSums
 from protein_lm.analysis.attention.maps import attention_matrices, chosen_heads, chosen_layers, read_attention
 from protein_lm.errors import ProteinLMError
-from protein_lm.plots.figures import save_figure
+from protein_lm.plots.saving import save_figure
 
 NUM_NAMED = 5
 

@@ -15,7 +15,7 @@ from protein_lm.errors import InputError
 from protein_lm.io.readers import read_records
 from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.plots.figures import check_figure_output
+from protein_lm.plots.saving import check_figure_output
 
 ROOT = Path(__file__).resolve().parents[2]
 

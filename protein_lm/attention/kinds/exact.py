@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from protein_lm.attention.dispatch import exact_attention
 from protein_lm.attention.kinds.interface import AttentionOptions, CachedOperation, LayerShape
 from protein_lm.attention.matrix_rows import exact_matrix_rows
-from protein_lm.attention.operations.exact import KeyValueCache, exact_attention, extend_exact_attention
+from protein_lm.attention.operations.exact import KeyValueCache, extend_exact_attention
 from protein_lm.attention.reference import exact_attention_matrix
 from protein_lm.attention.rows import WHOLE, Rows
 
