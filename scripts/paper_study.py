@@ -24,6 +24,7 @@ import pandas as pd
 
 from protein_lm.analysis.curves import learning_curves
 from protein_lm.analysis.evaluation import evaluate
+from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.corpus.corpus import Corpus
@@ -109,12 +110,11 @@ def recipe(letter: str, model: str, seed: int, options: argparse.Namespace) -> R
         {
             "model": {
                 "objective": OBJECTIVES[letter],
-                "attention": MODELS[model],
+                "attention": with_defaults(MODELS[model], {"num_features": 64}),
                 "num_layers": options.layers,
                 "width": options.width,
                 "num_heads": 4,
                 "feedforward_width": 2 * options.width,
-                "num_random_features": 64,
                 "max_length": 1024,
             },
             "data": {"tokens_per_batch": 2048, "mask_fraction": 0.15},

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protein_lm.checkpoint.directory import load_model, load_predictor, read_training_facts, save_model, write_checksums
+from protein_lm.checkpoint.checksums import write_checksums
+from protein_lm.checkpoint.directory import load_model, load_predictor, save_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig, Recipe
@@ -66,7 +68,7 @@ def refused(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ("num_layers", str(10**9), "num_layers: input should be less than or equal to 10000"),
         ("num_layers", "10000", "weight blocks.2.* is missing, the config asks for 10,000 blocks"),
         ("feedforward_width", str(2**24), "the config asks for (16777216"),
-        ("num_random_features", str(2**20), "the config asks for (1048576, 16)"),
+        ("attention", '{"kind": "performer-relu", "num_features": 1048576}', "the config asks for (1048576, 16)"),
         ("num_heads", "32", "must give an even whole number"),
         ("kmer_buckets", str(10**15), "kmer_buckets: input should be less than or equal to"),
         ("kmer_sizes", "[2, 3, 4]", "weight kmer_embedding."),

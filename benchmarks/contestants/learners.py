@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.contestants import models
 from protein_lm import alphabet
+from protein_lm.attention.kinds.table import options_in
 from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
 from protein_lm.batches.masking import hide
 from protein_lm.batches.plan import PlanPosition
@@ -206,7 +207,7 @@ def _size(recipe: Recipe) -> models.Size:
         model.width,
         model.num_heads,
         model.feedforward_width,
-        model.num_random_features,
+        options_in(model.attention).get("num_features", models.NUM_FEATURES),
     )
 
 

@@ -17,16 +17,10 @@ import yaml
 from torch import Tensor
 
 from protein_lm import __version__
-from protein_lm.checkpoint.directory import (
-    BEST,
-    LAST,
-    STATE_FACTS,
-    STATE_TENSORS,
-    model_tensors,
-    write_checksums,
-    write_model,
-    write_training_state,
-)
+from protein_lm.checkpoint.checksums import write_checksums
+from protein_lm.checkpoint.directory import BEST, LAST, write_model
+from protein_lm.checkpoint.training_state import STATE_FACTS, STATE_TENSORS, write_training_state
+from protein_lm.checkpoint.weights import model_tensors
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.errors import OutputError
 from protein_lm.files.output import clear_errors, new_directory, new_file, recover

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, PlannedLabels, has_label, read_labels
 from protein_lm.batches.plan import PlanPosition
-from protein_lm.checkpoint.directory import read_head
+from protein_lm.checkpoint.weights import read_head
 from protein_lm.config import FineTuningRecipe
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from protein_lm import __version__
-from protein_lm.checkpoint.directory import check_files, read_training_state
+from protein_lm.checkpoint.checksums import check_files
+from protein_lm.checkpoint.training_state import read_training_state
 from protein_lm.choices import Precision
 from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.errors import ConfigError, ModelError

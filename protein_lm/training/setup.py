@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from protein_lm.attention.backends.native_linear import is_among_kernels
 from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.checkpoint.base_model import Base
-from protein_lm.checkpoint.directory import LAST, find_model, load_adapters, load_weights, read_config, read_facts
+from protein_lm.checkpoint.config_file import read_config, read_facts
+from protein_lm.checkpoint.directory import LAST, find_model
+from protein_lm.checkpoint.weights import load_adapters, load_weights
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, OutputError

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from protein_lm.attention.kinds.table import attention_options
 from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe
 from protein_lm.corpus.store import TokenStore
@@ -93,7 +94,8 @@ def recipe() -> Recipe:
     recipe = small_recipe(
         num_steps=12, checkpoint_every=4, validate_every=6, num_validation_sequences=8, redraw_every=5, optimizer="muon"
     )
-    sizes = {"width": 16, "feedforward_width": 16, "num_random_features": 8, "num_layers": 1, "dropout": 0.1}
+    attention = attention_options({"kind": "performer-relu", "num_features": 8})
+    sizes = {"width": 16, "feedforward_width": 16, "attention": attention, "num_layers": 1, "dropout": 0.1}
     data = recipe.data.model_copy(update={"tokens_per_batch": 256})
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=sizes), "data": data})
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from protein_lm.attention.kinds.table import attention_options
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.store import TokenStore
@@ -89,9 +90,9 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def settings(num_steps: int, **changes: Any) -> Recipe:
     changes = {"checkpoint_every": 25, "validate_every": 25, "learning_rate": 0.003, **changes}
     recipe = small_recipe(num_steps=num_steps, **changes)
-    model = recipe.model.model_copy(
-        update={"width": 16, "feedforward_width": 16, "num_random_features": 8, "num_layers": 1}
-    )
+    attention = attention_options({"kind": "performer-relu", "num_features": 8})
+    sizes = {"width": 16, "feedforward_width": 16, "attention": attention, "num_layers": 1}
+    model = recipe.model.model_copy(update=sizes)
     return recipe.model_copy(update={"model": model, "data": recipe.data.model_copy(update={"tokens_per_batch": 256})})
 
 
