@@ -143,10 +143,8 @@ class LabelTable:
             "the splits": (self.splits,),
             "the labels": (self.labels,),
         }
-        sums = {
-            name: hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-            for name, arrays in named.items()
-        }
+        parts = {name: b"".join(array.tobytes() for array in arrays) for name, arrays in named.items()}
+        sums = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
         return {**sums, "the classes": ", ".join(self.classes)}
 
     def indices(self, split: Split) -> NDArray[np.int64]:

@@ -121,11 +121,11 @@ class Trainer:
         progress, config = self.progress, self.recipe.training
         together = config.sequence_parallel
         num_groups, own = self.accelerator.num_processes // together, self.accelerator.process_index // together
-        plan = self.task.planned(progress.position)
+        plan = self.task.batches.planned(progress.position)
         while progress.step < config.num_steps:
             planned = [next(plan) for _ in range(config.accumulation * num_groups)]
             progress.position = planned[-1].next_position
-            yield [self.task.batch(each) for each in planned[own::num_groups]]
+            yield [self.task.batches.batch(each) for each in planned[own::num_groups]]
 
     def _step(self, batches: list[Any]) -> tuple[int, bool]:
         """One optimizer step of all processes; returns their tokens, and whether one of them was asked to stop."""

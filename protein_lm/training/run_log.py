@@ -51,8 +51,8 @@ def read_recipe(run: Path) -> Recipe:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl in order, without a half-written last line that a killed run left.
 
-    A row has `step`, `split` and the columns that docs/training.md lists. The split train is the mean over the steps since the
-    row before.
+    A row has `step`, `split` and the columns that docs/watch.md lists. A row of the split train is the mean over the steps
+    since the row before.
 
     Raises:
         InputError: no such run, no metrics in it, or a damaged line.
