@@ -22,7 +22,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention.maps import LayerCall, visit_layers
+from protein_lm.analysis.attention.forms import Matrices, Region
+from protein_lm.analysis.attention.maps import LayerCall, chosen_heads, chosen_layers, visit_layers
 from protein_lm.errors import ConfigError, InputError, ModelError
 from protein_lm.files.plain_files import read_json
 from protein_lm.inference.score import check_length
@@ -132,18 +133,17 @@ def corrected(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
 def _visit_features(
     model: ProteinLM, record: SequenceRecord, visit: Callable[[int, NDArray[np.float32]], None]
 ) -> None:
-    """Show the features (heads, L, L) of each layer to `visit`."""
+    """Show the features (heads, L, L) of each layer to `visit`, with the layer's index."""
     _check_memory(model, record)
-    length, heads = len(record), range(model.config.num_heads)
+    residues, tokens = slice(1, len(record) + 1), slice(0, len(record) + alphabet.NUM_SPECIAL_TOKENS)
+    layers, heads = chosen_layers(model, None), chosen_heads(model, None)
 
-    def show(layer: int, call: LayerCall) -> None:
-        matrices = np.zeros((len(heads), length + alphabet.NUM_SPECIAL_TOKENS, length), dtype=np.float32)
-        for start, weights in call.blocks(heads, slice(0, matrices.shape[1])):
-            part = weights[:, :, 1 : length + 1].cpu().numpy()
-            matrices[:, start : start + part.shape[1], : part.shape[2]] = part
-        visit(layer, corrected(matrices[:, 1:-1]))
+    def show(slot: int, call: LayerCall) -> None:
+        matrices = Matrices(Region(residues, residues), 1, len(heads))
+        call.show([matrices], 0, heads, tokens)
+        visit(slot, corrected(matrices.values[0]))
 
-    visit_layers(model, record, show, layers=range(model.config.num_layers))
+    visit_layers(model, record, show, layers=layers)
 
 
 def _check_memory(model: ProteinLM, record: SequenceRecord) -> None:
