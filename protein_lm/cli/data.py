@@ -40,7 +40,7 @@ def download_data(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the address, release and sizes.")] = False,
 ) -> None:
     """Download a release file of UniProt, and check its size and MD5. A download that broke off is resumed."""
-    from protein_lm.corpus.download import BASE, STORE_BYTES_PER_BYTE, Server
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, Server
 
     with Server(base or BASE) as server:
         file = server.find(name, release)

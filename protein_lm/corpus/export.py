@@ -1,4 +1,4 @@
-"""A store written out again, for other programs: FASTA or a table."""
+"""Writes a corpus for other programs: FASTA or a table."""
 
 import gzip
 from collections.abc import Callable, Iterator, Sequence
@@ -24,18 +24,19 @@ def export(
     splits: Sequence[Split] = tuple(Split),
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Write the sequences of some splits in the store's order; returns their number.
+    """Write the sequences of some splits in the order of the corpus; return their number.
+
+    FASTA has the identifiers as headers. A table has columns `sequence_id`, `sequence`, `split`, `taxon_id`, `cluster_size`,
+    `protein_existence`, `is_fragment`, `is_reviewed`; unknown values are empty.
 
     Args:
-        store: the store.
-        output: `.fasta`, `.fa` or `.faa`, with or without `.gz`, whose headers are the identifiers; or `.parquet`, with
-            columns `sequence_id`, `sequence`, `split`, `taxon_id`, `cluster_size`, `protein_existence`, `is_fragment`,
-            `is_reviewed`, empty where not known.
-        splits: which to write.
-        on_progress: called with the number of sequences of the store looked at so far.
+        store: the corpus.
+        output: `.fasta`, `.fa` or `.faa`, with or without `.gz`; or `.parquet`.
+        splits: splits to write.
+        on_progress: called with the number of sequences that were looked at.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: the output has another suffix.
         InputError: the splits have no sequence.
         OutputError: the output exists already or cannot be written.
     """
@@ -76,31 +77,27 @@ def _write_parquet(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> in
 
     schema = pyarrow.schema(
         {
-            "sequence_id": pyarrow.string(),
-            "sequence": pyarrow.string(),
-            "split": pyarrow.string(),
-            "taxon_id": pyarrow.int32(),
-            "cluster_size": pyarrow.int32(),
+            **dict.fromkeys(("sequence_id", "sequence", "split"), pyarrow.string()),
+            **dict.fromkeys(("taxon_id", "cluster_size"), pyarrow.int32()),
             "protein_existence": pyarrow.uint8(),
-            "is_fragment": pyarrow.bool_(),
-            "is_reviewed": pyarrow.bool_(),
+            **dict.fromkeys(("is_fragment", "is_reviewed"), pyarrow.bool_()),
         }
     )
     number = 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in parts:
-            said = store.annotations_of(part)
-            flags = said.flags
-            known = {
-                "taxon_id": said.taxon_ids,
-                "cluster_size": said.cluster_sizes,
-                "protein_existence": said.protein_existence,
+            annotations = store.annotations_of(part)
+            flags = annotations.flags
+            numbers = {
+                "taxon_id": annotations.taxon_ids,
+                "cluster_size": annotations.cluster_sizes,
+                "protein_existence": annotations.protein_existence,
             }
             columns = [
                 pyarrow.array([store.sequence_id(index) for index in part.tolist()]),
                 pyarrow.array([decode(store.residues(index)) for index in part.tolist()]),
                 pyarrow.array([Split(split).label for split in store.splits[part].tolist()]),
-                *(pyarrow.array(values, schema.field(name).type, mask=values == 0) for name, values in known.items()),
+                *(pyarrow.array(values, schema.field(name).type, mask=values == 0) for name, values in numbers.items()),
                 pyarrow.array((flags & FRAGMENT) > 0),
                 pyarrow.array((flags & REVIEWED) > 0, mask=(flags & (REVIEWED | UNREVIEWED)) == 0),
             ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from protein_lm.errors import InputError
-from protein_lm.files.transfer import Connection, RemoteFile
+from protein_lm.files.download import Connection, RemoteFile
 from protein_lm.interop.fair_esm import REGRESSION
 
 BASE = "https://dl.fbaipublicfiles.com/fair-esm/"

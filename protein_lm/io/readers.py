@@ -13,7 +13,7 @@ import numpy as np
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.errors import InputError
-from protein_lm.files.formats import describe_format
+from protein_lm.files.guessed_format import describe_format
 from protein_lm.files.parquet_table import MAGIC
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text, as_utf8, beginning, unix_lines, whole_records, without_comments
@@ -66,9 +66,9 @@ def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> I
     with Source(path) as source:
         for block in read_blocks(source, policy=policy):
             drops = block.has_ambiguous & (policy is ResiduePolicy.DROP)
-            records = zip(block.headers.cut(), block.sequences(), block.lines.tolist(), strict=True)
-            for header, tokens, line in compress(records, ~drops):
-                yield SequenceRecord(header.decode().strip(), np.frombuffer(tokens, dtype=np.uint8), line)
+            records = zip(block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True)
+            for identifier, tokens, line in compress(records, ~drops):
+                yield SequenceRecord(identifier.decode(), np.frombuffer(tokens, dtype=np.uint8), line)
 
 
 def read_blocks(

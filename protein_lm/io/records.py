@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
-from protein_lm.io.headers import Header, parse_header, sequence_id
 from protein_lm.native.reader import compiled_reader
 
 
@@ -18,22 +17,12 @@ from protein_lm.native.reader import compiled_reader
 class SequenceRecord:
     """One protein of a sequence file."""
 
-    header: str
-    """The header line without its `>`."""
+    sequence_id: str
+    """UniProtKB accession, otherwise the first word of the header."""
     tokens: NDArray[np.uint8]
     """Token ids (length,) of the residues, without special tokens, read-only."""
     line: int
     """Number of the line in its file where it begins, from 1."""
-
-    @property
-    def sequence_id(self) -> str:
-        """UniProtKB accession, otherwise the header's first word."""
-        return sequence_id(self.header)
-
-    @property
-    def fields(self) -> Header:
-        """What a UniProt or UniRef header says: name, organism, taxon, gene, evidence, cluster size and so on."""
-        return parse_header(self.header)
 
     @property
     def sequence(self) -> str:
@@ -236,10 +225,8 @@ class Columns:
 class RecordBlock:
     """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
 
-    headers: Spans
-    """N header lines without `>`, valid UTF-8; other formats than FASTA give what stands for them."""
     sequence_ids: Spans
-    """N identifiers, `headers.sequence_id` of the headers."""
+    """N identifiers, valid UTF-8."""
     lines: NDArray[np.int64]
     """(N,) numbers of the lines where records begin, from 1."""
     tokens: bytes
@@ -268,7 +255,6 @@ class RecordBlock:
         """The block without its faulty records (N,), which are counted."""
         keep = ~faulty
         return RecordBlock(
-            headers=self.headers.select(keep),
             sequence_ids=self.sequence_ids.select(keep),
             lines=self.lines[keep],
             tokens=b"".join(compress(self.sequences(), keep)),

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.corpus import duplicates
-from protein_lm.corpus.digest import Digest, Settings, digest
-from protein_lm.corpus.duplicates import ROW, Seen, spread
+from protein_lm.corpus.duplicates import ROW, SeenFingerprints, sort_by_file
 from protein_lm.corpus.filters import Filters
 from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.split import SplitRule
+from protein_lm.corpus.workers import PartResult, Settings, process_part
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text
@@ -31,8 +31,8 @@ from protein_lm.io.records import kept, selected
 from protein_lm.native import build
 from protein_lm.native import reader as library
 from tests.conftest import have_built
-from tests.files.test_journal import contents, killed
-from tests.io.test_header_fields import cluster_headers, knowledgebase_headers
+from tests.files.test_resume import contents, killed
+from tests.io.test_headers import cluster_headers, knowledgebase_headers
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
@@ -61,13 +61,15 @@ def in_two(text: bytes, form: TextFormat) -> Text:
     return Text(text[:cut], memoryview(text)[cut:]) if cut >= form.kept else Text(text)
 
 
-def read_by(path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]) -> Digest | str | None:
+def read_by(
+    path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]
+) -> PartResult | str | None:
     """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
     part = Part(Path("in"), in_two(text, form), form, line=1, num_lines=text.count(b"\n"), families=families)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, path)
         try:
-            return digest(part, asked)
+            return process_part(part, asked)
         except InputError as error:
             return str(error)
 
@@ -83,10 +85,10 @@ def is_taken(text: bytes, form: TextFormat, policy: ResiduePolicy) -> bool:
 def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families: Sequence[str] = ()) -> None:
     ours, theirs = (read_by(path, text, asked, form, families) for path in ("", build.OFF))
     assert type(ours) is type(theirs)
-    if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
+    if not isinstance(ours, PartResult) or not isinstance(theirs, PartResult):
         assert ours == theirs
         return
-    assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
+    assert (ours.num_read, ours.num_dropped, ours.annotated) == (theirs.num_read, theirs.num_dropped, theirs.annotated)
     assert_equal_fields(ours.records, theirs.records)
 
 
@@ -339,7 +341,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
             patch.setenv(build.VARIABLE, way)
             try:
                 with Source(path, block_bytes=block_bytes) as source:
-                    made = [digest(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
+                    made = [process_part(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
                 found[way] = [one for one in made if one is not None]
             except InputError as error:
                 assert "\n" not in str(error)
@@ -349,7 +351,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
         assert ours == theirs
         return
     for one, other in zip(ours, theirs, strict=True):
-        assert (one.num_read, one.num_dropped, one.was_said) == (other.num_read, other.num_dropped, other.was_said)
+        assert (one.num_read, one.num_dropped, one.annotated) == (other.num_read, other.num_dropped, other.annotated)
         assert_equal_fields(one.records, other.records)
 
 
@@ -418,13 +420,13 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
     names = [
         "test_families",
         "test_fasta",
-        "test_header_fields",
-        "test_journal",
+        "test_headers",
+        "test_resume",
         "test_prepare",
         "test_readers",
         "test_readers_fuzz",
     ]
-    files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
+    files = [str(file) for name in names for file in (ROOT / "tests").rglob(f"{name}.py")]
     script = (
         "import sys, pytest; from protein_lm.native.reader import compiled_reader; assert compiled_reader() is not None; "
         "sys.exit(pytest.main(sys.argv[1:]))"
@@ -457,10 +459,10 @@ def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
     rows = np.zeros(len(keys), dtype=ROW)
     rows["key"], rows["check"], rows["record"] = keys, keys[::-1], np.arange(len(keys))
     found, by_numpy = np.zeros(len(keys) + 1, dtype=ROW), np.zeros(len(keys) + 1, dtype=ROW)  # room for more
-    ends = spread(rows, found)
+    ends = sort_by_file(rows, found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, build.OFF)
-        assert ends.tolist() == spread(rows, by_numpy).tolist()
+        assert ends.tolist() == sort_by_file(rows, by_numpy).tolist()
     assert found.tobytes() == by_numpy.tobytes()
 
 
@@ -511,7 +513,7 @@ def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, "")
         patch.setattr(duplicates, "_LEAST_SLOTS", num_slots)
-        seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
+        seen, members = SeenFingerprints(num_bytes=1), set[tuple[int, int]]()
         for pairs in shown:
             rows = [(high * stride, high * 4 + low) for high, low in pairs]  # no two sequences share their second half
             prints = np.array(rows, dtype=np.uint64).reshape(-1, 2)
@@ -524,7 +526,7 @@ def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
 
 def test_a_fingerprint_that_looks_like_a_free_slot(reader, monkeypatch) -> None:
     monkeypatch.setenv(build.VARIABLE, "")
-    seen, prints = Seen(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
+    seen, prints = SeenFingerprints(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
     assert [seen.add(prints).tolist() for _ in range(2)] == [[True, True], [True, False]]
     assert not seen.knows_all
 
@@ -548,7 +550,7 @@ def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypa
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
 def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
-    monkeypatch.setattr("protein_lm.files.journal.SAVED_SECONDS", 0)
+    monkeypatch.setattr("protein_lm.corpus.prepare.SAVED_SECONDS", 0)
     again = tmp_path / "again.fasta"
     with Source(SAMPLE) as source:
         again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))
@@ -560,5 +562,5 @@ def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_pat
     assert any(partial.glob("sequences.*.tmp")) == (before == build.OFF or most_slots == 2**6)
     monkeypatch.setenv(build.VARIABLE, after)
     prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
-    assert "going on with what a killed run had begun, after " in said[0]
+    assert "resuming what a killed run had begun, after " in said[0]
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
