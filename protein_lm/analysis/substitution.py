@@ -57,16 +57,15 @@ class Resamples:
     """(R, 190) strict lower triangles; R is 0 if there are fewer than two groups."""
 
     @classmethod
-    def of(cls, sums: NDArray[np.float64], measures: dict[str, Measure], *, seed: int = 0) -> "dict[str, Resamples]":
+    def of(cls, sums: NDArray[np.float64], measures: dict[str, Measure]) -> "dict[str, Resamples]":
         """Resample as many groups as hold proteins, with replacement.
 
         Args:
             sums: (G, layers, heads, 20, 20) of `PairSums`.
             measures: functions of the total, by name.
-            seed: seed of the draws.
         """
         filled = sums[sums.any((1, 2, 3, 4))]
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(0)
         lower = np.tril_indices(len(AMINO_ACIDS), -1)
         values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures}
         for _ in range(NUM_RESAMPLES if len(filled) > 1 else 0):

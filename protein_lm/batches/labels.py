@@ -180,7 +180,7 @@ class LabelTable(Corpus):
 
     def residues_at(self, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `Corpus`."""
-        return self._tokens[places]
+        return self._tokens[offsets]
 
     def residues(self, index: int) -> NDArray[np.uint8]:
         """See `Corpus`."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from protein_lm.analysis.assays import MEASURED, aggregate, agreement_with, read_measurements
+from protein_lm.analysis.assays import aggregate, agreement_with
 from protein_lm.analysis.variants import SCORE, num_in_windows, scan, scorable, scored
 from protein_lm.choices import VariantLongPolicy
 from protein_lm.files.output import new_directory, safe_name
@@ -16,6 +16,7 @@ from protein_lm.files.tables import write_table
 from protein_lm.inference.variants import Scoring
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.variants.assays import Assay, AssayFolder, read_assays, read_wild_type
+from protein_lm.io.variants.measurements import MEASURED, read_measurements
 from protein_lm.io.variants.variant_table import VariantTable, read_variants
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.plots.saving import save_figure

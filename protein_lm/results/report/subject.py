@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from protein_lm.checkpoint.directory import load_model, read_training_facts
+from protein_lm.checkpoint.directory import load_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.split import Split

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from protein_lm.analysis.curves import learning_curves
 from protein_lm.checkpoint.card import model_facts
-from protein_lm.checkpoint.directory import find_model, read_facts
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import find_model
 from protein_lm.corpus.inspect import measure
 from protein_lm.plots.corpus import corpus_contents
 from protein_lm.plots.curves import learning_curve
