@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from protein_lm.files.journal import Growth, Mark
 from protein_lm.files.output import checksum
-from protein_lm.io.records import copy_kept, kept
+from protein_lm.io.records import kept
+from protein_lm.native.reader import reader
 
 _BLOCK_BYTES, _PAGE_BYTES = 2**21, 2**12
 """The least that is written at a time, and what the places and sizes of such writes are multiples of."""
@@ -110,7 +111,7 @@ class ArrayFile:
             chosen = kept(values, lengths, keep)
             self.append(chosen)
             return chosen.size
-        size = copy_kept(values, lengths, keep, room)
+        size = reader().keep(values, lengths, keep, room)
         self._add(size)
         return size
 

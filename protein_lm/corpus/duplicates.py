@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from protein_lm.corpus.array_file import write_all
 from protein_lm.files.journal import Growth, Mark
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.numpy_reader import NumpyReader
+from protein_lm.native.reader import reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**18
@@ -103,7 +104,7 @@ class Ledger:
             yield np.fromfile(self._folder / name, dtype=ROW)
 
     def _spread(self) -> None:
-        ends = spread(self._held[: self._num_held], self._sorted)
+        ends = reader().spread(self._held[: self._num_held], _BITS, self._sorted)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
                 name, rows = f"{self._name}.{number}.tmp", self._sorted[start:end].data
@@ -111,15 +112,6 @@ class Ledger:
                     write_all(file, rows.cast("B"))
                 self._files.setdefault(name, Growth()).add(rows)
         self._num_held, self._is_spread = 0, True
-
-
-def spread(rows: NDArray, found: NDArray) -> NDArray[np.int64]:
-    """Sort rows (N,) by file, in their order, into `found` (at least N,); returns where those of each file (64,) end."""
-    if (reader := compiled_reader()) is not None:
-        return reader.spread(rows, _BITS, found)
-    numbers = (rows["key"] >> np.uint64(64 - _BITS)).astype(np.uint8)  # a byte is sorted by counting
-    rows.take(np.argsort(numbers, kind="stable"), out=found[: rows.size])
-    return np.cumsum(np.bincount(numbers, minlength=2**_BITS))
 
 
 def _with_shared_keys(rows: NDArray) -> NDArray:
@@ -144,10 +136,10 @@ class Seen:
     """
 
     def __init__(self, num_bytes: int | None) -> None:
-        self._reader = compiled_reader() if num_bytes is not None else None
+        self._reader = reader() if num_bytes is not None else NumpyReader()
         wanted = num_bytes // _BYTES_PER_SLOT if num_bytes else _MOST_SLOTS
-        num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
-        self.knows_all = self._reader is not None and wanted <= _MOST_SLOTS
+        num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader.is_compiled else 0
+        self.knows_all = self._reader.is_compiled and wanted <= _MOST_SLOTS
         """Whether every sequence that was shown is known; False from the beginning where so many cannot be expected to be."""
         pages = mmap.mmap(-1, num_slots * 8) if num_slots else b""  # zeros, of which only what is touched takes memory
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
@@ -157,8 +149,6 @@ class Seen:
 
     def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(N,) which of some sequences, by their fingerprints (N, 2), are not known to have been seen before."""
-        if self._reader is None:
-            return np.ones(len(prints), dtype=np.bool_)
         is_new, num_lost = self._reader.see(prints, self._slots, _PLACES if self.knows_all else _PLACES_IF_FULL)
         self.knows_all &= not num_lost
         return is_new

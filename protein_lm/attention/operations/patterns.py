@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm.native.numpy_reader import mix
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
@@ -59,7 +61,8 @@ class Pattern:
                 columns.append(blocks + sign * number * self.stride)
         choices = blocks if causal else num_blocks
         for number in range(self.num_random_blocks):
-            drawn = _mixed(blocks, number, self.seed) % np.maximum(choices, 1).astype(np.uint64)
+            offset = (self.seed * 1_000_003 + number) * 0x9E3779B97F4A7C15 % 2**64
+            drawn = mix(blocks.astype(np.uint64) + np.uint64(offset)) % np.maximum(choices, 1).astype(np.uint64)
             columns.append(np.where(choices > 0, drawn.astype(np.int64), -1))
         if not columns:
             return np.empty((blocks.size, 0), dtype=np.int64)
@@ -80,12 +83,3 @@ class Pattern:
         if causal:
             return seen & (keys <= queries)
         return seen | (queries < self.num_global_tokens)
-
-
-def _mixed(blocks: NDArray[np.int64], number: int, seed: int) -> NDArray[np.uint64]:
-    """A well mixed number per block: the finalizer of SplitMix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        mixed = blocks.astype(np.uint64) + np.uint64((seed * 1_000_003 + number + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
