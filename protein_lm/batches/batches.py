@@ -20,7 +20,7 @@ from protein_lm.batches.plan import Planned, TrainingPlan, filled
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import mix
+from protein_lm.io.hashing import mix
 
 IGNORED = -100
 """Target of positions that are not predicted."""
@@ -97,7 +97,7 @@ class TrainingBatches:
         within = np.arange(owners.size) - np.repeat(np.cumsum(pieces.lengths) - pieces.lengths, pieces.lengths)
         places = (firsts + lead)[owners] + within
         of_sequence = pieces.starts[owners] + within
-        begins = self._store.places_of(pieces.indices)
+        begins = self._store.offsets_of(pieces.indices)
         residues = self._store.residues_at(begins[owners] + of_sequence).astype(np.int64)
         tokens = np.empty(packing.length, dtype=np.int64)
         if lead:

@@ -24,11 +24,11 @@ from protein_lm.batches.plan import Planned, TrainingPlan
 from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
 from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.split import Split, SplitRule
 from protein_lm.errors import InputError
 from protein_lm.files.tables import read_table
 from protein_lm.files.text_table import shown_names
+from protein_lm.io.hashing import hash_identifiers
 from protein_lm.io.records import Annotations
 from protein_lm.io.residues import read_residues
 
@@ -174,13 +174,13 @@ class LabelTable(Corpus):
         """See `Corpus`."""
         return self._offsets[indices + 1] - self._offsets[indices]
 
-    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    def offsets_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """See `Corpus`."""
         return self._offsets[indices]
 
-    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def residues_at(self, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `Corpus`."""
-        return self._tokens[places]
+        return self._tokens[offsets]
 
     def residues(self, index: int) -> NDArray[np.uint8]:
         """See `Corpus`."""

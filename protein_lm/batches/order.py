@@ -7,7 +7,7 @@ A Feistel network is a permutation of the numbers of 2h bits whatever its round 
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.corpus.hashing import mix
+from protein_lm.io.hashing import mix
 
 _ROUNDS = 6
 

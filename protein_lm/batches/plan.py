@@ -16,9 +16,9 @@ from protein_lm.batches.order import keys_of_visits, shuffled
 from protein_lm.choices import TrainingLongPolicy, Windows
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import mix
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.io.hashing import mix
 
 _PLANNED_PLACES = 2**14
 _SCANNED_SEQUENCES = 2**20

@@ -29,7 +29,7 @@ def download_data(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print address, release, sizes.")] = False,
 ) -> None:
     """Fetch a release file of UniProt, going on where it broke off, and check it against the release's list."""
-    from protein_lm.corpus.download import BASE, STORE_BYTES_PER_BYTE, Server
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, Server
 
     with Server(base or BASE) as server:
         file = server.find(name, release)

@@ -69,14 +69,14 @@ def similarity(
             "standard input is read only once and not drawn from; name a file, or add --num-sequences all"
         )
 
-    from protein_lm.analysis.pair_attention_file import Reader
+    from protein_lm.analysis.pair_attention_file import PairReader
     from protein_lm.analysis.substitution import MATRIX, substitution_matrix
     from protein_lm.checkpoint.directory import load_model
     from protein_lm.results.similarity import write_similarity
 
     for name in matrices or ():
         substitution_matrix(name)
-    reader = Reader(None if num_sequences == ALL else int(num_sequences), seed, arcs, batch_tokens)
+    reader = PairReader(None if num_sequences == ALL else int(num_sequences), seed, arcs, batch_tokens)
     with sequence_progress("reading") as on_progress:
         found = write_similarity(
             load_model(model, device=device),

@@ -39,7 +39,7 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
         InputError: the text is no table.
     """
     table = TextTable(beginning, first_line, blocks, path, wanted=COLUMNS)
-    places = table.places(COLUMNS, "it needs both")
+    places = table.column_indices(COLUMNS, "it needs both")
     found: list[tuple[str, str, int, str]] = []
     chosen, none = itemgetter(*places), [""] * len(table.names)
     for line, row, fault in table.rows():

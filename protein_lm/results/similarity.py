@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from protein_lm.analysis.draw import draw
-from protein_lm.analysis.pair_attention_file import Found, Reader, sum_over_file
+from protein_lm.analysis.pair_attention_file import FileSums, PairReader, sum_over_file
 from protein_lm.analysis.similarity import Measure, correlation_over_heads, enrichment, frame, kernel_similarity
 from protein_lm.analysis.substitution import MATRIX, Resamples, agreement, normalized, substitution_matrix
 from protein_lm.files.output import check_absent
-from protein_lm.files.unfinished import unfinished
+from protein_lm.files.resume import unfinished_work
 from protein_lm.inference.reading import Summary
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.plots.saving import save_figure
@@ -41,7 +41,7 @@ def write_similarity(
     model: ProteinLM,
     source: Path,
     output: Path,
-    reader: Reader,
+    reader: PairReader,
     *,
     matrices: Sequence[str] = (MATRIX,),
     num_untrained: int = 0,
@@ -69,13 +69,13 @@ def write_similarity(
     Raises:
         ConfigError: an unknown matrix, or a draw from standard input.
         InputError: as `draw` and `sum_over_file`.
-        OutputError: as `unfinished`.
+        OutputError: as `unfinished_work`.
     """
     check_absent(output)
     references = {name: substitution_matrix(name) for name in dict.fromkeys(matrices)}
     drawn = draw(source, reader.num_sequences, longest=model.max_residues, seed=reader.seed)
     models = {TRAINED: model} | {f"untrained-{seed}": untrained(model, seed) for seed in range(num_untrained)}
-    with unfinished(output, reader.facts(list(models.values())), resume=resume) as work:
+    with unfinished_work(output, reader.settings(list(models.values())), resume=resume) as work:
         found = sum_over_file(work, list(models.values()), source, drawn, reader, on_progress=on_progress)
         tables, rows = {}, []
         for number, (name, each) in enumerate(models.items()):
@@ -109,7 +109,7 @@ def write_similarity(
         trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
         if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
             save_figure(clustered, work.folder / f"clustered{figure_format}")
-        work.finish_as_folder()
+        work.finish_as_folder(output)
     return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
 
 
@@ -120,7 +120,7 @@ def untrained(model: ProteinLM, seed: int) -> ProteinLM:
     return fresh.to(model.device).eval()
 
 
-def _measured(model: ProteinLM, found: Found, number: int) -> tuple[dict[str, pd.DataFrame], dict[str, Resamples]]:
+def _measured(model: ProteinLM, found: FileSums, number: int) -> tuple[dict[str, pd.DataFrame], dict[str, Resamples]]:
     """Tables of a model by the name of the measure, and bootstrap resamples of those that depend on proteins."""
     soft, arcs = found.pairs[number].sums(), found.pairs[number].arcs()
     of_weights: dict[str, Measure] = {SIMILARITY: correlation_over_heads, ENRICHMENT: enrichment}
@@ -144,14 +144,14 @@ def _agreement(table: pd.DataFrame, matrix: pd.DataFrame, resamples: Resamples |
     return row
 
 
-def _caption(found: Found, agreements: pd.DataFrame, matrix: str) -> str:
+def _caption(found: FileSums, agreements: pd.DataFrame, matrix: str) -> str:
     rows = agreements[(agreements["model"] == TRAINED) & (agreements["matrix"] == matrix)]
     found_with = zip(rows["measure"], rows["pearson"], rows["pearson_p"], strict=True)
     values = ", ".join(f"{measure} {value:.2f} (p {p:.4f})" for measure, value, p in found_with)
     return f"{found.summary.num_used:,} proteins, {found.num_residues:,} residues; Pearson with {matrix}: {values}"
 
 
-def _notes(model: ProteinLM, found: Found, tables: dict[str, pd.DataFrame]) -> list[str]:
+def _notes(model: ProteinLM, found: FileSums, tables: dict[str, pd.DataFrame]) -> list[str]:
     notes = []
     if found.absent:
         notes.append(f"no {', '.join(found.absent)} in these proteins: cells empty")

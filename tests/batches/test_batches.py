@@ -14,8 +14,8 @@ from protein_lm.batches.masking import choose_positions, corrupted, drawn, hide
 from protein_lm.batches.plan import Pieces, Place, Planned
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
-from protein_lm.corpus.hashing import mix
 from protein_lm.corpus.split import Split
+from protein_lm.io.hashing import mix
 
 
 def batches(corpus, *, objective=Objective.CAUSAL, max_length=64, seed=0, **config) -> TrainingBatches:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from protein_lm.choices import OnError
 from protein_lm.corpus import duplicates
-from protein_lm.corpus.duplicates import Seen
+from protein_lm.corpus.duplicates import SeenFingerprints
 from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import InputError
 from protein_lm.files.sources import Source
 from protein_lm.native import build
-from tests.files.test_journal import contents, killed
+from tests.files.test_resume import contents, killed
 from tests.native.test_build import needs_compiler
 
 TESTS = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, "")
         patch.setattr(duplicates, "_LEAST_SLOTS", num_slots)
-        seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
+        seen, members = SeenFingerprints(num_bytes=1), set[tuple[int, int]]()
         for pairs in shown:
             rows = [(high * stride, high * 4 + low) for high, low in pairs]  # no two sequences share their second half
             prints = np.array(rows, dtype=np.uint64).reshape(-1, 2)
@@ -72,7 +72,7 @@ def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
 
 def test_a_fingerprint_that_looks_like_a_free_slot(reader, monkeypatch) -> None:
     monkeypatch.setenv(build.VARIABLE, "")
-    seen, prints = Seen(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
+    seen, prints = SeenFingerprints(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
     assert [seen.add(prints).tolist() for _ in range(2)] == [[True, True], [True, False]]
     assert not seen.knows_all
 
@@ -96,7 +96,7 @@ def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypa
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
 def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
-    monkeypatch.setattr("protein_lm.files.journal.SAVED_SECONDS", 0)
+    monkeypatch.setattr("protein_lm.corpus.prepare.SAVED_SECONDS", 0)
     again = tmp_path / "again.fasta"
     with Source(SAMPLE) as source:
         again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))
@@ -108,14 +108,14 @@ def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_pat
     assert any(partial.glob("sequences.*.tmp")) == (before == build.OFF or most_slots == 2**6)
     monkeypatch.setenv(build.VARIABLE, after)
     prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
-    assert "going on with what a killed run had begun, after " in said[0]
+    assert "resuming what a killed run had begun, after " in said[0]
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_all_of_reading_and_preparing_again(reader) -> None:
     """The tests of what reads files, which take numpy's way by default, with the reader in use."""
-    names = "families", "fasta", "headers", "journal", "prepare", "readers", "readers_fuzz"
+    names = "families", "fasta", "headers", "resume", "prepare", "readers", "readers_fuzz"
     files = [str(path) for name in names for path in TESTS.rglob(f"test_{name}.py")]
     assert len(files) == len(names)
     script = (

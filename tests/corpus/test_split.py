@@ -3,9 +3,9 @@ import gzip
 import numpy as np
 import pytest
 
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.split import Split, SplitRule, SplitTable
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.io.hashing import hash_identifiers
 
 MASK = 2**64 - 1
 MANY = [b"A%07d" % number for number in range(50_000)]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.corpus.digest import Digest, Settings, digest
 from protein_lm.corpus.filters import Filters
+from protein_lm.corpus.workers import PartResult, Settings, process_part
 from protein_lm.errors import InputError
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text
@@ -37,13 +37,15 @@ def in_two(text: bytes, form: TextFormat) -> Text:
     return Text(text[:cut], memoryview(text)[cut:]) if cut >= form.kept else Text(text)
 
 
-def read_by(path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]) -> Digest | str | None:
+def read_by(
+    path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]
+) -> PartResult | str | None:
     """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
     part = Part(Path("in"), in_two(text, form), form, line=1, num_lines=text.count(b"\n"), families=families)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, path)
         try:
-            return digest(part, asked)
+            return process_part(part, asked)
         except InputError as error:
             return str(error)
 
@@ -59,7 +61,7 @@ def is_taken(text: bytes, form: TextFormat, policy: ResiduePolicy) -> bool:
 def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families: Sequence[str] = ()) -> None:
     ours, theirs = (read_by(path, text, asked, form, families) for path in ("", build.OFF))
     assert type(ours) is type(theirs)
-    if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
+    if not isinstance(ours, PartResult) or not isinstance(theirs, PartResult):
         assert ours == theirs
         return
     assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
@@ -315,7 +317,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
             patch.setenv(build.VARIABLE, way)
             try:
                 with Source(path, block_bytes=block_bytes) as source:
-                    made = [digest(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
+                    made = [process_part(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
                 found[way] = [one for one in made if one is not None]
             except InputError as error:
                 assert "\n" not in str(error)

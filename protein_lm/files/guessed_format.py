@@ -1,4 +1,4 @@
-"""What a file that holds no sequences seems to be, judged by its first bytes, for an error message that helps."""
+"""Guesses the format of a file by its first bytes, for an error message that helps."""
 
 import re
 
@@ -33,15 +33,15 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 )
 _TAR_MAGIC_AT = 257
 ATOM_RECORDS = ("ATOM  ", "HETATM")
-"""What the lines of atoms begin with in PDB files."""
+"""Beginnings of the lines of atoms in PDB files."""
 _MMCIF = re.compile(rb"\s*(#[^\n]*\n\s*)*(data_|_atom_site\.)", re.IGNORECASE)
 _PDB_HEAD = re.compile(rb"\s*(HEADER|TITLE |REMARK|SEQRES|CRYST1|MODEL |COMPND)")
-"""A head may be so long that no atom is in sight."""
+"""A head may be so long that the beginning has no atom."""
 _PDB_ATOM = re.compile(rb"^(ATOM  |HETATM)", re.MULTILINE)
 
 
 def structure_format(beginning: bytes) -> str | None:
-    r"""PDB or mmCIF for a structure that begins so, else None.
+    r"""Return "PDB" or "mmCIF" for a structure with this beginning, else None.
 
     >>> structure_format(b"PARENT N/A\nATOM      1  N   MET A   1")
     'PDB'
@@ -53,7 +53,7 @@ def structure_format(beginning: bytes) -> str | None:
 
 
 def describe_format(beginning: bytes) -> str | None:
-    """What a file that begins so looks like, None if nothing known.
+    """Describe the format of a file with this beginning; None if it is unknown.
 
     >>> describe_format(b"%PDF-1.7")
     'a PDF document'

@@ -1,4 +1,4 @@
-"""Parts of sources -> what goes into a store, in this process, in threads or in others."""
+"""Turns parts of sources into what goes into a store: in this process, in threads or in other processes."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.corpus.duplicates import fingerprints
 from protein_lm.corpus.filters import Filters, select
-from protein_lm.corpus.hashing import hash_letters
+from protein_lm.io.hashing import hash_letters
 from protein_lm.io.readers import Part
 from protein_lm.io.records import Columns
 from protein_lm.native.reader import reader
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
 _PARTS_PER_WORKER = 3
-"""Read ahead of what is written."""
+"""Parts that are read ahead for each worker."""
 
 
 class Settings(NamedTuple):
@@ -39,17 +39,18 @@ class Settings(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Digest:
-    """The wanted records of a part, and what became of the others."""
+class PartResult:
+    """The wanted records of a part, and why others were dropped."""
 
     records: Columns
     num_read: int
     num_dropped: Counter[str]
-    was_said: frozenset[str]
-    """As in `filters.Selection`."""
+    """Records by reason, `filters.REASONS`."""
+    annotated: frozenset[str]
+    """Annotations that some record has, as in `filters.Selection`."""
 
 
-def digest(part: Part, settings: Settings) -> Digest | None:
+def process_part(part: Part, settings: Settings) -> PartResult | None:
     """Parse a part and take what is wanted; None if it has no record.
 
     Raises:
@@ -59,11 +60,11 @@ def digest(part: Part, settings: Settings) -> Digest | None:
     if records is None:
         return None
     selection = select(records, settings.filters, settings.policy)
-    return Digest(
+    return PartResult(
         records=records.select(selection.keep),
         num_read=records.lengths.size + records.num_faulty,
         num_dropped=selection.num_dropped,
-        was_said=selection.was_said,
+        annotated=selection.annotated,
     )
 
 
@@ -90,18 +91,18 @@ def _columns(part: Part, settings: Settings) -> Columns | None:
 
 
 class Workers:
-    """Threads and processes that make digests.
+    """Threads and processes that process parts.
 
-    The compiled reader does not hold the interpreter's lock, so that threads serve it; all other parsers need processes.
+    The compiled reader does not hold the interpreter's lock, so threads serve it. All other parsers need processes.
 
     Args:
-        threads: for formats that the compiled reader knows, if it is there; 0: as all else.
-        processes: for all else; 0: the caller itself.
+        threads: for formats that the compiled reader knows, if it is installed; 0: treat these like all others.
+        processes: for all other formats; 0: the caller itself.
     """
 
     def __init__(self, threads: int, processes: int) -> None:
         self._threads = ThreadPoolExecutor(threads) if threads and reader().is_compiled else None
-        self._processes = make_pool(processes) if processes else None  # which start at the first part for them
+        self._processes = _process_pool(processes) if processes else None  # they start at the first part for them
         self._num_threads, self._num_processes = threads, processes
 
     def __enter__(self) -> "Workers":
@@ -114,34 +115,37 @@ class Workers:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    def digests(self, parts: Iterable[Part], settings: Settings) -> Iterator[Digest | None]:
-        """The digest of each part, in their order, whoever makes them.
+    def results(self, parts: Iterable[Part], settings: Settings) -> Iterator[PartResult | None]:
+        """Yield the result of each part, in their order, whoever makes them.
 
         Raises:
-            InputError: as `digest`, for the first part at fault.
+            InputError: as `process_part`, for the first part at fault.
         """
-        running: deque[Callable[[], Digest | None]] = deque()
+        running: deque[Callable[[], PartResult | None]] = deque()
         for part in parts:
             pool, number = self._processes, self._num_processes
             if part.is_for_compiled_reader and self._threads:
                 pool, number = self._threads, self._num_threads
-            running.append(pool.submit(digest, part, settings).result if pool else partial(digest, part, settings))
+            if pool:
+                running.append(pool.submit(process_part, part, settings).result)
+            else:
+                running.append(partial(process_part, part, settings))
             while len(running) > number * _PARTS_PER_WORKER:
                 yield running.popleft()()
         while running:
             yield running.popleft()()
 
 
-def make_pool(workers: int) -> "ProcessPoolExecutor":
-    """Processes that make digests; they end with this one, however it ends."""
-    from concurrent.futures import ProcessPoolExecutor  # which takes longer to import than most stores need them
+def _process_pool(workers: int) -> "ProcessPoolExecutor":
+    """Make processes that end with this one, however it ends."""
+    from concurrent.futures import ProcessPoolExecutor  # takes longer to import than most stores need
     from multiprocessing import get_context
 
     return ProcessPoolExecutor(workers, get_context("spawn"), initializer=partial(_begin, os.getpid()))
 
 
 def _begin(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what there is to say
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports the interruption
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

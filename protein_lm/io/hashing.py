@@ -15,7 +15,7 @@ _WORD = 8
 
 
 def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:
-    """A stable hash of each identifier (UTF-8), (N,).
+    """(N,) a stable hash of each identifier (UTF-8).
 
     >>> hash_identifiers([b"P62593", b"an identifier of more than 8 bytes"]).tolist()
     [18165176883260203319, 779016990599954600]
@@ -25,14 +25,14 @@ def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 def hash_letters(letters: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """As `hash_identifiers`, for N identifiers whose bytes lie back to back; `lengths` (N,) are their bytes."""
+    """(N,) hashes of identifiers whose bytes are back to back; `lengths` (N,) are their bytes."""
     starts = np.cumsum(lengths) - lengths
     padded = np.concatenate((letters, np.zeros(_WORD, dtype=np.uint8)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WORD)
     hashes = mix(lengths.astype(np.uint64))
     longer, offset = np.flatnonzero(lengths), 0
     while longer.size:
-        words = windows[starts[longer] + offset]
+        words = windows[starts[longer] + offset]  # (M, 8) next bytes of those that have more
         words = np.where(np.arange(_WORD) < (lengths[longer] - offset)[:, None], words, 0).astype(np.uint8)
         hashes[longer] = mix(hashes[longer] ^ words.view("<u8")[:, 0])
         offset += _WORD

@@ -1,7 +1,6 @@
-"""UniProt's release files: fetched, gone on with where a transfer broke, and checked against the release's own list.
+"""UniProt's lists of release files: name, size and MD5 of each file, for `download`.
 
-Beside each group of files the server keeps `RELEASE.metalink` with the release and, for each file, its size and MD5. A file
-under its final name has passed both.
+The server has a `RELEASE.metalink` next to each group of files. A file under its final name has passed both checks.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.files.transfer import Connection, RemoteFile
+from protein_lm.files.download import Connection, RemoteFile
 
 BASE = "https://ftp.uniprot.org/pub/databases/uniprot/"
 CURRENT = "current"
@@ -21,17 +20,17 @@ FILES = {
     "uniref90": "current_release/uniref/uniref90/uniref90.fasta.gz",
     "uniref100": "current_release/uniref/uniref100/uniref100.fasta.gz",
 }
-"""What can be fetched -> its place under the base address."""
+"""Names of databases -> their files under the base address."""
 METALINK = "RELEASE.metalink"
 STORE_BYTES_PER_BYTE = 1.8
-"""Of a prepared store, per byte of .fasta.gz."""
+"""Bytes of a prepared store per byte of .fasta.gz."""
 
 
 class Server:
     """UniProt's release server, or a mirror of it."""
 
     def __init__(self, base: str = BASE, **patience: Any) -> None:
-        """Take the base address, and the settings of a `Connection`.
+        """Set the base address and the settings of a `Connection`.
 
         Raises:
             ConfigError: the address is not http or https.
@@ -48,7 +47,7 @@ class Server:
         self._connection.close()
 
     def find(self, name: str, release: str = CURRENT) -> RemoteFile:
-        """What the server has of `name` (one of FILES).
+        """Look up a file of the server by its name in FILES.
 
         Raises:
             ConfigError: an unknown name.
@@ -69,12 +68,12 @@ class Server:
         return RemoteFile(url, found, size, md5)
 
     def fetch(self, file: RemoteFile, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
-        """Fetch a file into a folder, see `Connection.fetch`."""
+        """Fetch a file into a folder, as `Connection.fetch` does."""
         return self._connection.fetch(file, folder, on_progress)
 
 
 def _listed(text: bytes, url: str, name: str) -> tuple[str, int, str]:
-    """Release, size and MD5 of a file in a metalink."""
+    """Return release, size and MD5 of a file in a metalink."""
     try:
         root = ElementTree.fromstring(text)
         for element in root.iter():

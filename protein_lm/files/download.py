@@ -1,6 +1,6 @@
-"""Files fetched over HTTP: gone on with where a transfer broke, and checked.
+"""Downloads files over HTTP, resumes broken transfers, and checks the result.
 
-A file under its final name is whole. What was fetched so far stands as `NAME.part`, with what it is a part of in
+A file under its final name is whole. The bytes fetched so far are in `NAME.part`, and the facts of the file in
 `NAME.part.json`.
 """
 
@@ -31,10 +31,10 @@ class RemoteFile:
 
     url: str
     release: str
-    """What tells it from another file at the same address: a release, or the server's tag of the content."""
+    """Release, or the server's tag of the content: it differs for another file at the same address."""
     num_bytes: int
     md5: str | None
-    """None where the server does not tell."""
+    """None if the server does not tell."""
 
     @property
     def name(self) -> str:
@@ -43,27 +43,27 @@ class RemoteFile:
 
 
 class Connection:
-    """Requests to a server that may be slow, break off, or not be there."""
+    """Requests to a server that may be slow, break off, or be unreachable."""
 
     def __init__(self, *, stall_seconds: float = _STALL_SECONDS, pause_seconds: float = _FIRST_PAUSE_SECONDS) -> None:
-        """Take how long a transfer may stand still, and the first pause between attempts."""
+        """Set how long a transfer may stand still, and the first pause between attempts."""
         self._pause_seconds = pause_seconds
         self._client = httpx2.Client(follow_redirects=True, timeout=stall_seconds)
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Close the connection."""
         self._client.close()
 
     def fetch(self, file: RemoteFile, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
         """Fetch a file into a folder, from where an earlier attempt stopped.
 
         Args:
-            file: what it is, and where.
-            folder: where to; made if need be.
-            on_progress: called with the bytes that are there so far.
+            file: the file on the server.
+            folder: the folder to write to; made if need be.
+            on_progress: called with the number of bytes fetched so far, by earlier attempts too.
 
         Raises:
-            InputError: the server cannot be reached or broke off too often, or what came is not what it told.
+            InputError: the server cannot be reached, broke off too often, or sent other bytes than it announced.
             OutputError: the file exists already, another command fetches it, or there is no room for it.
         """
         target = folder / file.name
@@ -93,16 +93,14 @@ class Connection:
             if failures == _ATTEMPTS:
                 raise InputError(
                     f"{file.url} cannot be fetched: {fault}, {failures} times in a row; {partial.size:,} of "
-                    f"{file.num_bytes:,} bytes are there, and the same command goes on with them"
+                    f"{file.num_bytes:,} bytes are there, and the same command resumes from them"
                 )
             time.sleep(pause)
             pause *= 2
 
     def _transfer(self, file: RemoteFile, partial: "_Partial", on_progress: Callable[[int], None] | None) -> None:
         start = partial.size
-        headers = (
-            {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {"Accept-Encoding": "identity"}
-        )
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self._client.stream("GET", file.url, headers=headers) as response:
             if response.status_code == _RANGE_NOT_SATISFIABLE:
                 partial.restart()
@@ -122,7 +120,7 @@ class Connection:
                         on_progress(out.tell())
 
     def request(self, url: str, method: str = "GET") -> httpx2.Response:
-        """The answer to a small request.
+        """Return the answer to a small request.
 
         Raises:
             InputError: the server cannot be reached, or answers with an error.
@@ -146,7 +144,7 @@ class Connection:
 
 
 class _Partial:
-    """What is there of a file so far."""
+    """The part of a file that was fetched so far."""
 
     def __init__(self, target: Path, file: RemoteFile) -> None:
         self.path = target.with_name(target.name + ".part")
@@ -159,11 +157,11 @@ class _Partial:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Number of bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def restart(self) -> None:
-        """Forget what is there."""
+        """Delete the part."""
         self.path.unlink(missing_ok=True)
 
     def reserve(self) -> None:
@@ -176,7 +174,7 @@ class _Partial:
             )
 
     def check(self) -> None:
-        """Raise InputError if size or MD5, where it is known, are not those that the server told."""
+        """Raise InputError if size or MD5, if known, differ from those that the server announced."""
         wanted = f"{self._file.num_bytes:,} bytes"
         found = f"{self.size:,} bytes"
         if self._file.md5 is not None:

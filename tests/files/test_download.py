@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from protein_lm.cli import main
-from protein_lm.corpus.download import FILES, METALINK, Server
 from protein_lm.errors import ConfigError, InputError, OutputError
 from protein_lm.files.output import claimed
+from protein_lm.files.uniprot_release import FILES, METALINK, Server
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
 PLACE = "/" + FILES["uniref50"]
@@ -129,10 +129,10 @@ def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
     assert fetch(server.base, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_dead_server_leaves_a_part_that_the_next_command_goes_on_with(server, tmp_path):
+def test_a_dead_server_leaves_a_part_from_which_the_next_command_resumes(server, tmp_path):
     server.limits = [60_000, *[0] * 6]
     with pytest.raises(
-        InputError, match=r"6 times in a row; 60,000 of 200,000 bytes are there, and the same command goes on"
+        InputError, match=r"6 times in a row; 60,000 of 200,000 bytes are there, and the same command resumes from them"
     ):
         fetch(server.base, tmp_path)
     assert names(tmp_path) == [f"{NAME}.part", f"{NAME}.part.json"]

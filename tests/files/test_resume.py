@@ -1,4 +1,4 @@
-"""A run of `prepare` that was killed is gone on with, and the store is the same, byte for byte."""
+"""A run of `prepare` that was killed is resumed, and the store is the same, byte for byte."""
 
 import gzip
 import os
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protein_lm.corpus import digest as digest_module
+from protein_lm.corpus import workers
 from protein_lm.corpus.duplicates import Ledger
 from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.store_writer import StoreWriter
 from protein_lm.errors import InputError
-from protein_lm.files.journal import STATE
+from protein_lm.files.resume import STATE
 
 BLOCK_BYTES = 200
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -57,19 +57,19 @@ def tables(tmp_path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr("protein_lm.files.journal.SAVED_SECONDS", 0)
+    monkeypatch.setattr("protein_lm.corpus.prepare.SAVED_SECONDS", 0)
     monkeypatch.setattr("protein_lm.corpus.duplicates._HELD_ROWS", 40)
 
 
 @pytest.fixture
-def num_digests(monkeypatch) -> list[int]:
-    counts, original = [0], digest_module.digest
+def num_parts(monkeypatch) -> list[int]:
+    counts, original = [0], workers.process_part
 
-    def digest(*arguments: Any) -> Any:
+    def process_part(*arguments: Any) -> Any:
         counts[0] += 1
         return original(*arguments)
 
-    monkeypatch.setattr(digest_module, "digest", digest)
+    monkeypatch.setattr(workers, "process_part", process_part)
     return counts
 
 
@@ -102,17 +102,17 @@ def snapshot(output: Path, left: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", [4, 11, 20, 27])
-def test_a_killed_run_is_gone_on_with(tmp_path, sources, tables, num_digests, moment):
+def test_a_killed_run_is_resumed(tmp_path, sources, tables, num_parts, moment):
     whole, said = tmp_path / "whole", []
     prepare(sources, whole, block_bytes=BLOCK_BYTES, **tables)
-    total, num_digests[0] = num_digests[0], 0
+    total, num_parts[0] = num_parts[0], 0
     partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=moment, **tables)
     assert (partial / STATE).exists()
-    num_digests[0] = 0
+    num_parts[0] = 0
     prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append, **tables)
     assert contents(tmp_path / "left" / "store") == contents(whole)
-    assert total - moment <= num_digests[0] <= total - moment + 3, "at most three parts stood since the last save"
-    assert len(said) == 1 and "going on with what a killed run had begun, after " in said[0]
+    assert total - moment <= num_parts[0] <= total - moment + 3, "at most three parts stood since the last save"
+    assert len(said) == 1 and "resuming what a killed run had begun, after " in said[0]
     assert [path.name for path in (tmp_path / "left").iterdir()] == ["store"]
 
 
@@ -123,10 +123,10 @@ def test_with_another_number_of_workers(tmp_path, sources, tables, before, after
     said: list[str] = []
     prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, workers=after, say=said.append)
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
-    assert "going on" in said[0]
+    assert "resuming" in said[0]
 
 
-def test_killed_again_and_again(tmp_path, sources, num_digests):
+def test_killed_again_and_again(tmp_path, sources, num_parts):
     prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     output = tmp_path / "store"
     for number in range(1, 30):
@@ -164,21 +164,21 @@ def cut(path: Path) -> None:
         (lambda path: path.write_bytes(b""), STATE, "its saved state is damaged"),
         (cut, "offsets.npy", "its file offsets.npy is damaged"),
         (flip, "tokens.npy", "its file tokens.npy is damaged"),
-        (Path.unlink, "ids.npy", "not all of it can be read"),
+        (Path.unlink, "ids.npy", "its file ids.npy is missing"),
         (flip, "identifiers.*.tmp", ".tmp is damaged"),
         (rewrite, "a.fasta", "a.fasta has changed"),
         (Path.touch, "entries.xml", "not the same: sources"),
     ],
 )
-def test_what_cannot_be_trusted_is_started_over(tmp_path, sources, num_digests, damage, name, reason):
+def test_what_cannot_be_trusted_is_started_over(tmp_path, sources, num_parts, damage, name, reason):
     partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=10)
     damage(next(partial.glob(name), tmp_path / "in" / name))
     said: list[str] = []
-    num_digests[0] = 0
+    num_parts[0] = 0
     prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append)
-    again, num_digests[0] = num_digests[0], 0
+    again, num_parts[0] = num_parts[0], 0
     prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
-    assert again == num_digests[0]
+    assert again == num_parts[0]
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
     assert len(said) == 1 and "starting over what a killed run had begun, because " in said[0]
     assert said[0].endswith(reason)
@@ -193,17 +193,15 @@ def test_other_settings_start_over(tmp_path, sources, tables):
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("owner", "method", "is_gone_on_with"), [(Ledger, "conflicts", True), (StoreWriter, "drop", False)]
-)
-def test_killed_when_all_is_read(tmp_path, sources, monkeypatch, owner, method, is_gone_on_with):
+@pytest.mark.parametrize(("owner", "method", "is_resumed"), [(Ledger, "conflicts", True), (StoreWriter, "drop", False)])
+def test_killed_when_all_is_read(tmp_path, sources, monkeypatch, owner, method, is_resumed):
     prepare(sources, tmp_path / "whole", block_bytes=BLOCK_BYTES)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(owner, method, lambda *_: snapshot(tmp_path / "store", tmp_path / "left"))
         prepare(sources, tmp_path / "store", block_bytes=BLOCK_BYTES)
     said: list[str] = []
     prepare(sources, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, say=said.append)
-    assert bool(said) == is_gone_on_with
+    assert bool(said) == is_resumed
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
 
 
@@ -216,4 +214,4 @@ def test_a_lack_of_clusters_is_remembered(tmp_path, sources):
     said: list[str] = []
     with pytest.raises(InputError, match=r"clusters.csv has no cluster for 3 sequences: Q0, Q1, Q2; add them, or "):
         prepare(fasta, tmp_path / "left" / "store", block_bytes=BLOCK_BYTES, clusters=table, say=said.append)
-    assert "going on" in said[0] and not list((tmp_path / "left").iterdir())
+    assert "resuming" in said[0] and not list((tmp_path / "left").iterdir())
