@@ -64,7 +64,7 @@ def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families
     if not isinstance(ours, PartResult) or not isinstance(theirs, PartResult):
         assert ours == theirs
         return
-    assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
+    assert (ours.num_read, ours.num_dropped, ours.annotated) == (theirs.num_read, theirs.num_dropped, theirs.annotated)
     assert_equal_fields(ours.records, theirs.records)
 
 
@@ -327,7 +327,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
         assert ours == theirs
         return
     for one, other in zip(ours, theirs, strict=True):
-        assert (one.num_read, one.num_dropped, one.was_said) == (other.num_read, other.num_dropped, other.was_said)
+        assert (one.num_read, one.num_dropped, one.annotated) == (other.num_read, other.num_dropped, other.annotated)
         assert_equal_fields(one.records, other.records)
 
 
