@@ -1,4 +1,4 @@
-"""Several stores as one corpus: beside the same sequences prepared together."""
+"""Several stores as one corpus, compared with the same sequences prepared together."""
 
 import json
 import shutil

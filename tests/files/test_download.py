@@ -1,4 +1,4 @@
-"""Against a real HTTP server on the loopback interface that misbehaves in every way that servers do."""
+"""Downloads from a real HTTP server on the loopback interface that misbehaves in every way that servers do."""
 
 import hashlib
 import threading
@@ -113,7 +113,7 @@ def test_a_file_arrives_also_by_redirects(server, tmp_path, prefix):
     assert path.read_bytes() == CONTENT and names(tmp_path / "new") == [NAME]
 
 
-def test_a_broken_transfer_goes_on_where_it_was(server, tmp_path):
+def test_a_broken_transfer_is_resumed_where_it_was(server, tmp_path):
     server.limits = [70_000, 1, 50_000]
     assert fetch(server.base, tmp_path).read_bytes() == CONTENT
     assert server.starts == [0, 70_000, 70_001, 120_001]
