@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protein_lm.checkpoint.directory import load_model, load_predictor, read_training_facts, save_model, write_checksums
+from protein_lm.checkpoint.checksums import write_checksums
+from protein_lm.checkpoint.directory import load_model, load_predictor, save_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig, Recipe

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-import xxhash
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
@@ -23,6 +21,7 @@ from scipy.special import expit
 
 from protein_lm import alphabet
 from protein_lm.analysis.attention.maps import LayerCall, visit_layers
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.errors import ConfigError, InputError, ModelError
 from protein_lm.files.plain_files import read_json
 from protein_lm.inference.score import check_length
@@ -78,7 +77,7 @@ class Regression:
             )
         head, shape = model.contact_head.regression, (model.config.num_layers, model.config.num_heads)
         weights = head.weight.double().view(shape).tolist()
-        return cls(weights, float(head.bias), model_checksum(model), 0.0, [], 0, 0)
+        return cls(weights, float(head.bias), model_checksum(model, with_settings=False), 0.0, [], 0, 0)
 
     @classmethod
     def load(cls, path: Path, model: ProteinLM) -> "Regression":
@@ -102,20 +101,11 @@ class Regression:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no contact regression; make one with protein-lm contacts train") from error
         expected = model.config.num_layers, model.config.num_heads
-        if shape != expected or regression.model_checksum != model_checksum(model):
+        if shape != expected or regression.model_checksum != model_checksum(model, with_settings=False):
             raise ModelError(
                 f"{path} was trained for another model; train one for this model with protein-lm contacts train"
             )
         return regression
-
-
-def model_checksum(model: ProteinLM) -> str:
-    """XXH3-128 of all weights and random features, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def corrected(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -215,7 +205,7 @@ def train_regression(
     return Regression(
         weights=(weights / scales).reshape(shape).tolist(),
         intercept=intercept,
-        model_checksum=model_checksum(model),
+        model_checksum=model_checksum(model, with_settings=False),
         penalty=penalty,
         structures=[chain.name for _, chain in examples],
         num_pairs=num_pairs,

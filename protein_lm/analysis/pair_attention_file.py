@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from protein_lm import __version__, alphabet
 from protein_lm.analysis.draw import Draw
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS, PairSums
-from protein_lm.checkpoint.directory import fingerprint
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import InputError
 from protein_lm.files.resume import WorkFolder
@@ -37,7 +37,7 @@ class PairReader:
     def settings(self, models: Sequence[ProteinLM]) -> dict[str, object]:
         """Return all settings by name, for `unfinished_work`."""
         return {
-            "model": fingerprint(models[0]),
+            "model": model_checksum(models[0]),
             "protein_lm version": __version__,
             "--num-sequences": self.num_sequences,
             "--seed": self.seed,

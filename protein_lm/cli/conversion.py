@@ -43,6 +43,12 @@ def convert(
     force: Annotated[
         bool, typer.Option("--force", help="Keep what --calibrate finds worse than attention to all tokens alike.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="ESM-2 of fair-esm: run fair-esm's own model too, and print how far logits differ."
+        ),
+    ] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Make base and adapters one model, and nothing else.")] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of random features, trainable kernels, and the draw of proteins.")
@@ -57,6 +63,8 @@ def convert(
 
     if merge and (settings or source):
         raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
+    if merge and verify:
+        raise ConfigError("--verify compares ESM-2 with fair-esm's own model; leave it out with --merge")
     if source and not settings:
         raise ConfigError(
             "--calibrate fits new attention to the former; add --set attention=KIND, for example hedgehog"
@@ -74,11 +82,17 @@ def convert(
 
     path, remarks = _fetched(model), []
     is_foreign = is_file_of_others(path)
+    if verify and not path.is_file():
+        raise ConfigError(f"--verify compares with fair-esm's own model; {model} is none: give a .pt file or a release")
     if not is_foreign:
         _check_name(model, has_settings=bool(settings))
     parsed = parse_settings(settings or []) if settings or not is_foreign else None
     if is_foreign:
         opened, remarks = read_esm2(path)
+        if verify:
+            from protein_lm.interop.verification import verify as compare
+
+            remarks = [*remarks, compare(path, opened)]
     else:
         opened = load_model(model)
     facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
@@ -98,7 +112,9 @@ def convert(
 
 
 def _merge(model: str, output: Path) -> None:
-    from protein_lm.checkpoint.directory import find_model, load_model, read_facts, read_head, save_model
+    from protein_lm.checkpoint.config_file import read_facts
+    from protein_lm.checkpoint.directory import find_model, load_model, save_model
+    from protein_lm.checkpoint.weights import read_head
 
     path = find_model(model)
     opened = load_model(path)

@@ -116,7 +116,8 @@ def finetune(
     allowed_changes: AllowedChanges = None,
 ) -> None:
     """Train a model to predict labels of sequences or residues: its head alone, adapters, or all of it."""
-    from protein_lm.checkpoint.directory import find_model, read_config
+    from protein_lm.checkpoint.config_file import read_config
+    from protein_lm.checkpoint.directory import find_model
     from protein_lm.config import load_fine_tuning_recipe
     from protein_lm.errors import ConfigError, OutputError
     from protein_lm.training.checkpoints import Checkpoints

@@ -131,10 +131,11 @@ def _scan(
 def _score_table(
     model: "ProteinLM", sequence: Path, mutants: Path, output: str, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
+    from protein_lm.analysis.assays import agreement_with, describe
     from protein_lm.analysis.variants import SCORE, num_in_windows, scorable, scored
     from protein_lm.files.tables import write_table
     from protein_lm.io.variants.assays import read_wild_type
+    from protein_lm.io.variants.measurements import MEASURED, read_measurements
     from protein_lm.io.variants.variant_table import hint, read_variants
 
     wild_type = read_wild_type(sequence, longest=_longest(model, scoring))

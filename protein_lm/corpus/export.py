@@ -1,7 +1,7 @@
 """Writes a corpus for other programs: FASTA or a table."""
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ def export(
     output: Path,
     *,
     splits: Sequence[Split] = tuple(Split),
-    on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write the sequences of some splits in the order of the corpus; return their number.
 
@@ -33,7 +32,6 @@ def export(
         store: the corpus.
         output: `.fasta`, `.fa` or `.faa`, with or without `.gz`; or `.parquet`.
         splits: splits to write.
-        on_progress: called with the number of sequences that were looked at.
 
     Raises:
         ConfigError: the output has another suffix.
@@ -49,14 +47,12 @@ def export(
         raise InputError(f"{store.path} has no sequence in {', '.join(split.label for split in splits)}")
     write = _write_parquet if suffix == [".parquet"] else _write_fasta
     with new_file(output) as partial:
-        return write(store, partial, _parts(store, splits, on_progress))
+        return write(store, partial, _parts(store, splits))
 
 
-def _parts(store: Corpus, splits: Sequence[Split], on_progress: Callable[[int], None] | None) -> Iterator[np.ndarray]:
+def _parts(store: Corpus, splits: Sequence[Split]) -> Iterator[np.ndarray]:
     for block in store.blocks(_ROWS):
         yield block[np.isin(store.splits[block], splits)]
-        if on_progress:
-            on_progress(int(block[-1]) + 1)
 
 
 def _write_fasta(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:

@@ -5,7 +5,7 @@ One parser per format serves `data prepare`, which takes blocks, and scoring, wh
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +55,16 @@ FLAT_FILE = TextFormat(
 XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=True)
 
 
-def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> Iterator[SequenceRecord]:
+def read_records(path: Path) -> Iterator[SequenceRecord]:
     """The records of a sequence file, plain or compressed, one by one; memory holds one block of the file at a time.
-
-    With `ResiduePolicy.DROP`, records with an ambiguous residue are left out.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or holds a record that is no protein sequence.
     """
     with Source(path) as source:
-        for block in read_blocks(source, policy=policy):
-            drops = block.has_ambiguous & (policy is ResiduePolicy.DROP)
+        for block in read_blocks(source):
             records = zip(block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True)
-            for identifier, tokens, line in compress(records, ~drops):
+            for identifier, tokens, line in records:
                 yield SequenceRecord(identifier.decode(), np.frombuffer(tokens, dtype=np.uint8), line)
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from protein_lm.attention.dispatch import rotate
 from protein_lm.attention.operations.interface import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.model.convolution import ShortConvolution
-from protein_lm.model.positions import rotate
 from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 

@@ -8,12 +8,10 @@ sinusoidal; Kitaev et al. 2020 (arXiv 2001.04451) for axial.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from protein_lm.attention.backends import native_rotary as compiled_rotary
 from protein_lm.choices import PositionKind
 from protein_lm.config import ModelConfig
 
@@ -33,51 +31,6 @@ class RotaryPositions(nn.Module):
         """Cosines and sines (..., E / 2) in float32 for positions (...), shared by all layers of a pass."""
         angles = positions.to(self.inverse_frequencies).unsqueeze(-1) * self.inverse_frequencies
         return angles.cos(), angles.sin()
-
-
-ROTATED_AT_ONCE = 512
-"""Tokens turned at a time, so that what is between input and output stays in the cache."""
-
-
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Queries or keys (..., L, E) turned by their positions; computed in float32 or better, in the type of `heads`.
-
-    Cosines and sines are (L, E / 2) or broadcast to (..., L, E / 2).
-    """
-    if not torch.is_grad_enabled():
-        if compiled_rotary.takes(heads, cosines):
-            return compiled_rotary.rotate(heads, cosines, sines)
-        return _turn(heads, cosines, sines)
-    return _Rotation.apply(heads, cosines, sines)
-
-
-class _Rotation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        ctx.save_for_backward(cosines, sines)
-        return _turn(heads, cosines, sines)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor):
-        cosines, sines = ctx.saved_tensors
-        return _turn(gradients[0], cosines, -sines), None, None
-
-
-def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    half = heads.shape[-1] // 2
-    if heads.shape[-2] == 1 and heads.dtype == cosines.dtype:  # a token of decoding: fewer operations, same numbers
-        first, second = heads[..., :half], heads[..., half:]
-        left = (first * cosines).addcmul_(second, sines, value=-1)
-        return torch.cat((left, (second * cosines).addcmul_(first, sines)), dim=-1)
-    turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
-    for start in range(0, heads.shape[-2], ROTATED_AT_ONCE):
-        span = slice(start, start + ROTATED_AT_ONCE)
-        rows = heads[..., span, :].to(torch.promote_types(heads.dtype, cosines.dtype))
-        first, second = rows[..., :half], rows[..., half:]
-        cosine, sine = cosines[..., span, :], sines[..., span, :]
-        turned[..., span, :half] = (first * cosine).addcmul_(second, sine, value=-1)
-        turned[..., span, half:] = (second * cosine).addcmul_(first, sine)
-    return turned
 
 
 class SinusoidalPositions(nn.Module):

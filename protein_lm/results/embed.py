@@ -16,8 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from protein_lm import __version__, alphabet
-from protein_lm.checkpoint.directory import fingerprint
 from protein_lm.checkpoint.tensor_files import save_tensors
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import EmbeddingFormat, ReadingLongPolicy, StorageType
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.files.output import check_absent
@@ -112,7 +112,7 @@ def embed_file(
     check_absent(output)
     total = survey(source, longest=longest if long_sequences is ReadingLongPolicy.ERROR else None)
     settings = {
-        "model": fingerprint(model),
+        "model": model_checksum(model),
         "protein_lm version": __version__,
         **asdict(storage),
         "layers": layers,

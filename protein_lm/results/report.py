@@ -26,7 +26,9 @@ from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, enrichment, frame
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
 from protein_lm.checkpoint.card import model_facts
-from protein_lm.checkpoint.directory import find_model, load_model, read_facts, read_training_facts
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import find_model, load_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import AttentionKind, LongPolicy
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.inspect import measure

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from protein_lm.analysis.assays import aggregate, agreement_with, read_measurements
+from protein_lm.analysis.assays import aggregate, agreement_with
 from protein_lm.analysis.generated import compare, composition, reference
 from protein_lm.analysis.variants import SCORE, scored
 from protein_lm.corpus.clusters import nearest_in_training, shares_of_relatives
@@ -16,6 +16,7 @@ from protein_lm.inference.variants import Scoring
 from protein_lm.io.proteins import without_repeats
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.variants.assays import Assay
+from protein_lm.io.variants.measurements import read_measurements
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.plots.curves import fine_tuning_curve, learning_curve
 from protein_lm.plots.generated import generated_and_real

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm import __version__
-from protein_lm.checkpoint.directory import fingerprint
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import ConfigError
 from protein_lm.files.output import check_absent, claimed
@@ -89,7 +89,7 @@ def score_file(
         return reading.summary()
 
     settings = {
-        "model": fingerprint(model),
+        "model": model_checksum(model),
         "protein_lm version": __version__,
         **asdict(scoring),
         "--long": long_sequences.value,

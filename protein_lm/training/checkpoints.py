@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from protein_lm.checkpoint.directory import LAST, STATE_FACTS
+from protein_lm.checkpoint.directory import LAST
+from protein_lm.checkpoint.training_state import STATE_FACTS
 from protein_lm.files.output import clear_errors, new_directory, recover
 from protein_lm.files.plain_files import read_json
 

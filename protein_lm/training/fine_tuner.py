@@ -13,7 +13,8 @@ from torch import Tensor
 from protein_lm.attention.parallel import Group
 from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
 from protein_lm.checkpoint.base_model import Base
-from protein_lm.checkpoint.directory import BEST, load_predictor, read_head
+from protein_lm.checkpoint.directory import BEST, load_predictor
+from protein_lm.checkpoint.weights import read_head
 from protein_lm.config import FineTuningRecipe
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError

@@ -29,22 +29,11 @@ from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.parallel import Group, own_span
 from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches
 from protein_lm.checkpoint.base_model import Base
-from protein_lm.checkpoint.directory import (
-    BEST,
-    LAST,
-    STATE_TENSORS,
-    check_files,
-    find_model,
-    load_adapters,
-    load_weights,
-    model_tensors,
-    read_config,
-    read_facts,
-    read_training_state,
-    write_checksums,
-    write_model,
-    write_training_state,
-)
+from protein_lm.checkpoint.checksums import check_files, write_checksums
+from protein_lm.checkpoint.config_file import read_config, read_facts
+from protein_lm.checkpoint.directory import BEST, LAST, find_model, write_model
+from protein_lm.checkpoint.training_state import STATE_TENSORS, read_training_state, write_training_state
+from protein_lm.checkpoint.weights import load_adapters, load_weights, model_tensors
 from protein_lm.choices import Precision, TrainingLongPolicy
 from protein_lm.config import FineTuningRecipe, Recipe, parse
 from protein_lm.corpus.corpus import Corpus

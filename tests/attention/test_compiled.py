@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from protein_lm.attention.backends.interface import LinearInputs
 from protein_lm.attention.backends.native_linear import _forward, takes
 from protein_lm.attention.feature_maps.performer import ReLUFeatures
 from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
@@ -255,14 +256,16 @@ def test_plans_made_without_gradients_serve_with_them(best_level) -> None:
 
 
 def test_what_there_is_no_kernel_for_takes_the_torch_path(best_level) -> None:
+    def is_taken(tensor: torch.Tensor, feature_map: ReLUFeatures) -> bool:
+        return takes(LinearInputs(tensor, tensor, tensor, feature_map, causal=True, product=torch.float32))
+
     query = draw(10)[0]
-    assert takes(query, query, ReLUFeatures(64, 96))
-    assert not takes(query, query, ReLUFeatures(64, 90))
-    assert not takes(query.double(), query.double(), ReLUFeatures(64, 96))
-    assert not takes(query.half(), query.half(), ReLUFeatures(64, 96))
-    assert not takes(query, query, type("Other", (ReLUFeatures,), {})(64, 96))
-    wide = torch.zeros(1, 1, 4, 160)
-    assert not takes(wide, wide, ReLUFeatures(160, 96))
+    assert is_taken(query, ReLUFeatures(64, 96))
+    assert not is_taken(query, ReLUFeatures(64, 90))
+    assert not is_taken(query.double(), ReLUFeatures(64, 96))
+    assert not is_taken(query.half(), ReLUFeatures(64, 96))
+    assert not is_taken(query, type("Other", (ReLUFeatures,), {})(64, 96))
+    assert not is_taken(torch.zeros(1, 1, 4, 160), ReLUFeatures(160, 96))
 
 
 @forms

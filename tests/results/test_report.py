@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from protein_lm.checkpoint.card import model_card, model_facts
-from protein_lm.checkpoint.directory import find_model, load_model, read_facts
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import find_model, load_model
 from protein_lm.cli import main
 from protein_lm.corpus.prepare import prepare
 from protein_lm.results.report import ReportChoice, write_report

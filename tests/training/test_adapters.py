@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from protein_lm import alphabet
-from protein_lm.checkpoint.directory import load_model, read_facts, save_model
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, ModelError, NumericalError, ProteinLMError
 from protein_lm.inference.likelihood import causal_log_probabilities

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from protein_lm.analysis.evaluation import evaluate
-from protein_lm.checkpoint.directory import load_model, read_training_state, save_model
+from protein_lm.checkpoint.directory import load_model, save_model
+from protein_lm.checkpoint.training_state import read_training_state
 from protein_lm.config import Recipe
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, NumericalError, OutputError

@@ -1,16 +1,20 @@
-"""Rotary positions by the compiled kernels, where they are there: one pass over memory instead of six."""
+"""Rotary positions by the compiled kernels: one pass over memory instead of six."""
 
 import torch
 from torch import Tensor
 
+from protein_lm.attention.backends.interface import RotaryInputs
 from protein_lm.attention.backends.native_linear import GREATEST_WIDTH
-from protein_lm.native.library import RotaryCall, kernels
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import RotaryCall
 
 
-def takes(heads: Tensor, cosines: Tensor) -> bool:
-    """Whether there is a kernel for `rotate` of such tensors: whole rows of all heads, on a CPU."""
+def takes(inputs: RotaryInputs) -> bool:
+    """Tell whether there is a kernel for this call: whole rows (parts, B, H, L, E) of all heads, on a CPU."""
+    heads, cosines, _ = inputs
     return (
-        heads.ndim == 5
+        not torch.is_grad_enabled()
+        and heads.ndim == 5
         and heads.device.type == "cpu"
         and heads.dtype in (torch.float32, torch.bfloat16)
         and cosines.dtype == torch.float32
@@ -21,10 +25,9 @@ def takes(heads: Tensor, cosines: Tensor) -> bool:
     )
 
 
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """See `positions.rotate`; for calls that `takes` is true of, (parts, B, H, L, E), which the result has in the order of
-    memory (parts, B, L, H, E).
-    """
+def forward(inputs: RotaryInputs) -> Tensor:
+    """Compute `dispatch.rotate` of (parts, B, H, L, E); the result is stored as (parts, B, L, H, E)."""
+    heads, cosines, sines = inputs
     return _rotate(heads, cosines.contiguous(), sines.contiguous())
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from protein_lm.attention.checks import check_inputs
+from protein_lm.attention.dispatch import exact_attention, linear_attention
 from protein_lm.attention.feature_maps.cosformer import WeightedRows, weighted_by_position
 from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.feature_maps.trainable import TrainableFeatures
 from protein_lm.attention.matrix_rows import exact_matrix_rows, linear_matrix_rows
-from protein_lm.attention.operations.exact import KeyValueCache, exact_attention, extend_exact_attention
-from protein_lm.attention.operations.linear import linear_attention
+from protein_lm.attention.operations.exact import KeyValueCache, extend_exact_attention
 from protein_lm.attention.operations.low_rank import (
     LengthProjections,
     linformer_attention,

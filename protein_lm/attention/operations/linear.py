@@ -21,11 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.backends import native_linear as compiled
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.backends.interface import LinearInputs
 from protein_lm.attention.operations.pieces import Piece, Run, bidirectional_runs, causal_pieces
-from protein_lm.attention.operations.stream import FeatureGradients, Stream, product_dtype, without_autocast
+from protein_lm.attention.operations.stream import FeatureGradients, Stream
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.parallel import Part
 
@@ -41,65 +39,25 @@ FEWEST_TOKENS = 512
 """A piece of fewer tokens spends its time on states: as many rows of a batch go together as leave room for so many."""
 
 
-def linear_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    feature_map: FeatureMap,
-    *,
-    causal: bool,
-    valid_mask: Tensor | None = None,
-    packing: Packing | None = None,
-    part: Part | None = None,
-) -> Tensor:
-    """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
+def takes(inputs: LinearInputs) -> bool:
+    """Tell that this path takes every call: it is the reference."""
+    return True
 
-    Features, normalizers and states are float32 (float64 for float64 input). The large products have bfloat16 operands where
-    the input is bfloat16 or autocast asks for it.
 
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        feature_map: φ; its parameters receive gradients.
-        causal: whether a query sees itself and what is before it, or everything.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
-        part: what stretch of longer rows all these tensors are, where several processes hold the rows together: they call
-            this function (and its backward pass) at the same time. `packing` is then `part.packing`. None: whole rows.
-
-    Returns:
-        (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
-
-    Raises:
-        ValueError: as `checks.check_inputs`, or a width that the map is not made for.
-    """
-    check_inputs(query, key, value, valid_mask, packing, empty_rows=part is not None)
-    feature_map.check(query.shape[-1])
+def forward(inputs: LinearInputs) -> Tensor:
+    """Compute `dispatch.linear_attention` with torch; parameters of the feature map receive gradients too."""
+    query, key, value, feature_map, causal, product, valid_mask, packing, part = inputs
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
-    product = product_dtype(query)
-    if part is None and compiled.takes(query, value, feature_map):
-        with without_autocast(query.device):
-            return compiled.compiled_linear_attention(
-                query, key, value, feature_map, causal=causal, product=product, valid_mask=valid_mask, packing=packing
-            )
-    # Processes whose stretches are not of one length must split the batch in the same way.
+    settings = packing, part, feature_map, product, *feature_map.parameters()
+    # Processes whose stretches have different lengths must split the batch in the same way.
     fewest_tokens = FEWEST_TOKENS if part is not None else min(query.shape[2], FEWEST_TOKENS)
     size = query.shape[1] * feature_map.num_features * product.itemsize * fewest_tokens
     num_rows = max(1, SEGMENT_BYTES // size)
-    with without_autocast(query.device):
-        if query.shape[0] <= num_rows:  # no split: its gradient would copy
-            return operation.apply(
-                query, key, value, valid_mask, packing, part, feature_map, product, *feature_map.parameters()
-            )
-        masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
-        outputs = [
-            operation.apply(*tensors, mask, packing, part, feature_map, product, *feature_map.parameters())
-            for *tensors, mask in zip(
-                query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False
-            )
-        ]
-        return torch.cat(outputs)
+    if query.shape[0] <= num_rows:  # no split: its gradient would copy
+        return operation.apply(query, key, value, valid_mask, *settings)
+    masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
+    parts = zip(query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False)
+    return torch.cat([operation.apply(*tensors, *settings) for tensors in parts])
 
 
 class CausalWalk(NamedTuple):
