@@ -187,6 +187,8 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
         }
         first, counts = 0, np.zeros((2, len(Split)), dtype=np.int64)
         for part in parts:
+            if part.splits.max(initial=0) >= len(Split):
+                raise StoreError(f"{part.path} is damaged: splits.npy has an impossible value; prepare it again")
             for block in part.blocks():
                 block = block[~repeats.has(block + first)]  # indices in the part; records begin at `first`
                 files["records.npy"].append(block + first)

@@ -47,7 +47,7 @@ def parse_split(label: str) -> Split:
 
 
 def count_by_split(splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(2, S) sequences and residues of each split, given split and length of N sequences."""
+    """(2, S) sequences and residues of each split, given split and length of N sequences; splits must be of `Split`."""
     if (reader := compiled_reader()) is not None:
         return reader.tally(splits, lengths, len(Split))
     residues = np.bincount(splits, lengths, len(Split)).astype(np.int64)
