@@ -54,7 +54,7 @@ class StoreWriter:
     def append(self, records: Columns, splits: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
         """Add those to keep, (N,), of N sequences; `splits` (N,) has values of `Split`."""
         columns = records.lengths, records.id_lengths, splits, *records.annotations.columns()
-        lengths, id_lengths, splits, *annotations = selected(columns, keep)
+        lengths, id_lengths, splits, *annotations = selected(columns, keep)  # (K,) each
         num_residues = self._files["tokens.npy"].append_kept(records.tokens, records.lengths, keep)
         num_id_bytes = self._files["ids.npy"].append_kept(records.ids, records.id_lengths, keep)
         self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
@@ -72,7 +72,7 @@ class StoreWriter:
         """Give sequences another split; their numbers (K,) are in ascending order."""
         file, self._counts = self._files["splits.npy"], None
         for start, end in self._parts(0):
-            first, last = np.searchsorted(records, (start, end))
+            first, last = np.searchsorted(records, (start, end))  # records[first:last] are in this part
             if last > first:
                 splits = file.read(start, end).copy()
                 splits[records[first:last] - start] = split
