@@ -1,5 +1,6 @@
 """Makes a token store of sequence files: reads, filters, splits, writes. A killed run is resumed by the next one."""
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -24,8 +25,9 @@ from protein_lm.corpus.store import FORMAT_VERSION
 from protein_lm.corpus.store_writer import StoreWriter
 from protein_lm.corpus.workers import PartResult, Settings, Workers
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.output import checksum
 from protein_lm.files.resume import StateError, WorkFolder, resumable_directory
-from protein_lm.files.sources import BLOCK_BYTES, STANDARD_INPUT, Source, sha256_of_beginning, text_bytes
+from protein_lm.files.sources import BLOCK_BYTES, STANDARD_INPUT, Source, text_bytes
 from protein_lm.io.hashing import hash_identifiers, hash_letters
 from protein_lm.io.readers import parts, read_blocks
 from protein_lm.io.records import Columns, Spans
@@ -160,7 +162,7 @@ class _Choices:
 def _check_source(sources: Sequence[Path], state: dict[str, Any]) -> None:
     """Raise StateError if the source that a killed run was reading does not begin with the bytes that it read."""
     source, read = sources[len(state["sources"])], state["read"]
-    if sha256_of_beginning(source, read["bytes"]) != read["sha256"]:
+    if checksum(source, num_bytes=read["bytes"], digest=hashlib.sha256()) != read["sha256"]:
         raise StateError(f"{source} has changed")
 
 
