@@ -48,7 +48,7 @@ class LabelReader:
         if not self._task.is_of_residues:
             return [None if is_empty else self._read_one(text)]
         letters = sequence.strip()
-        places = residues_of(letters).places
+        places = residues_of(letters).letter_indices
         if is_empty:
             return [None] * places.size
         parts = text.split() if self._task.is_regression else list(text)

@@ -71,4 +71,4 @@ def _residues(letters: str, place: str) -> NDArray[np.uint8]:
         letters.replace(MARK, "X"), place, f"write residue letters, and {MARK} for residues to fill in"
     )
     is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
-    return np.where(is_marked[found.places], np.uint8(alphabet.MASK), found.tokens)
+    return np.where(is_marked[found.letter_indices], np.uint8(alphabet.MASK), found.tokens)

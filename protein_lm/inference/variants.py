@@ -249,7 +249,7 @@ def _log_likelihood_ratios(
     own_from = np.append(own[::-1].cumsum()[::-1], 0.0)
     groups: dict[tuple[int, int], list[Variant]] = {}
     for variant in variants:
-        groups.setdefault((variant.first_place(wild_type), len(variant.rewritten)), []).append(variant)
+        groups.setdefault((variant.first_difference(wild_type), len(variant.rewritten)), []).append(variant)
     scores: dict[Variant, float] = {}
     state, num_read, next_row = model.new_state(), 0, own
     for (place, length), members in sorted(groups.items()):

@@ -67,7 +67,7 @@ def _first_words(headers: Spans, letters: NDArray[np.uint8], breaks: NDArray[np.
 
 
 def _identifiers(words: Spans, letters: NDArray[np.uint8]) -> tuple[Spans, NDArray[np.bool_]]:
-    """Identifiers of all headers, as `headers.sequence_id` gives for one, and whether each is that of `sp|...` or `tr|...`."""
+    """Identifiers of all headers, as `headers.sequence_id` gives for one; and whether each is from `sp|...` or `tr|...`."""
     bars = np.append(np.flatnonzero(letters == _BAR), letters.size)
     starts = words.starts + len(b"sp|")
     ends = np.minimum(bars[np.searchsorted(bars, np.minimum(starts, letters.size))], words.ends)
