@@ -134,7 +134,7 @@ def test_python_of_the_guide(monkeypatch, capsys) -> None:
     ours, with_transformers = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(ours, found := {})
     assert found["table"]["sequence_id"].tolist() == ["wild type", "W5"]
-    assert found["matrices"].shape == (2, 4, 102, 102) and found["alike"].shape == (20, 20)
+    assert found["matrices"].shape == (2, 4, 102, 102) and found["similar"].shape == (20, 20)
     pytest.importorskip("transformers")
     exec(with_transformers, {})
     assert capsys.readouterr().out.startswith("MKT")

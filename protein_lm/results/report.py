@@ -25,11 +25,12 @@ from protein_lm.analysis.kernel_error import kernel_error
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, enrichment, frame
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
+from protein_lm.attention.kinds.linear import RandomFeatureOptions
 from protein_lm.checkpoint.card import model_facts
 from protein_lm.checkpoint.config_file import read_facts
 from protein_lm.checkpoint.directory import find_model, load_model
 from protein_lm.checkpoint.training_state import read_training_facts
-from protein_lm.choices import AttentionKind, LongPolicy
+from protein_lm.choices import LongPolicy
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.inspect import measure
 from protein_lm.corpus.joined import open_corpus
@@ -65,9 +66,9 @@ NUM_GENERATED, NUM_REAL, MAX_GENERATED_RESIDUES = 64, 2000, 1024
 NUM_PAIRS = 10
 """Pairs of amino acids that are listed as most alike."""
 SOFTMAX_FEATURES = {
-    AttentionKind.PERFORMER_SOFTMAX: "positive",
-    AttentionKind.PERFORMER_OPTIMAL: "optimal",
-    AttentionKind.PERFORMER_SADERF: "saderf",
+    "performer-softmax": "positive",
+    "performer-optimal": "optimal",
+    "performer-saderf": "saderf",
 }
 """Kinds that estimate the softmax kernel -> the map of their features as `analysis.kernel_error` calls it."""
 
@@ -351,17 +352,21 @@ class _Report:
 
     def kernel_error(self) -> Section:
         config = self.model.config
-        maps = {SOFTMAX_FEATURES[kind] for kind in config.attention_kinds if kind in SOFTMAX_FEATURES}
-        if not maps:
+        layers = [
+            layer
+            for layer in config.attention_layers
+            if isinstance(layer, RandomFeatureOptions) and layer.kind in SOFTMAX_FEATURES
+        ]
+        if not layers:
             raise _DoesNotApply(
                 f"{config.attention_name} attention does not estimate the softmax kernel by random features"
             )
         if not self.examples:
             raise _DoesNotApply(self.examples_missing)
-        record, number = self.examples[0], config.num_random_features
+        record, number = self.examples[0], layers[0].num_features
         counts = sorted({max(2, 2 * round(number * factor / 2)) for factor in (0.25, 0.5, 1, 2, 4)})
         length = min(len(record) + alphabet.NUM_SPECIAL_TOKENS, KERNEL_ERROR_TOKENS)
-        types = [f"{name}-{config.projection.value}" for name in sorted(maps)]
+        types = sorted({f"{SOFTMAX_FEATURES[layer.kind]}-{layer.projection}" for layer in layers})
         table = kernel_error(
             self.model,
             [record],

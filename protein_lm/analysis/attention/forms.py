@@ -190,7 +190,7 @@ def check_draws(model: ProteinLM, layers: Sequence[int]) -> None:
     operations = model.operations()
     for layer in layers:
         if not _drawn_modules(operations[layer]):
-            kind = model.config.attention_kinds[layer].value
+            kind = model.config.attention_kinds[layer]
             raise ConfigError(
                 f"layer {layer + 1} has {kind} attention, which draws nothing at random; leave out --draws, or choose "
                 "other layers with --layer"
