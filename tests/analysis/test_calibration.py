@@ -154,6 +154,6 @@ def test_what_is_of_no_use_is_refused(saved, tmp_path, capsys, monkeypatch) -> N
     command += ["--set", "attention=local", "--set", "window=2"]
     assert main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "in layer 1, 2 the new attention is farther from the former than attention to all tokens alike" in error
+    assert "in layer 1, 2 the new attention is farther from the former than uniform attention" in error
     assert not (tmp_path / "new").exists()
     assert main([*command, "--force"]) == 0
