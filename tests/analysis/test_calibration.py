@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from protein_lm.analysis import calibration
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.calibration import calibrate, describe, worse_than_uniform
 from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.checkpoint.directory import load_model, save_model
