@@ -73,15 +73,7 @@ def exact_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Softmax attention, in O(L²) time.
-
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        causal: whether a query sees itself and the tokens before it, or all tokens.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
+    """Softmax attention, in O(L²) time. Arguments are those of `linear_attention`.
 
     Returns:
         (B, H, L, width of value). Rows of padded queries are finite and carry no meaning.
