@@ -1,8 +1,8 @@
 """The door to attention: checks inputs, chooses a backend, computes.
 
-Each operation has a table of backends, best first. The last one is torch, which takes every call: it is the reference that
-the others are tested against. A new backend is one file in `backends` and one entry here. Which compiled kernels there are is
-found out once per process, see `native.library`.
+Each operation has a table of backends, best first. The last one is torch, which takes every call: the others are tested
+against it. A new backend is one file in `backends` and one entry here. `native.library` finds once per process which compiled
+kernels exist. Decoding has kernels for all blocks of a model at once, see `model.native_decoding`.
 """
 
 from collections.abc import Sequence
