@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.operations.interface import AttentionOperation
-from protein_lm.model.scales import QueryKeyScales
+from protein_lm.attention.kinds.interface import AttentionOperation
+from protein_lm.model.conversion import QueryKeyScales
 
 LEARNING_RATE = 0.03
 

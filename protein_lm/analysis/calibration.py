@@ -18,14 +18,15 @@ from protein_lm.analysis.attention_transfer import Example, fit
 from protein_lm.analysis.kernel_error import relative_errors
 from protein_lm.attention.feature_maps.optimal import OptimalFeatures
 from protein_lm.attention.feature_maps.performer import SoftmaxFeatures
-from protein_lm.attention.operations.interface import AttentionOperation, LinearOperation
+from protein_lm.attention.kinds.interface import AttentionOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.reference import visible_keys
 from protein_lm.batches.batches import pack
 from protein_lm.choices import PositionKind
 from protein_lm.errors import InputError
 from protein_lm.model.block import Block
+from protein_lm.model.conversion import QueryKeyScales
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.model.scales import QueryKeyScales
 
 NUM_SEQUENCES = 48
 MOST_TOKENS = 512
@@ -79,7 +80,7 @@ def calibrate(
         scales = _adapt(converted, block, to_fit, num_steps=num_steps, seed=seed)
         after = _mean_errors(block.attention.operation, scales, to_measure)
         uniform = _mean_errors(None, None, to_measure)
-        facts = {"layer": number + 1, "attention": converted.config.attention_kinds[number].value}
+        facts = {"layer": number + 1, "attention": converted.config.attention_kinds[number]}
         for suffix, (matrix, output) in (("", after), ("_before", before), ("_uniform", uniform)):
             facts |= {f"output_error{suffix}": output, f"matrix_error{suffix}": matrix}
         rows.append(facts)

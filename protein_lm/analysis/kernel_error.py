@@ -84,7 +84,7 @@ def kernel_error(
             raise ConfigError(f"{name} features come in pairs: {odd[0]} is odd; choose even numbers, or other types")
     for number, operation in enumerate(model.operations(), 1):
         if operation.shares_query_and_key or operation.heads_per_output > 1:
-            kind = model.config.attention_kinds[number - 1].value
+            kind = model.config.attention_kinds[number - 1]
             raise ConfigError(
                 f"layer {number} has {kind} attention, whose queries and keys estimate no kernel of this kind"
             )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.rows import WHOLE
 from protein_lm.model.block import Block
 from protein_lm.model.language_model import ProteinLM

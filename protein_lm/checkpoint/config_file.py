@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from protein_lm import alphabet
-from protein_lm.config import ModelConfig, parse
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError, ModelError, quoted
 from protein_lm.files.plain_files import read_json
+from protein_lm.files.settings import parse
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of config.json that is written: options of attention stand with their kind."""
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 MODEL_TYPE = "protein_lm"
 """Tells our config.json from those of other libraries on the Hub."""
 CONFIG = "config.json"
@@ -29,9 +32,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is None:
         raise ModelError(f"{path / CONFIG}: not the config.json of a protein_lm model, it has no format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise ModelError(
-            f"{path / CONFIG}: format version {quoted(version)}, this program reads {FORMAT_VERSION}; "
+            f"{path / CONFIG}: format version {quoted(version)}, this program reads 1 to {FORMAT_VERSION}; "
             f"use the version of protein_lm that wrote it, or a newer one"
         )
     if content.get("alphabet") != list(alphabet.TOKENS):

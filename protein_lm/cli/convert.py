@@ -75,9 +75,8 @@ def convert(
         return
 
     from protein_lm.checkpoint.directory import load_model, save_model
-    from protein_lm.config import parse_settings
     from protein_lm.interop.reading import is_file_of_others, read_esm2
-    from protein_lm.model.conversion import with_attention
+    from protein_lm.model.conversion import parse_settings, with_attention
 
     path, remarks = _fetched(model), []
     is_foreign = is_file_of_others(path)
@@ -95,7 +94,7 @@ def convert(
     else:
         opened = load_model(model)
     facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
-    result = opened if parsed is None else with_attention(opened, seed=seed, **parsed)
+    result = opened if parsed is None else with_attention(opened, attention=parsed, seed=seed)
     if source:
         facts |= _calibrate(opened, result, source, seed=seed, force=force)
     save_model(result, output, facts=facts)

@@ -54,11 +54,12 @@ def train(
 
     from protein_lm.corpus.joined import open_corpus
     from protein_lm.results.training import write_learning_curve
+    from protein_lm.training.language_modelling import LanguageModelling
+    from protein_lm.training.loop import Trainer
     from protein_lm.training.processes import leave_processes
-    from protein_lm.training.trainer import Trainer
 
-    opened = open_corpus(corpus)
-    trainer = Trainer(loaded, opened, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
+    task = LanguageModelling(loaded, open_corpus(corpus))
+    trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
     leave_processes()
     if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
@@ -105,14 +106,17 @@ def finetune(
         raise OutputError(f"{output}: nothing to resume, there is no checkpoint in it; start without --resume")
     loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(sources[0]))
 
+    from protein_lm.checkpoint.directory import BEST, load_predictor
     from protein_lm.results.training import write_fine_tuning
-    from protein_lm.training.fine_tuner import FineTuner
+    from protein_lm.training.fine_tuning import FineTuning
+    from protein_lm.training.loop import Trainer
 
-    tuner = FineTuner(loaded, table, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
-    progress = tuner.fit()
-    if not tuner.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+    task = FineTuning(loaded, table)
+    trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
+    progress = trainer.fit()
+    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
         return
-    evaluation = tuner.evaluation()
+    evaluation = task.evaluate(load_predictor(output / BEST, device=trainer.accelerator.device.type))
     write_fine_tuning(output, evaluation)
     print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
     print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from protein_lm import alphabet
-from protein_lm.config import ModelConfig, parse
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError, ModelError, named, quoted
+from protein_lm.files.settings import parse
 from protein_lm.model.language_model import ProteinLM
 
 WINDOW = 1024

@@ -31,13 +31,14 @@ from transformers.utils.generic import can_return_tuple
 from protein_lm import __version__
 from protein_lm.alphabet import CLS, EOS, PAD, TOKENS, VOCABULARY_SIZE
 from protein_lm.attention.checks import check_mask
-from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE
+from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE, READABLE_VERSIONS
 from protein_lm.choices import Objective
-from protein_lm.config import ModelConfig, parse
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ModelError, quoted
+from protein_lm.files.settings import parse
 from protein_lm.interop.tokenizer import ProteinLMTokenizer
+from protein_lm.model.embedding import RotaryPositions, SinusoidalPositions
 from protein_lm.model.language_model import DecodingState, ProteinLM
-from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
 
 _BACKBONE = "backbone"
 States = tuple[Tensor, ...] | None
@@ -63,10 +64,10 @@ class ProteinLMConfig(PreTrainedConfig):
         Raises:
             ModelError: another format version, or another alphabet.
         """
-        if self.format_version != FORMAT_VERSION or tuple(self.alphabet) != TOKENS:
+        if self.format_version not in READABLE_VERSIONS or tuple(self.alphabet) != TOKENS:
             raise ModelError(
                 f"format version {quoted(self.format_version)} with {len(self.alphabet)} tokens, this program reads "
-                f"{FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
+                f"1 to {FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
             )
         super().__post_init__(**others)
 

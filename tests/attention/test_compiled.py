@@ -11,8 +11,9 @@ import torch
 from protein_lm.attention.backends.interface import LinearInputs
 from protein_lm.attention.backends.native_linear import _forward, takes
 from protein_lm.attention.feature_maps.performer import ReLUFeatures
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.interface import LayerShape
+from protein_lm.attention.kinds.linear import LinearOperation
+from protein_lm.attention.kinds.table import build_attention, with_defaults
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 from protein_lm.native import build, library
@@ -29,8 +30,8 @@ forms = pytest.mark.parametrize(("kind", "causal"), [(kind, causal) for kind in 
 
 
 def operation_of(kind: str, causal: bool, width: int = 64, num_features: int = 96) -> LinearOperation:
-    options = AttentionOptions(num_heads=HEADS, head_width=width, num_features=num_features)
-    return ATTENTION_KINDS[kind](options, causal=causal)
+    layer = LayerShape(num_heads=HEADS, head_width=width, causal=causal)
+    return build_attention(with_defaults(kind, {"num_features": num_features}), layer)
 
 
 def draw(length: int, width: int = 64, batch: int = 2, dtype=torch.float32, scale: float = 1.0) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from protein_lm.attention.backends.interface import ExactInputs, RotaryInputs
 from protein_lm.attention.backends.native_linear import rows_of_sequences
 from protein_lm.attention.dispatch import exact_attention, rotate
 from protein_lm.attention.packing import Packing
-from protein_lm.model.positions import RotaryPositions
+from protein_lm.model.embedding import RotaryPositions
 from protein_lm.native import library
 from tests.attention.test_compiled import HEADS, LENGTHS, draw, has_compiler
 

@@ -35,7 +35,7 @@ def check_draws(model: ProteinLM, layers: Sequence[int]) -> None:
     operations = model.operations()
     for layer in layers:
         if not _drawn_modules(operations[layer - 1]):
-            kind = model.config.attention_kinds[layer - 1].value
+            kind = model.config.attention_kinds[layer - 1]
             raise ConfigError(
                 f"layer {layer} has {kind} attention, which draws nothing at random; leave out --num-draws, or choose "
                 "other layers with --layer"

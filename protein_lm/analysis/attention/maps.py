@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from protein_lm import alphabet
-from protein_lm.attention.operations.interface import AttentionOperation
+from protein_lm.attention.kinds.interface import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.batches.batches import pack
 from protein_lm.errors import ConfigError

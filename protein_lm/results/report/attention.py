@@ -12,7 +12,7 @@ from protein_lm.analysis.kernel_error import kernel_error
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, enrichment, frame
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
-from protein_lm.choices import AttentionKind
+from protein_lm.attention.kinds.linear import RandomFeatureOptions
 from protein_lm.io.records import SequenceRecord
 from protein_lm.plots.attention import attention_grid
 from protein_lm.plots.kernel_error import kernel_errors
@@ -27,9 +27,9 @@ KERNEL_ERROR_TOKENS, KERNEL_ERROR_DRAWS = 512, 3
 NUM_PAIRS = 10
 """Pairs of amino acids that are listed as most similar."""
 SOFTMAX_FEATURES = {
-    AttentionKind.PERFORMER_SOFTMAX: "positive",
-    AttentionKind.PERFORMER_OPTIMAL: "optimal",
-    AttentionKind.PERFORMER_SADERF: "saderf",
+    "performer-softmax": "positive",
+    "performer-optimal": "optimal",
+    "performer-saderf": "saderf",
 }
 """Kinds that estimate the softmax kernel, and the map of their features in `analysis.kernel_error`."""
 
@@ -98,15 +98,19 @@ def similarity(subject: Subject) -> Section:
 def feature_error(subject: Subject) -> Section:
     """Error of random features on an example, against their number."""
     config = subject.model.config
-    maps = {SOFTMAX_FEATURES[kind] for kind in config.attention_kinds if kind in SOFTMAX_FEATURES}
-    if not maps:
+    layers = [
+        layer
+        for layer in config.attention_layers
+        if isinstance(layer, RandomFeatureOptions) and layer.kind in SOFTMAX_FEATURES
+    ]
+    if not layers:
         raise NotApplicableError(
             f"{config.attention_name} attention does not estimate the softmax kernel by random features"
         )
-    record, number = subject.examples[0], config.num_random_features
+    record, number = subject.examples[0], layers[0].num_features
     counts = sorted({max(2, 2 * round(number * factor / 2)) for factor in (0.25, 0.5, 1, 2, 4)})
     length = min(len(record) + alphabet.NUM_SPECIAL_TOKENS, KERNEL_ERROR_TOKENS)
-    types = [f"{name}-{config.projection.value}" for name in sorted(maps)]
+    types = sorted({f"{SOFTMAX_FEATURES[layer.kind]}-{layer.projection}" for layer in layers})
     table = kernel_error(
         subject.model,
         [record],

@@ -20,7 +20,8 @@ from protein_lm.config import FineTuningRecipe, HeadConfig, LabelledDataConfig
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.inference.predict import agreement, predictions
-from protein_lm.training.fine_tuner import FineTuner
+from protein_lm.training.fine_tuning import FineTuning
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
 from tests.conftest import grammar, small_recipe, write_fasta
 
@@ -78,11 +79,9 @@ def test_labels_are_learned(base, tmp_path, task, changes, measure, least) -> No
     """With four seeds, whole sequences gave correlations of 0.61 to 0.82, whose standard deviation by chance is 0.21 (24
     labels), and accuracies of 0.875 to 1 beside a baseline of 0.625; what a head alone can reach, the next test says.
     """
-    tuner = FineTuner(
-        recipe(task, **changes), write_table(tmp_path / "t.csv", task), tmp_path / "run", initial=str(base)
-    )
-    tuner.fit()
-    table = tuner.evaluation().set_index("split")
+    learned = FineTuning(recipe(task, **changes), write_table(tmp_path / "t.csv", task))
+    Trainer(learned, tmp_path / "run", initial=str(base)).fit()
+    table = learned.evaluate(load_predictor(tmp_path / "run")).set_index("split")
     assert table.index.tolist() == ["valid", "test"] and table["sequences"].tolist() == [24, 24]
     assert table.loc["test", measure] > least
     if measure == "spearman":
@@ -109,22 +108,23 @@ def test_labels_are_learned(base, tmp_path, task, changes, measure, least) -> No
 def test_a_head_alone_becomes_the_best_linear_one(base, tmp_path, task) -> None:
     """Under a frozen model nothing but a linear layer is trained, so that least squares say what there is to reach."""
     settings = recipe(task, frozen=True, num_steps=100, learning_rate=0.1, validate_every=100, checkpoint_every=100)
-    tuner = FineTuner(settings, write_table(tmp_path / "t.csv", task), tmp_path / "run", initial=str(base))
-    tuner.fit()
+    learned = FineTuning(settings, write_table(tmp_path / "t.csv", task))
+    Trainer(learned, tmp_path / "run", initial=str(base)).fit()
 
-    model = load_model(base)
+    table, model = learned.labels, load_model(base)
 
     def hidden(split: Split) -> np.ndarray:
-        rows = [tuner.store.residues(i) for i in tuner.store.indices(split).tolist()]
+        rows = [table.residues[i] for i in table.indices(split).tolist()]
         tokens, packing = pack(rows)
         with torch.no_grad():
             is_residue = (tokens[0] != alphabet.CLS) & (tokens[0] != alphabet.EOS)
             states = model.hidden_states(tokens, packing=packing)[0, is_residue].numpy()
         return np.c_[states, np.ones(len(states))]
 
-    labels = {split: tuner.labels.of(tuner.store.indices(split)) for split in (Split.TRAIN, Split.TEST)}
+    labels = {split: table.labels_of(table.indices(split)) for split in (Split.TRAIN, Split.TEST)}
     solution = np.linalg.lstsq(hidden(Split.TRAIN), labels[Split.TRAIN].astype(float), rcond=None)[0]
-    fitted, row = hidden(Split.TEST) @ solution, tuner.evaluation().set_index("split").loc["test"]
+    fitted = hidden(Split.TEST) @ solution
+    row = learned.evaluate(load_predictor(tmp_path / "run")).set_index("split").loc["test"]
     if task == "residue-regression":
         assert row["rmse"] == pytest.approx(np.sqrt(np.mean((fitted - labels[Split.TEST]) ** 2)), rel=0.01)
     else:
@@ -134,12 +134,12 @@ def test_a_head_alone_becomes_the_best_linear_one(base, tmp_path, task) -> None:
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"frozen": True}])
 def test_a_resumed_run_equals_the_uninterrupted_one(base, tmp_path, changes) -> None:
     table, settings = write_table(tmp_path / "t.csv", "regression"), recipe(num_steps=6, checkpoint_every=2, **changes)
-    FineTuner(settings, table, tmp_path / "whole", initial=str(base)).fit()
+    Trainer(FineTuning(settings, table), tmp_path / "whole", initial=str(base)).fit()
 
     class Stopped(Exception):
         pass
 
-    broken = FineTuner(settings, table, tmp_path / "broken", initial=str(base))
+    broken = Trainer(FineTuning(settings, table), tmp_path / "broken", initial=str(base))
     step = broken._step
 
     def stop_at_3(batches):
@@ -150,20 +150,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, tmp_path, changes) -> 
     broken._step = stop_at_3  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         broken.fit()
-    FineTuner(settings, table, tmp_path / "broken", resume=True).fit()
+    Trainer(FineTuning(settings, table), tmp_path / "broken", resume=True).fit()
     whole, again = (load_predictor(tmp_path / run / "last").state_dict() for run in ("whole", "broken"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 
 
 def test_what_a_resumed_run_refuses(base, tmp_path) -> None:
     table, settings = write_table(tmp_path / "t.csv", "regression"), recipe(num_steps=2, warmup_steps=1)
-    FineTuner(settings, table, tmp_path / "run", initial=str(base)).fit()
+    Trainer(FineTuning(settings, table), tmp_path / "run", initial=str(base)).fit()
     head = recipe(num_steps=2, warmup_steps=1, head={"pooling": "end"})
     with pytest.raises(ConfigError, match=r"head\.pooling: mean -> end; this cannot change within a run"):
-        FineTuner(head, table, tmp_path / "run", resume=True, allowed_changes=["head.pooling"])
+        Trainer(FineTuning(head, table), tmp_path / "run", resume=True, allowed_changes=["head.pooling"])
     table.write_text(table.read_text().replace("100.0,", "101.0,"))
     with pytest.raises(ConfigError, match=r"the labels of .*t\.csv is not that of the run so far"):
-        FineTuner(settings, table, tmp_path / "run", resume=True)
+        Trainer(FineTuning(settings, table), tmp_path / "run", resume=True)
 
 
 def test_recipes_that_change_what_is_kept() -> None:
@@ -176,9 +176,11 @@ def test_recipes_that_change_what_is_kept() -> None:
 @pytest.mark.parametrize("changes", [{}, {"frozen": True}])
 def test_numbers_that_are_not_finite_are_named(base, tmp_path, changes) -> None:
     settings = recipe(max_skipped_steps=1, **changes)
-    tuner = FineTuner(settings, write_table(tmp_path / "t.csv", "regression"), tmp_path / "run", initial=str(base))
-    assert tuner.head is not None
-    tuner.head.linear.bias.data.fill_(np.nan)
+    tuner = Trainer(
+        FineTuning(settings, write_table(tmp_path / "t.csv", "regression")), tmp_path / "run", initial=str(base)
+    )
+    assert tuner.model.head is not None
+    tuner.model.head.linear.bias.data.fill_(np.nan)
     with pytest.raises(NumericalError, match="the head's prediction or a gradient became NaN"):
         tuner.fit()
 
@@ -264,9 +266,9 @@ def test_labels_follow_what_is_left_out(task, rows, tmp_path) -> None:
     data = LabelledDataConfig(long_sequences="crop")
     table = read_labels(tmp_path / "t.csv", HeadConfig(task=task), data, max_residues=3)
     for index in range(len(rows)):
-        assert alphabet.decode(table.residues(index)) == "MKV"
-        assert table.of(np.array([index])).tolist() == table.of(np.array([0])).tolist()
-        assert len(set(table.of(np.array([index])).tolist())) == (2 if table.classes else 3)
+        assert alphabet.decode(table.residues[index]) == "MKV"
+        assert table.labels_of(np.array([index])).tolist() == table.labels_of(np.array([0])).tolist()
+        assert len(set(table.labels_of(np.array([index])).tolist())) == (2 if table.classes else 3)
 
 
 GOOD = "MKV,1,train\nMKL,2,train\nMKI,3,valid\nMKA,4,test\n"
@@ -320,12 +322,12 @@ def test_mistakes_in_tables(base, tmp_path, capsys, task, text, fault) -> None:
 
 def test_constant_validation_labels_are_said(base, tmp_path, capsys) -> None:
     (tmp_path / "t.csv").write_text(HEADER + "MKV,1,train\nMKL,2,train\nMKI,3,valid\nMKA,3,valid\nAAA,2,\n")
-    FineTuner(recipe(num_steps=3), tmp_path / "t.csv", tmp_path / "run", initial=str(base)).fit()
+    Trainer(FineTuning(recipe(num_steps=3), tmp_path / "t.csv"), tmp_path / "run", initial=str(base)).fit()
     assert "Spearman not defined" in capsys.readouterr().err
     assert [row["spearman"] for row in read_metrics(tmp_path / "run") if row["split"] == "valid"] == [None]
 
 
-def test_long_sequences_may_be_cropped_or_dropped(base, tmp_path) -> None:
+def test_long_sequences_may_be_cropped_or_dropped(tmp_path) -> None:
     for policy, expected in (("crop", [62, 3, 3]), ("drop", [3, 3])):
         (tmp_path / "t.csv").write_text(
             HEADER + f"{'M' * 63},{'H' * 63},train\nMKV,HCC,train\nMKK,HHH,valid\nAMC,CCC,train\n"
@@ -334,7 +336,5 @@ def test_long_sequences_may_be_cropped_or_dropped(base, tmp_path) -> None:
         settings = settings.model_copy(
             update={"data": settings.data.model_copy(update={"long_sequences": LongPolicy(policy)})}
         )
-        tuner = FineTuner(settings, tmp_path / "t.csv", tmp_path / "run", initial=str(base))
-        assert (
-            tuner.store.lengths_of(tuner.store.indices(Split.TRAIN)).tolist() == expected and tuner.labels.num_long == 1
-        )
+        table = FineTuning(settings, tmp_path / "t.csv").labels
+        assert [len(table.residues[i]) for i in table.indices(Split.TRAIN)] == expected and table.num_long == 1

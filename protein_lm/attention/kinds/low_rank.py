@@ -1,21 +1,25 @@
-"""Low-rank softmax attention, bidirectional only: Linformer and Nyström. O(L) time.
+"""Low-rank softmax attention, bidirectional only: the kinds linformer and nystrom. O(L) time.
 
-Both look at a whole sequence at once, so rows with padding and packed sequences are attended to one after the other.
+Both look at a whole sequence at once. Padded rows and packed sequences are therefore computed one after the other.
 
 Sources: Wang et al. 2020 (Linformer, arXiv 2006.04768); Xiong et al. 2021 (Nyströmformer, arXiv 2102.03902).
 """
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from protein_lm.attention.checks import check_inputs
+from protein_lm.attention.kinds.interface import LARGEST, AttentionOperation, AttentionOptions, LayerShape
 from protein_lm.attention.operations.stream import without_autocast
 from protein_lm.attention.packing import Packing
+from protein_lm.attention.rows import WHOLE, Rows
 
 NUM_ITERATIONS = 6
-"""Of the pseudo-inverse, as in the paper."""
+"""Iterations of the pseudo-inverse, as in the paper."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Queries, keys (B, H, n, E), values (B, H, n, any) and positions (n,) of real tokens -> output (B, H, n, any)."""
@@ -49,9 +53,9 @@ def linformer_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """softmax(Q (P K)ᵀ / √E) R V with P, R (K, L); shapes as in `exact_attention`.
+    """Return softmax(Q (P K)ᵀ / √E) R V with P, R (K, L); shapes as in `exact_attention`.
 
-    The weights that this gives to tokens may be negative and need not sum to 1.
+    The weights of tokens may be negative and need not sum to 1.
 
     Raises:
         ValueError: as `checks.check_inputs`, or a sequence longer than the projections.
@@ -65,12 +69,6 @@ def linformer_attention(
         return _softmax(q, of_keys @ k) @ (of_values @ v)
 
     return _by_sequence(attend, query, key, value, valid_mask, packing)
-
-
-def linformer_factors(query: Tensor, key: Tensor, projections: LengthProjections) -> tuple[Tensor, Tensor]:
-    """(B, H, L, K) and (K, L), whose product is the matrix of `linformer_attention` for one sequence without padding."""
-    of_keys, of_values = projections.rows(torch.arange(query.shape[2], device=query.device), key.dtype)
-    return _softmax(query, of_keys @ key), of_values
 
 
 def nystrom_attention(
@@ -96,26 +94,12 @@ def nystrom_attention(
     return _by_sequence(attend, query, key, value, valid_mask, packing)
 
 
-def nystrom_factors(query: Tensor, key: Tensor, num_landmarks: int) -> tuple[Tensor, Tensor]:
-    """(B, H, L, K) and (B, H, K, L), whose product is the matrix of `nystrom_attention` for one sequence without padding."""
-    if query.shape[2] <= num_landmarks:
-        return _softmax(query, key), torch.eye(query.shape[2], dtype=query.dtype, device=query.device)
-    of_queries, inverse, of_keys = _through_landmarks(query, key, num_landmarks)
-    return of_queries, inverse @ of_keys
-
-
 def _through_landmarks(query: Tensor, key: Tensor, num_landmarks: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries to landmarks (B, H, L, K), the inverse between landmarks (B, H, K, K), landmarks to keys (B, H, K, L)."""
     means = _segment_means(query.shape[2], num_landmarks, query)
     query_marks, key_marks = means @ query, means @ key
     inverse = pseudo_inverse(_softmax(query_marks, key_marks))
     return _softmax(query, key_marks), inverse, _softmax(query_marks, key)
-
-
-def matrix_of(attend: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The matrix (B, H, L, L) of an operation that is linear in the values: what it makes of one-hot values."""
-    length = like.shape[2]
-    return attend(torch.eye(length, dtype=like.dtype, device=like.device).expand(*like.shape[:2], -1, -1))
 
 
 def pseudo_inverse(matrix: Tensor) -> Tensor:
@@ -132,6 +116,7 @@ def pseudo_inverse(matrix: Tensor) -> Tensor:
 def _by_sequence(
     attend: Attend, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None, packing: Packing | None
 ) -> Tensor:
+    """Attend to each sequence on its own, in float32 or better; the output has the type of the values."""
     check_inputs(query, key, value, valid_mask, packing)
     dtype = torch.promote_types(query.dtype, torch.float32)
     rows = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -148,6 +133,7 @@ def _by_sequence(
 
 
 def _padded_rows(attend: Attend, rows: tuple[Tensor, Tensor, Tensor], valid_mask: Tensor) -> Iterator[Tensor]:
+    """Yield the output (1, H, L, any) of each row: that of its real tokens, and zeros at padding."""
     for number, valid in enumerate(valid_mask):
         positions = valid.nonzero()[:, 0]
         query, key, value = (tensor[number : number + 1].index_select(2, positions) for tensor in rows)
@@ -164,3 +150,81 @@ def _segment_means(length: int, count: int, like: Tensor) -> Tensor:
     part = torch.arange(length, device=like.device) * count // length
     members = (part == torch.arange(count, device=like.device)[:, None]).to(like.dtype)
     return members / members.sum(1, keepdim=True)
+
+
+class LowRankOperation(AttentionOperation):
+    """An operation whose matrix is a product of two factors with few columns and rows."""
+
+    weights_are_positive = False
+
+    def factors(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, L, K) and (K, L), or (B, H, K, L), whose product is the matrix of one sequence without padding."""
+        raise NotImplementedError
+
+    def matrix(self, query: Tensor, key: Tensor, rows: Rows = WHOLE) -> Tensor:
+        # The operation is linear in the values: its matrix is the output for one-hot values.
+        length = query.shape[2]
+        one_hot = torch.eye(length, dtype=query.dtype, device=query.device).expand(*query.shape[:2], -1, -1)
+        return self(query, key, one_hot, rows)
+
+    def matrix_rows(self, query: Tensor, key: Tensor) -> Callable[[slice], Tensor]:
+        left, right = self.factors(query, key)
+        return lambda span: left[:, :, span] @ right
+
+
+class LinformerOperation(LowRankOperation):
+    """Softmax attention to learned mixtures of keys."""
+
+    def __init__(self, projections: LengthProjections) -> None:
+        super().__init__(causal=False)
+        self.projections = projections
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
+        return linformer_attention(query, key, value, self.projections, **rows.of_one_process())
+
+    def factors(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        of_keys, of_values = self.projections.rows(torch.arange(query.shape[2], device=query.device), key.dtype)
+        return _softmax(query, of_keys @ key), of_values
+
+    def initialize(self, generator: torch.Generator) -> None:
+        self.projections.initialize(generator)
+
+
+class NystromOperation(LowRankOperation):
+    """Softmax attention through landmarks."""
+
+    def __init__(self, num_landmarks: int) -> None:
+        super().__init__(causal=False)
+        self.num_landmarks = num_landmarks
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
+        return nystrom_attention(query, key, value, self.num_landmarks, **rows.of_one_process())
+
+    def factors(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if query.shape[2] <= self.num_landmarks:
+            return _softmax(query, key), torch.eye(query.shape[2], dtype=query.dtype, device=query.device)
+        of_queries, inverse, of_keys = _through_landmarks(query, key, self.num_landmarks)
+        return of_queries, inverse @ of_keys
+
+
+class LowRankOptions(AttentionOptions):
+    """Options of both kinds."""
+
+    has_causal_form: ClassVar[bool] = False
+
+    num_landmarks: int = Field(default=64, ge=1, le=LARGEST)
+    """K: rank of the projections of linformer, landmarks of nystrom."""
+
+
+class LinformerOptions(LowRankOptions):
+    """Options of linformer attention; its weights also depend on the length of the longest sequence."""
+
+    def build(self, layer: LayerShape) -> LinformerOperation:
+        return LinformerOperation(LengthProjections(self.num_landmarks, layer.max_length))
+
+
+class NystromOptions(LowRankOptions):
+    """Options of nystrom attention."""
+
+    def build(self, layer: LayerShape) -> NystromOperation:
+        return NystromOperation(self.num_landmarks)

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from protein_lm.analysis.evaluation import evaluate
+from protein_lm.batches.plan import PlanPosition
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.checkpoint.training_state import read_training_state
 from protein_lm.config import Recipe
@@ -20,8 +21,9 @@ from protein_lm.errors import ConfigError, NumericalError, OutputError
 from protein_lm.files.output import claimed
 from protein_lm.model.conversion import with_attention
 from protein_lm.native import build, library
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 from tests.conftest import KINDS, small_recipe
 
 FLOOR = math.exp(-(7 / 8 + 1 / 160) * math.log(7 / 8 + 1 / 160) - 19 / 160 * math.log(1 / 160))
@@ -30,7 +32,7 @@ FLOOR = math.exp(-(7 / 8 + 1 / 160) * math.log(7 / 8 + 1 / 160) - 19 / 160 * mat
 
 @pytest.mark.parametrize("attention", KINDS)
 def test_a_causal_model_learns_the_grammar(corpus, tmp_path, attention) -> None:
-    Trainer(small_recipe(attention=attention, num_steps=100), corpus, tmp_path / "run").fit()
+    Trainer(LanguageModelling(small_recipe(attention=attention, num_steps=100), corpus), tmp_path / "run").fit()
     table = evaluate(load_model(tmp_path / "run"), corpus, splits=[Split.TEST]).iloc[0]
     assert FLOOR < table["perplexity"] < 4.5 < table["unigram_perplexity"]
 
@@ -38,7 +40,7 @@ def test_a_causal_model_learns_the_grammar(corpus, tmp_path, attention) -> None:
 @pytest.mark.parametrize("attention", ["exact", "performer-relu", "performer-softmax", "oglu", "linformer"])
 def test_a_masked_model_learns_the_grammar(corpus, tmp_path, attention) -> None:
     recipe = small_recipe(objective="masked", attention=attention, num_steps=300, validate_every=300)
-    Trainer(recipe, corpus, tmp_path / "run").fit()
+    Trainer(LanguageModelling(recipe, corpus), tmp_path / "run").fit()
     table = evaluate(load_model(tmp_path / "run"), corpus, splits=[Split.TEST]).iloc[0]
     assert table["perplexity"] < 6 < table["unigram_perplexity"]
 
@@ -52,12 +54,12 @@ def weights(run):
 def test_a_resumed_run_equals_the_uninterrupted_one(corpus, tmp_path, objective, changes) -> None:
     recipe = small_recipe(objective=objective, num_steps=24, checkpoint_every=10, validate_every=6, **changes)
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dropout": 0.1})})
-    Trainer(recipe, corpus, tmp_path / "whole").fit()
+    Trainer(LanguageModelling(recipe, corpus), tmp_path / "whole").fit()
 
     class Stopped(Exception):
         pass
 
-    broken = Trainer(recipe, corpus, tmp_path / "broken")
+    broken = Trainer(LanguageModelling(recipe, corpus), tmp_path / "broken")
     step = broken._step
 
     def stop_at_17(batches):
@@ -68,7 +70,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(corpus, tmp_path, objective,
     broken._step = stop_at_17  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         broken.fit()
-    resumed = Trainer(recipe, corpus, tmp_path / "broken", resume=True)
+    resumed = Trainer(LanguageModelling(recipe, corpus), tmp_path / "broken", resume=True)
     assert resumed.progress.step == 10
     resumed.fit()
     whole, again = weights(tmp_path / "whole"), weights(tmp_path / "broken")
@@ -85,15 +87,15 @@ def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
     recipe = small_recipe(num_steps=1, warmup_steps=0, learning_rate=1e-3)
     gradients = []
     for name, split in (("one", False), ("two", True)):
-        trainer = Trainer(recipe, corpus, tmp_path / name)
-        planned = next(iter(trainer.batches.plan.batches()))
+        trainer = Trainer(LanguageModelling(recipe, corpus), tmp_path / name)
+        planned = next(iter(trainer.task.planned(PlanPosition())))
         halves = planned.pieces[:3], planned.pieces[3:]
         parts = [replace(planned, pieces=half) for half in halves] if split else [planned]
-        for optimizer in trainer.optimizers:
+        for optimizer in trainer.model.optimizers:
             optimizer.step = lambda *_, **__: None
             optimizer.zero_grad = lambda *_, **__: None
-        trainer._step([trainer.batches.batch(part) for part in parts])
-        gradients.append([parameter.grad.clone() for parameter in trainer.plain_model.parameters()])
+        trainer._step([trainer.task.batch(part) for part in parts])
+        gradients.append([parameter.grad.clone() for parameter in trainer.model.plain.parameters()])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
@@ -110,10 +112,10 @@ def test_what_a_run_leaves(runs) -> None:
 
 
 def test_runs_are_never_overwritten(runs, corpus, tmp_path) -> None:
-    with pytest.raises(OutputError, match="exists already; add --resume to go on with it"):
-        Trainer(small_recipe(), corpus, runs["causal"])
+    with pytest.raises(OutputError, match="exists already; add --resume to resume it"):
+        Trainer(LanguageModelling(small_recipe(), corpus), runs["causal"])
     with pytest.raises(OutputError, match="nothing to resume"):
-        Trainer(small_recipe(), corpus, tmp_path / "absent", resume=True)
+        Trainer(LanguageModelling(small_recipe(), corpus), tmp_path / "absent", resume=True)
     assert not (tmp_path / "absent").exists()
 
 
@@ -126,16 +128,19 @@ def test_a_run_has_one_command_at_a_time(corpus, tmp_path, resume) -> None:
     """Two that begin at once; one that begins while another is at work; one that finds the run changed meanwhile."""
     run, recipe = tmp_path / "run", small_recipe(num_steps=2, warmup_steps=0, num_validation_sequences=2)
     if resume:
-        Trainer(recipe, corpus, run).fit()
+        Trainer(LanguageModelling(recipe, corpus), run).fit()
         recipe = small_recipe(num_steps=3, warmup_steps=0, num_validation_sequences=2)
     how = {"resume": resume, "allowed_changes": ["training.num_steps"] if resume else ()}
-    late, second = Trainer(recipe, corpus, run, **how), Trainer(recipe, corpus, run, **how)
+    late, second = (
+        Trainer(LanguageModelling(recipe, corpus), run, **how),
+        Trainer(LanguageModelling(recipe, corpus), run, **how),
+    )
     before = contents(run)
     with claimed(run):
         with pytest.raises(OutputError, match="run: another command is at work there; wait for it or name another"):
             second.fit()
         with pytest.raises(OutputError, match="another command is at work there"):
-            Trainer(recipe, corpus, run, **how)
+            Trainer(LanguageModelling(recipe, corpus), run, **how)
         assert contents(run) == before
     second.fit()
     before = contents(run)
@@ -147,7 +152,7 @@ def test_a_run_has_one_command_at_a_time(corpus, tmp_path, resume) -> None:
 
 def test_resuming_with_another_recipe_is_refused(runs, corpus) -> None:
     with pytest.raises(ConfigError, match=r"resumed with another recipe: training.learning_rate: 0.01 -> 0.02"):
-        Trainer(small_recipe(learning_rate=0.02), corpus, runs["causal"], resume=True)
+        Trainer(LanguageModelling(small_recipe(learning_rate=0.02), corpus), runs["causal"], resume=True)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +169,20 @@ def test_resuming_with_another_recipe_is_refused(runs, corpus) -> None:
 )
 def test_changes_that_are_refused(runs, corpus, changes, allowed, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        Trainer(small_recipe(**changes), corpus, runs["causal"], resume=True, allowed_changes=allowed)
+        Trainer(
+            LanguageModelling(small_recipe(**changes), corpus), runs["causal"], resume=True, allowed_changes=allowed
+        )
 
 
 def test_changes_that_are_allowed(runs, corpus) -> None:
     harmless = small_recipe(validate_every=7, checkpoint_every=9, keep_checkpoints=1, max_skipped_steps=1)
-    assert Trainer(harmless, corpus, runs["causal"], resume=True).progress.step == 60
+    assert Trainer(LanguageModelling(harmless, corpus), runs["causal"], resume=True).progress.step == 60
     longer = small_recipe(num_steps=90)
     keys = ["training.num_steps"]
-    assert Trainer(longer, corpus, runs["causal"], resume=True, allowed_changes=keys).progress.step == 60
+    assert (
+        Trainer(LanguageModelling(longer, corpus), runs["causal"], resume=True, allowed_changes=keys).progress.step
+        == 60
+    )
 
 
 def test_a_run_goes_on_with_its_own_corpus(runs, tmp_path) -> None:
@@ -184,7 +194,7 @@ def test_a_run_goes_on_with_its_own_corpus(runs, tmp_path) -> None:
     with pytest.raises(
         ConfigError, match=r"resumed with another corpus: tokens\.npy of .*store is not that of the run"
     ):
-        Trainer(small_recipe(), TokenStore.open(tmp_path / "store"), runs["causal"], resume=True)
+        Trainer(LanguageModelling(small_recipe(), TokenStore.open(tmp_path / "store")), runs["causal"], resume=True)
 
 
 @pytest.mark.parametrize("attention", ["performer-softmax", "exact", "bigbird"])
@@ -194,7 +204,7 @@ def test_checkpointed_gradients_are_the_same(corpus, tmp_path, attention) -> Non
         recipe = small_recipe(attention=attention, num_steps=6, gradient_checkpointing=setting)
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dropout": 0.1})})
         run = tmp_path / str(setting)
-        Trainer(recipe, corpus, run).fit()
+        Trainer(LanguageModelling(recipe, corpus), run).fit()
         found.append(weights(run))
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
@@ -206,29 +216,31 @@ def test_a_corpus_without_validation_is_refused(tmp_path) -> None:
 
     prepare([write_fasta(tmp_path / "a.fasta", grammar(20))], tmp_path / "store", valid_fraction=0.0)
     with pytest.raises(ConfigError, match="the split valid has no sequence of 62 residues or less"):
-        Trainer(small_recipe(), TokenStore.open(tmp_path / "store"), tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(), TokenStore.open(tmp_path / "store")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_diverges_stops_and_names_the_place(corpus, tmp_path) -> None:
-    trainer = Trainer(small_recipe(num_steps=9, warmup_steps=0, max_skipped_steps=3), corpus, tmp_path / "run")
+    trainer = Trainer(
+        LanguageModelling(small_recipe(num_steps=9, warmup_steps=0, max_skipped_steps=3), corpus), tmp_path / "run"
+    )
     with torch.no_grad():
-        trainer.plain_model.blocks[1].attention.input_projection.weight[0] = 3e38
-        trainer.plain_model.blocks[1].attention.input_projection.bias[0] = 3e38
-    before = trainer.plain_model.blocks[0].feedforward.input_projection.weight.clone()
+        trainer.model.plain.blocks[1].attention.input_projection.weight[0] = 3e38
+        trainer.model.plain.blocks[1].attention.input_projection.bias[0] = 3e38
+    before = trainer.model.plain.blocks[0].feedforward.input_projection.weight.clone()
     with pytest.raises(
         NumericalError,
         match=r"run, step 3: the query of attention layer 2 of 2 became NaN or infinite, so none of the last 3 steps was "
         r"taken; the last checkpoint is that of step 0, .*last: lower",
     ):
         trainer.fit()
-    assert torch.equal(trainer.plain_model.blocks[0].feedforward.input_projection.weight, before)
+    assert torch.equal(trainer.model.plain.blocks[0].feedforward.input_projection.weight, before)
 
 
 def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path, capsys) -> None:
     """Steps 3, 4 and 8 give NaN: the weights stay as they are, and the run goes on. Others are as without them."""
-    trainer = Trainer(small_recipe(num_steps=40, max_skipped_steps=3), corpus, tmp_path / "run")
-    forward, steps, bias = trainer._backward, trainer._step, trainer.plain_model.output_bias
+    trainer = Trainer(LanguageModelling(small_recipe(num_steps=40, max_skipped_steps=3), corpus), tmp_path / "run")
+    forward, steps, bias = trainer._backward, trainer._step, trainer.model.plain.output_bias
 
     def backward(*arguments):
         result = forward(*arguments)
@@ -237,9 +249,9 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path
         return result
 
     def step(batches):
-        before = [parameter.detach().clone() for parameter in trainer.plain_model.parameters()]
+        before = [parameter.detach().clone() for parameter in trainer.model.plain.parameters()]
         sums, number = steps(batches), trainer.progress.step
-        same = [torch.equal(a, b) for a, b in zip(before, trainer.plain_model.parameters(), strict=True)]
+        same = [torch.equal(a, b) for a, b in zip(before, trainer.model.plain.parameters(), strict=True)]
         assert all(same) is (number in (3, 4, 8)), number
         return sums
 
@@ -267,12 +279,12 @@ def test_a_gradient_that_overflows_is_named() -> None:
 
 def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
     """Exact attention opens as a Performer with the same weights, is worse at first, and recovers in a few steps."""
-    Trainer(small_recipe(attention="exact", num_steps=100), corpus, tmp_path / "exact").fit()
+    Trainer(LanguageModelling(small_recipe(attention="exact", num_steps=100), corpus), tmp_path / "exact").fit()
     converted = with_attention(load_model(tmp_path / "exact"), attention="performer-softmax")
     save_model(converted, tmp_path / "start")
     recipe = small_recipe(attention="performer-softmax", num_steps=40, learning_rate=0.003, validate_every=40)
-    Trainer(recipe, corpus, tmp_path / "tuned", initial=str(tmp_path / "start")).fit()
-    Trainer(recipe, corpus, tmp_path / "fresh").fit()
+    Trainer(LanguageModelling(recipe, corpus), tmp_path / "tuned", initial=str(tmp_path / "start")).fit()
+    Trainer(LanguageModelling(recipe, corpus), tmp_path / "fresh").fit()
     start, tuned, fresh = (
         evaluate(load_model(tmp_path / name), corpus, splits=[Split.TEST]).iloc[0]["perplexity"]
         for name in ("start", "tuned", "fresh")
@@ -281,16 +293,18 @@ def test_a_converted_model_fine_tunes_on(corpus, runs, tmp_path) -> None:
     with pytest.raises(
         ConfigError, match=r"is another model than the recipe's: model\.attention: performer-softmax -> "
     ):
-        Trainer(small_recipe(), corpus, tmp_path / "other", initial=str(tmp_path / "start"))
+        Trainer(LanguageModelling(small_recipe(), corpus), tmp_path / "other", initial=str(tmp_path / "start"))
     with pytest.raises(ConfigError, match="leave out either --resume or --init"):
-        Trainer(recipe, corpus, tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
+        Trainer(LanguageModelling(recipe, corpus), tmp_path / "tuned", resume=True, initial=str(tmp_path / "start"))
 
 
 def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
     found = []
     for strength in (0.0, 1.0):
         run = tmp_path / f"run{strength}"
-        Trainer(small_recipe(attention="oglu", num_steps=30, orthogonality=strength), corpus, run).fit()
+        Trainer(
+            LanguageModelling(small_recipe(attention="oglu", num_steps=30, orthogonality=strength), corpus), run
+        ).fit()
         found.append(float(load_model(run / "last").orthogonality().detach()))
     assert found[1] < 0.1 * found[0]
     # 2 layers × 2 heads × (16 × 16 of W + 16 × 16 of G)
@@ -299,11 +313,11 @@ def test_the_penalty_keeps_weights_orthogonal(corpus, tmp_path, capsys) -> None:
 
 def test_batches_that_cannot_be_split_are_refused(corpus, tmp_path) -> None:
     with pytest.raises(ConfigError, match="sequence_parallel 2: layer 1 has exact attention, which needs whole rows"):
-        Trainer(small_recipe(attention="exact", sequence_parallel=2), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(attention="exact", sequence_parallel=2), corpus), tmp_path / "run")
     with pytest.raises(
         ConfigError, match=r"sequence_parallel 2 does not divide the 1 process\(es\) of this run; start 2"
     ):
-        Trainer(small_recipe(sequence_parallel=2), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(sequence_parallel=2), corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -313,7 +327,7 @@ def test_two_pairs_of_processes_train_as_one_process_with_two_batches(corpus, tm
     changes = {"num_steps": 40, "validate_every": 20, "checkpoint_every": 40}
     small = small_recipe(objective=objective, accumulation=2, **changes).model_dump(mode="json")
     small["model"] |= {"kmer_sizes": [3], "kmer_buckets": 64, "convolution_taps": 4}
-    Trainer(Recipe.model_validate(small), corpus, tmp_path / "one").fit()
+    Trainer(LanguageModelling(Recipe.model_validate(small), corpus), tmp_path / "one").fit()
     small["training"] |= {"accumulation": 1, "sequence_parallel": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
@@ -336,7 +350,7 @@ def test_where_kernels_are_missing_it_is_said_once(corpus, tmp_path, capsys, mon
         monkeypatch.setenv(library.VARIABLE, path)
         library.forget()
         recipe = small_recipe(attention=attention, num_steps=1, warmup_steps=0)
-        Trainer(recipe, corpus, tmp_path / f"{attention}{path}").fit()
+        Trainer(LanguageModelling(recipe, corpus), tmp_path / f"{attention}{path}").fit()
         said[attention, path] = capsys.readouterr().err.count(command)
     library.forget()
     assert list(said.values()) == [1, 0, 0, 0]

@@ -1,18 +1,18 @@
-"""Signals that ask a run to end: the first is noted, the second ends the process at once."""
+"""What happens on Ctrl-C: the run saves and ends after its step. A second Ctrl-C ends the process at once."""
 
 import signal
 import threading
 import time
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers of clusters send
 
 
 class StopRequest:
     """While entered, notes SIGINT and SIGTERM instead of dying of them."""
 
     def __init__(self, *, grace_seconds: float = 0.0) -> None:
-        """Within `grace_seconds` of the first, signals are the same request: launchers pass on what all got anyway."""
+        """Further signals within `grace_seconds` of the first count as one: launchers pass on what all processes got."""
         self.signal: signal.Signals | None = None
         self._grace_seconds, self._since = grace_seconds, 0.0
         self._before: dict[signal.Signals, object] = {}
