@@ -115,11 +115,11 @@ class Ledger:
 def _with_shared_keys(rows: NDArray) -> NDArray:
     """Return the rows whose key another row has too: few, so that the rest need not be sorted by all columns."""
     keys = np.sort(rows["key"])
-    same = keys[1:] == keys[:-1]
-    if not same.any():  # as ever with identifiers
+    same = keys[1:] == keys[:-1]  # (N - 1,) whether a key equals the next one
+    if not same.any():  # the usual case of identifiers
         return rows[:0]
     order = np.argsort(rows["key"])
-    return rows.take(order[np.append(same, False) | np.append(False, same)])
+    return rows.take(order[np.append(same, False) | np.append(False, same)])  # equal to the next or to the one before
 
 
 class SeenFingerprints:
@@ -181,7 +181,7 @@ class RepeatFinder:
         is_new = self._seen.add(prints)
         self._begin_ledger_if_needed()
         if self._ledger is not None:
-            taken = prints[is_new]
+            taken = prints[is_new]  # (K, 2), numbered as the store numbers them
             self._ledger.add(taken[:, 0], taken[:, 1], first)
         return is_new
 
