@@ -34,8 +34,9 @@ from protein_lm.config import Recipe
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.split import Split
 from protein_lm.errors import NumericalError, ProteinLMError
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTIVES = ("masked", "causal")
@@ -79,7 +80,7 @@ def measure(store: Path, planned: Recipe) -> dict[str, Any]:
     corpus = open_corpus(store)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        trainer = Trainer(planned, corpus, run)
+        trainer = Trainer(LanguageModelling(planned, corpus), run)
         before = memory.reset_peak()
         start = time.perf_counter()
         trainer.fit()

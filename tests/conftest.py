@@ -17,6 +17,7 @@ from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.native import build, library
+from protein_lm.native import reader as file_reader
 from tests.processes import Processes
 
 KINDS = [
@@ -106,11 +107,12 @@ def small_recipe(*, objective: str = "causal", attention: str = "performer-relu"
 @pytest.fixture(scope="session")
 def runs(corpus: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A trained run for each objective."""
-    from protein_lm.training.trainer import Trainer
+    from protein_lm.training.language_modelling import LanguageModelling
+    from protein_lm.training.loop import Trainer
 
     folder = tmp_path_factory.mktemp("runs")
     for objective in ("causal", "masked"):
-        Trainer(small_recipe(objective=objective), corpus, folder / objective).fit()
+        Trainer(LanguageModelling(small_recipe(objective=objective), corpus), folder / objective).fit()
     return {objective: folder / objective for objective in ("causal", "masked")}
 
 
@@ -149,6 +151,18 @@ def kernels_folder(kernels_root):
         patch.setenv(library.VARIABLE, library.OFF)
         library.forget()
         yield build.folder()
+    library.forget()
+
+
+@pytest.fixture(scope="module")
+def reader(kernels_root):
+    """The compiled reader, in use."""
+    have_built([build.READER], kernels_root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
+        patch.delenv(build.VARIABLE)
+        library.forget()
+        yield file_reader.reader()
     library.forget()
 
 

@@ -94,7 +94,8 @@ class WorkFolder:
         """Files to delete when the next state is saved: the last one counts on them."""
 
     def append(self, name: str, content: bytes | memoryview) -> None:
-        """Append to a growing file, which is made if need be."""
+        """Append to a growing file, which is made if need be; the name of a removed file is not used again."""
+        assert name not in self._removed
         if name not in self._appended:
             self._appended[name] = (self.folder / name).open("ab" if name in self.growths else "wb")
         self._appended[name].write(content)

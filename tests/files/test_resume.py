@@ -1,6 +1,7 @@
 """A run of `prepare` that was killed is resumed, and the store is the same, byte for byte."""
 
 import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xxhash
 
 from protein_lm.corpus import workers
 from protein_lm.corpus.duplicates import Ledger
@@ -152,6 +154,12 @@ def rewrite(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def save_as_before(path: Path) -> None:
+    """Give a saved state the form of another version."""
+    text = json.dumps({"facts": {}, "state": {}}).encode()
+    path.write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 500)
 
@@ -168,6 +176,7 @@ def cut(path: Path) -> None:
         (flip, "identifiers.*.tmp", ".tmp is damaged"),
         (rewrite, "a.fasta", "a.fasta has changed"),
         (Path.touch, "entries.xml", "not the same: sources"),
+        (save_as_before, STATE, "another version of protein-lm saved its state"),
     ],
 )
 def test_what_cannot_be_trusted_is_started_over(tmp_path, sources, num_parts, damage, name, reason):
