@@ -31,7 +31,7 @@ from protein_lm.io.records import kept, selected
 from protein_lm.native import build
 from protein_lm.native import reader as library
 from tests.conftest import have_built
-from tests.files.test_resume import contents, killed
+from tests.corpus.test_prepare_resumed import contents, killed
 from tests.io.test_headers import cluster_headers, knowledgebase_headers
 
 ROOT = Path(__file__).parents[2]
@@ -421,7 +421,7 @@ def test_all_of_reading_and_preparing_again(reader) -> None:
         "test_families",
         "test_fasta",
         "test_headers",
-        "test_resume",
+        "test_prepare_resumed",
         "test_prepare",
         "test_readers",
         "test_readers_fuzz",
