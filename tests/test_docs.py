@@ -49,7 +49,7 @@ def verb(words: list[str]) -> tuple[Any, list[str]]:
     from protein_lm import cli
     from protein_lm.cli.app import app
 
-    cli._load([])
+    cli.main(["--help"])  # loads every verb
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         assert words[0] in command.commands, f"{words[0]} is no command"

@@ -16,7 +16,7 @@ from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.files.sources import Source
 from protein_lm.files.text_table import TextTable
 from protein_lm.io.hashing import hash_identifiers, mix
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 
 class Split(IntEnum):
@@ -84,13 +84,7 @@ class SplitRule:
         [1, 0, 0]
         """
         seed, kept_back = mix(np.array([self.seed], dtype=np.uint64)), self.test_fraction + self.valid_fraction
-        if (reader := compiled_reader()) is not None:
-            return reader.split(hashes, int(seed[0]), kept_back, self.test_fraction)
-        uniform = (mix(hashes ^ seed) >> np.uint64(11)) * 2.0**-53
-        splits = np.full(hashes.size, Split.TRAIN, dtype=np.uint8)
-        splits[uniform < kept_back] = Split.VALID
-        splits[uniform < self.test_fraction] = Split.TEST
-        return splits
+        return reader().split(hashes, int(seed[0]), kept_back, self.test_fraction)
 
 
 class SplitTable:

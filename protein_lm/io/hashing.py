@@ -9,16 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protein_lm.native.numpy_reader import mix
+
 _WORD = 8
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finalizer, a bijection of 64-bit numbers."""
-    values = values + _GOLDEN
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:

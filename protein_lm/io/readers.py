@@ -22,7 +22,7 @@ from protein_lm.io import fasta, flat_file, xml_file
 from protein_lm.io import sequence_table as table_file
 from protein_lm.io.raw_records import RawRecords
 from protein_lm.io.records import Columns, Memberships, RecordBlock, SequenceRecord
-from protein_lm.native.reader import CompiledFormat
+from protein_lm.native.numpy_reader import CompiledFormat
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
 _SHOWN_LETTERS = 40

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,32 +146,14 @@ class Memberships:
 
 
 def selected(columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
-    """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
-    if keep.all():
-        return list(columns)
-    if (reader := compiled_reader()) is not None:
-        return reader.select(columns, keep)
-    return [column[keep] for column in columns]
-
-
-def copy_kept(
-    values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
-) -> int:
-    """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
-    if (reader := compiled_reader()) is not None:
-        return reader.keep(values, lengths, keep, found)
-    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
-    ends, size = np.append(0, np.cumsum(lengths)), 0
-    for start, end in ends[runs].tolist():
-        found[size : size + end - start] = values[start:end]
-        size += end - start
-    return size
+    """Select the values to keep (N,) from columns (N, ...), whose values have 1, 4, 8 or 16 bytes."""
+    return list(columns) if keep.all() else reader().select(columns, keep)
 
 
 def kept(values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
-    found = np.empty_like(values)
-    return found[: copy_kept(values, lengths, keep, found)]
+    """Copy the pieces to keep (N,); pieces, of `lengths` (N,) bytes, lie back to back in `values`."""
+    target = np.empty_like(values)
+    return target[: reader().keep(values, lengths, keep, target)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -236,7 +236,7 @@ def test_convert_mistakes(runs, tmp_path, capsys, settings, fault) -> None:
 def test_kernel_error(runs, tmp_path, capsys) -> None:
     short = write_fasta(tmp_path / "short.fasta", {"one": "MKTAYIAKQRQISF", "two": "ACDEFGHIKLMNPQRSTVWY"})
     output = tmp_path / "errors"
-    arguments = ["kernel-error", str(short), "--model", str(runs["masked"]), "-o", str(output), "--draws", "2"]
+    arguments = ["kernel-error", str(short), "--model", str(runs["masked"]), "-o", str(output), "--num-draws", "2"]
     choices = ["--features", "16", "--features", "32", "--type", "positive-iid", "--type", "relu-orthogonal"]
     assert main([*arguments, *choices, "--scale", "0.5", "--scale", "2"]) == 0
     assert "positive-iid" in capsys.readouterr().out

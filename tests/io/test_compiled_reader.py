@@ -1,9 +1,5 @@
 """The compiled reader against Python and numpy: whatever it takes, it takes as they do, to the last number."""
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,43 +12,29 @@ from hypothesis import strategies as st
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.corpus import duplicates
-from protein_lm.corpus.duplicates import ROW, SeenFingerprints, sort_by_file
 from protein_lm.corpus.filters import Filters
-from protein_lm.corpus.prepare import prepare
-from protein_lm.corpus.split import SplitRule
 from protein_lm.corpus.workers import PartResult, Settings, process_part
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.errors import InputError
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text
 from protein_lm.io import compiled_reader as compiled
 from protein_lm.io.readers import FASTA, FLAT_FILE, Part, TextFormat, parts
-from protein_lm.io.records import kept, selected
 from protein_lm.native import build
+<<<<<<< HEAD
 from protein_lm.native import reader as library
 from tests.conftest import have_built
 from tests.corpus.test_prepare_resumed import contents, killed
+=======
+>>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f
 from tests.io.test_headers import cluster_headers, knowledgebase_headers
+from tests.native.test_build import needs_compiler
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
 HEADERS = ROOT / "tests" / "fixtures" / "headers.fasta"
 ENTRIES = ROOT / "tests" / "fixtures" / "entries.dat"
-has_compiler = any(map(shutil.which, build.COMPILERS))
-pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+pytestmark = needs_compiler
 policies = st.sampled_from(ResiduePolicy)
-
-
-@pytest.fixture(scope="module")
-def reader(kernels_root):
-    """The reader built, and in use."""
-    have_built([build.READER], kernels_root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
-        patch.delenv(build.VARIABLE)
-        library.forget()
-        yield library.compiled_reader()
-    library.forget()
 
 
 def in_two(text: bytes, form: TextFormat) -> Text:
@@ -373,6 +355,7 @@ def test_equals_python_on_real_entries(reader, policy) -> None:
     assert_same(text, settings_of(policy), FLAT_FILE, families)
     assert_same(text, settings_of(policy, min_length=200, drop_fragments=True), FLAT_FILE, families)
     assert is_taken(text, FLAT_FILE, policy)
+<<<<<<< HEAD
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
@@ -564,3 +547,5 @@ def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_pat
     prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
     assert "resuming what a killed run had begun, after " in said[0]
     assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")
+=======
+>>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f

@@ -18,7 +18,7 @@ from protein_lm.attention.feature_maps.generalized import EluFeatures
 from protein_lm.attention.feature_maps.performer import FeatureMap, ReLUFeatures, SoftmaxFeatures
 from protein_lm.attention.packing import Packing
 from protein_lm.native.library import Kernels, kernels
-from protein_lm.native.structures import LINEAR_ARRAYS, LinearCall, Rows
+from protein_lm.native.structures import LINEAR_ARRAYS, LinearAttentionCall, Rows
 
 GREATEST_WIDTH = 128
 """The greatest width of queries, keys and values."""
@@ -218,12 +218,12 @@ def _call(
     causal: bool,
     product_bfloat16: bool,
     features_bfloat16: bool,
-) -> tuple[Kernels, LinearCall]:
+) -> tuple[Kernels, LinearAttentionCall]:
     """Return the kernels, and the part of a call that both passes share.
 
     Args:
         rows: query, key and value.
-        arrays: the arrays of `LinearCall`, in its order.
+        arrays: the arrays of `LinearAttentionCall`, in its order.
         number: the feature map, as in `MapForm`.
         constants: its constants, as in `MapForm`.
         causal: whether a query sees only itself and the tokens before it.
@@ -235,7 +235,7 @@ def _call(
     query, _, value = rows
     projection, _, sequences, *_ = arrays
     assert projection is not None and sequences is not None
-    call = LinearCall()
+    call = LinearAttentionCall()
     call.map, call.causal, call.inputs_are_bfloat16 = number, causal, query.dtype == torch.bfloat16
     call.products_are_bfloat16 = product_bfloat16
     call.features_are_bfloat16 = product_bfloat16 and features_bfloat16 and call.inputs_are_bfloat16
