@@ -39,13 +39,8 @@ def download_data(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the address, release and sizes.")] = False,
 ) -> None:
-<<<<<<< HEAD
-    """Fetch a release file of UniProt, going on where it broke off, and check it against the release's list."""
-    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, UniProtServer
-=======
     """Download a release file of UniProt, and check its size and MD5. A download that broke off is resumed."""
-    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, Server
->>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, UniProtServer
 
     with closing(UniProtServer(base or BASE)) as server:
         file = server.find(name, release)

@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.duplicates import RecordSet
-from protein_lm.corpus.split import Split, count_by_split, labelled_counts
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.records import Columns, Spans, kept, selected
-<<<<<<< HEAD
-=======
 from protein_lm.native.reader import reader
->>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -70,11 +67,7 @@ class StoreWriter:
         self._num_id_bytes += num_id_bytes
         self.num_sequences += lengths.size
         if self._counts is not None:
-<<<<<<< HEAD
-            self._counts += count_by_split(splits, lengths)
-=======
             self._counts += reader().tally(splits, lengths, len(Split))
->>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences another split; their numbers (K,) are in ascending order."""
@@ -124,16 +117,8 @@ class StoreWriter:
             self._counts = np.zeros((2, len(Split)), dtype=np.int64)
             for start, end in self._parts(0):
                 lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
-<<<<<<< HEAD
-                self._counts += count_by_split(self._files["splits.npy"].read(start, end), lengths)
-        return labelled_counts(self._counts)
-=======
                 self._counts += reader().tally(self._files["splits.npy"].read(start, end), lengths, len(Split))
-        pairs = zip(Split, *self._counts.tolist(), strict=True)
-        return {
-            split.label: {"num_sequences": sequences, "num_residues": residues} for split, sequences, residues in pairs
-        }
->>>>>>> 72c94609b7717bc37b11a079a40629b4eeb6913f
+        return labelled_counts(self._counts)
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete all files, write the manifest and return it: `facts`, and size and checksum of each file."""
