@@ -7,7 +7,7 @@ is sent through it again until it lands inside ("cycle walking", Black and Rogaw
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.io.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 _ROUNDS = 6
 
