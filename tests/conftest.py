@@ -17,6 +17,7 @@ from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.native import build, library
+from protein_lm.native import reader as file_reader
 from tests.processes import Processes
 
 KINDS = [
@@ -150,6 +151,18 @@ def kernels_folder(kernels_root):
         patch.setenv(library.VARIABLE, library.OFF)
         library.forget()
         yield build.folder()
+    library.forget()
+
+
+@pytest.fixture(scope="module")
+def reader(kernels_root):
+    """The compiled reader, in use."""
+    have_built([build.READER], kernels_root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
+        patch.delenv(build.VARIABLE)
+        library.forget()
+        yield file_reader.reader()
     library.forget()
 
 

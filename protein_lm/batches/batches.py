@@ -20,7 +20,7 @@ from protein_lm.batches.plan import PlannedBatch, PlanPosition, TrainingPlan, fi
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.io.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 IGNORED = -100
 """Target of positions that are not predicted."""

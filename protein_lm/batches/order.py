@@ -8,7 +8,7 @@ doi:10.1007/3-540-45760-7_9.
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.io.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 _ROUNDS = 6
 

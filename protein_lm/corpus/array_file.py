@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from protein_lm.files.output import checksum
 from protein_lm.files.resume import Growth
-from protein_lm.io.records import copy_kept, kept
+from protein_lm.io.records import kept
+from protein_lm.native.reader import reader
 
 _BLOCK_BYTES, _PAGE_BYTES = 2**21, 2**12
 """Least bytes written at a time; and the unit of their offsets and sizes, which O_DIRECT asks for."""
@@ -111,7 +112,7 @@ class ArrayFile:
             chosen = kept(values, lengths, keep)
             self.append(chosen)
             return chosen.size
-        size = copy_kept(values, lengths, keep, room)
+        size = reader().keep(values, lengths, keep, room)
         self._add(size)
         return size
 

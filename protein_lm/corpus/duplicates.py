@@ -14,7 +14,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from protein_lm.files.resume import WorkFolder
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.numpy_reader import NumpyReader
+from protein_lm.native.reader import reader
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("record", "<i8")])
 _HELD_ROWS = 2**18
@@ -64,7 +65,7 @@ class Ledger:
             self._num_held += number
             noted += number
             if self._num_held == _HELD_ROWS:
-                self.spread()
+                self.settle()
 
     def remove(self) -> None:
         """Delete the files."""
@@ -98,36 +99,27 @@ class Ledger:
         if not self.file_names:
             yield self._held[: self._num_held]
             return
-        self.spread()
+        self.settle()
         for name in self.file_names:
             yield np.fromfile(self._work.flushed(name), dtype=ROW)
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Move the rows in memory to the files."""
-        ends = sort_by_file(self._held[: self._num_held], self._sorted)
+        ends = reader().spread(self._held[: self._num_held], _FILE_BITS, self._sorted)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
             if end > start:
                 self._work.append(f"{self._name}.{number}.tmp", self._sorted[start:end].data)
         self._num_held = 0
 
 
-def sort_by_file(rows: NDArray, found: NDArray) -> NDArray[np.int64]:
-    """Sort rows (N,) by file, stably, into `found` (at least N,); return the end of each file's rows, (64,)."""
-    if (reader := compiled_reader()) is not None:
-        return reader.spread(rows, _FILE_BITS, found)
-    numbers = (rows["key"] >> np.uint64(64 - _FILE_BITS)).astype(np.uint8)  # a byte is sorted by counting
-    rows.take(np.argsort(numbers, kind="stable"), out=found[: rows.size])
-    return np.cumsum(np.bincount(numbers, minlength=2**_FILE_BITS))
-
-
 def _with_shared_keys(rows: NDArray) -> NDArray:
     """Return the rows whose key another row has too: few, so that the rest need not be sorted by all columns."""
     keys = np.sort(rows["key"])
-    same = keys[1:] == keys[:-1]
-    if not same.any():  # as ever with identifiers
+    same = keys[1:] == keys[:-1]  # (N - 1,) whether a key equals the next one
+    if not same.any():  # the usual case of identifiers
         return rows[:0]
     order = np.argsort(rows["key"])
-    return rows.take(order[np.append(same, False) | np.append(False, same)])
+    return rows.take(order[np.append(same, False) | np.append(False, same)])  # equal to the next or to the one before
 
 
 class SeenFingerprints:
@@ -142,10 +134,10 @@ class SeenFingerprints:
     """
 
     def __init__(self, num_bytes: int | None) -> None:
-        self._reader = compiled_reader() if num_bytes is not None else None
+        self._reader = reader() if num_bytes is not None else NumpyReader()
         wanted = num_bytes // _BYTES_PER_SLOT if num_bytes else _MOST_SLOTS
-        num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader else 0
-        self.knows_all = self._reader is not None and wanted <= _MOST_SLOTS
+        num_slots = min(max(_LEAST_SLOTS, wanted), _MOST_SLOTS) if self._reader.is_compiled else 0
+        self.knows_all = self._reader.is_compiled and wanted <= _MOST_SLOTS
         """Whether it knows every sequence that it was given. False from the start if they are likely to be too many."""
         pages = mmap.mmap(-1, num_slots * 8) if num_slots else b""  # zeros; only touched pages take memory
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
@@ -155,8 +147,6 @@ class SeenFingerprints:
 
     def add(self, prints: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Take fingerprints (N, 2); return which are not known to have come before, (N,)."""
-        if self._reader is None:
-            return np.ones(len(prints), dtype=np.bool_)
         is_new, num_lost = self._reader.see(
             prints, self._slots, _TRIED_SLOTS if self.knows_all else _TRIED_SLOTS_IF_FULL
         )
@@ -191,7 +181,7 @@ class RepeatFinder:
         is_new = self._seen.add(prints)
         self._begin_ledger_if_needed()
         if self._ledger is not None:
-            taken = prints[is_new]
+            taken = prints[is_new]  # (K, 2), numbered as the store numbers them
             self._ledger.add(taken[:, 0], taken[:, 1], first)
         return is_new
 
@@ -209,10 +199,10 @@ class RepeatFinder:
         if self._ledger is not None:
             yield from self._ledger.repeats()
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Leave nothing in memory that a resumed process needs."""
         if self._ledger is not None:
-            self._ledger.spread()
+            self._ledger.settle()
 
     def remove(self) -> None:
         """Delete the files."""

@@ -16,7 +16,7 @@ from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.files.sources import Source
 from protein_lm.files.text_table import TextTable
 from protein_lm.io.hashing import hash_identifiers, mix
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 
 class Split(IntEnum):
@@ -46,6 +46,12 @@ def parse_split(label: str) -> Split:
         raise ConfigError(f"unknown split {label!r}; choose from {', '.join(split.label for split in Split)}") from None
 
 
+def labelled_counts(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Return sequences and residues of each split, (2, S), as manifests hold them."""
+    keys = ("num_sequences", "num_residues")
+    return {split.label: dict(zip(keys, counts[:, split].tolist(), strict=True)) for split in Split}
+
+
 @dataclass(frozen=True, slots=True)
 class SplitRule:
     """A seeded split into fractions."""
@@ -70,13 +76,7 @@ class SplitRule:
         [1, 0, 0]
         """
         seed, kept_back = mix(np.array([self.seed], dtype=np.uint64)), self.test_fraction + self.valid_fraction
-        if (reader := compiled_reader()) is not None:
-            return reader.split(hashes, int(seed[0]), kept_back, self.test_fraction)
-        uniform = (mix(hashes ^ seed) >> np.uint64(11)) * 2.0**-53
-        splits = np.full(hashes.size, Split.TRAIN, dtype=np.uint8)
-        splits[uniform < kept_back] = Split.VALID
-        splits[uniform < self.test_fraction] = Split.TEST
-        return splits
+        return reader().split(hashes, int(seed[0]), kept_back, self.test_fraction)
 
 
 class SplitTable:

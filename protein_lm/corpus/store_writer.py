@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.duplicates import RecordSet
-from protein_lm.corpus.split import Split
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.records import Columns, Spans, kept, selected
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -55,7 +55,7 @@ class StoreWriter:
     def append(self, records: Columns, splits: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
         """Add those to keep, (N,), of N sequences; `splits` (N,) has values of `Split`."""
         columns = records.lengths, records.id_lengths, splits, *records.annotations.columns()
-        lengths, id_lengths, splits, *annotations = selected(columns, keep)
+        lengths, id_lengths, splits, *annotations = selected(columns, keep)  # (K,) each
         num_residues = self._files["tokens.npy"].append_kept(records.tokens, records.lengths, keep)
         num_id_bytes = self._files["ids.npy"].append_kept(records.ids, records.id_lengths, keep)
         self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
@@ -67,13 +67,13 @@ class StoreWriter:
         self._num_id_bytes += num_id_bytes
         self.num_sequences += lengths.size
         if self._counts is not None:
-            self._counts += _count(splits, lengths)
+            self._counts += reader().tally(splits, lengths, len(Split))
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences another split; their numbers (K,) are in ascending order."""
         file, self._counts = self._files["splits.npy"], None
         for start, end in self._parts(0):
-            first, last = np.searchsorted(records, (start, end))
+            first, last = np.searchsorted(records, (start, end))  # records[first:last] are in this part
             if last > first:
                 splits = file.read(start, end).copy()
                 splits[records[first:last] - start] = split
@@ -117,11 +117,8 @@ class StoreWriter:
             self._counts = np.zeros((2, len(Split)), dtype=np.int64)
             for start, end in self._parts(0):
                 lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
-                self._counts += _count(self._files["splits.npy"].read(start, end), lengths)
-        pairs = zip(Split, *self._counts.tolist(), strict=True)
-        return {
-            split.label: {"num_sequences": sequences, "num_residues": residues} for split, sequences, residues in pairs
-        }
+                self._counts += reader().tally(self._files["splits.npy"].read(start, end), lengths, len(Split))
+        return labelled_counts(self._counts)
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete all files, write the manifest and return it: `facts`, and size and checksum of each file."""
@@ -158,14 +155,6 @@ class StoreWriter:
         file.replace_from(begin, pieces())
         ends.replace_from(first + 1, new_ends())
         return end
-
-
-def _count(splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(2, S) sequences and residues of each split, given split and length of N sequences."""
-    if (reader := compiled_reader()) is not None:
-        return reader.tally(splits, lengths, len(Split))
-    residues = np.bincount(splits, lengths, len(Split)).astype(np.int64)
-    return np.stack((np.bincount(splits, minlength=len(Split)), residues))
 
 
 def _in_bytes(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

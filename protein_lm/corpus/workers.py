@@ -21,7 +21,7 @@ from protein_lm.corpus.filters import Filters, select
 from protein_lm.io.hashing import hash_letters
 from protein_lm.io.readers import Part
 from protein_lm.io.records import Columns
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -101,7 +101,7 @@ class Workers:
     """
 
     def __init__(self, threads: int, processes: int) -> None:
-        self._threads = ThreadPoolExecutor(threads) if threads and compiled_reader() else None
+        self._threads = ThreadPoolExecutor(threads) if threads and reader().is_compiled else None
         self._processes = _process_pool(processes) if processes else None  # they start at the first part for them
         self._num_threads, self._num_processes = threads, processes
 

@@ -13,12 +13,12 @@ import torch  # its OpenMP must be in the process before a library is loaded
 
 from protein_lm import __version__
 from protein_lm.errors import ConfigError
-from protein_lm.native import reader
+from protein_lm.native import reader as file_reader
 from protein_lm.native.build import OFF, VARIABLE, levels_of_this_kind, library_of, probe_of
-from protein_lm.native.structures import DecodingBlock, DecodingStep, ExactCall, LinearCall, RotaryCall
+from protein_lm.native.structures import DecodingBlock, DecodingStep, ExactCall, LinearAttentionCall, RotaryCall
 
 _STRUCTURES = {
-    LinearCall: "call",
+    LinearAttentionCall: "call",
     ExactCall: "exact_call",
     RotaryCall: "rotary_call",
     DecodingBlock: "block",
@@ -48,11 +48,11 @@ class Kernels:
             if function() != ctypes.sizeof(structure):
                 raise OSError(f"{library_of(level)} is of another version")
 
-    def forward(self, call: LinearCall) -> None:
+    def forward(self, call: LinearAttentionCall) -> None:
         """Compute linear attention."""
         self._run(self._library.protein_lm_linear_attention_forward, call)
 
-    def backward(self, call: LinearCall) -> None:
+    def backward(self, call: LinearAttentionCall) -> None:
         """Compute the gradients of linear attention."""
         self._run(self._library.protein_lm_linear_attention_backward, call)
 
@@ -73,7 +73,7 @@ class Kernels:
         return level == "plain" or bool(getattr(self._library, probe_of(level))())
 
     @staticmethod
-    def _run(function: Callable[..., int], call: LinearCall | ExactCall) -> None:
+    def _run(function: Callable[..., int], call: LinearAttentionCall | ExactCall) -> None:
         if function(ctypes.byref(call)):
             raise MemoryError("no memory for the workspace of attention")
 
@@ -120,7 +120,7 @@ def describe_installation() -> str:
             f"protein-lm {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
             f"{torch.get_num_threads()} threads; vector instructions of torch: {torch.backends.cpu.get_cpu_capability()}",
             describe(),
-            f"reading files: {'compiled reader' if reader.compiled_reader() else 'numpy'}",
+            f"reading files: {'compiled reader' if file_reader.reader().is_compiled else 'numpy'}",
         ]
     )
 
@@ -128,7 +128,7 @@ def describe_installation() -> str:
 def forget() -> None:
     """Look for built libraries anew at the next call."""
     _kernels.cache_clear()
-    reader.forget()
+    file_reader.forget()
 
 
 @lru_cache

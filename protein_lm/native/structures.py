@@ -40,7 +40,7 @@ class Rows(Shared):
 LINEAR_ARRAYS = "projection", "half_norms", "sequences", "valid", "normalizer", "states", "sums"
 
 
-class LinearCall(Shared):
+class LinearAttentionCall(Shared):
     """A call of linear attention, forward or backward."""
 
     source, twin = "linear_attention.cpp", "Call"

@@ -1,4 +1,4 @@
-"""What `similarity` leaves on disk: tables, sums and figures."""
+"""Files of `similarity`: tables, sums and figures."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,15 +26,13 @@ TRAINED = "trained"
 
 
 class Similarity(NamedTuple):
-    """What was found."""
+    """Result of `write_similarity`."""
 
     summary: Summary
-    absent: str
-    """Amino acids that no protein has."""
     agreements: pd.DataFrame
-    """A row for each model, measure and matrix; see `write_similarity`."""
+    """A row for each model, measure and matrix, as in agreement.csv."""
     notes: list[str]
-    """What a user should know, a line each."""
+    """Remarks for the user, a line each."""
 
 
 def write_similarity(
@@ -49,22 +47,23 @@ def write_similarity(
     figure_format: str = ".png",
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Similarity:
-    """Read proteins, and write how alike the amino acids are to a model, beside substitution matrices, into a new folder.
+    """Write into a new folder how similar the amino acids are to a model, compared with substitution matrices.
 
-    `similarity.csv`, `enrichment.csv`, with arcs `arcs.csv` and for a linear first layer `kernel.csv` are 20 × 20;
-    `agreement.csv` has a row for each model, measure and matrix: Pearson and Spearman with one-sided permutation p and the
-    95 % interval over proteins; `pair_attention.npz` the sums (layers, heads, 20, 20); `summary.json` what was read.
+    `similarity.csv`, `enrichment.csv`, with arcs `arcs.csv`, and for a linear first layer `kernel.csv` are 20 × 20.
+    `agreement.csv` has a row for each model, measure and matrix: Pearson and Spearman with one-sided permutation p and 95 %
+    interval over proteins. `pair_attention.npz` has the sums (layers, heads, 20, 20), `summary.json` the numbers of proteins
+    and residues.
 
     Args:
         model: any model.
         source: any file that `readers` reads, or a prepared corpus.
         output: the folder.
-        reader: what is read, and how.
-        matrices: names of Biopython's; the first one is drawn.
+        reader: the draw of proteins, and how they are read.
+        matrices: names of Biopython's matrices; the first one is drawn.
         num_untrained: models of the same configuration with random weights that read the same proteins.
-        resume: go on with what a stopped process did for this output, if there is any.
+        resume: resume a stopped process for this output, if there is one.
         figure_format: ending of the figures.
-        on_progress: see `sum_over_file`.
+        on_progress: called with the number of sequences read, and of all, if it is known.
 
     Raises:
         ConfigError: an unknown matrix, or a draw from standard input.
@@ -89,8 +88,8 @@ def write_similarity(
         for name, table in tables.items():
             table.to_csv(work.folder / f"{name}.csv", index_label="amino_acid")
         agreements.to_csv(work.folder / "agreement.csv", index=False)
-        pairs, arcs = found.pairs[0], found.pairs[0].arcs()
-        sums = {"sums": pairs.sums().sum(0)} | ({} if arcs is None else {"arcs": arcs.sum(0)})
+        arcs = found.pairs[0].arcs()
+        sums = {"sums": found.pairs[0].sums().sum(0)} | ({} if arcs is None else {"arcs": arcs.sum(0)})
         np.savez(work.folder / "pair_attention.npz", **sums)
         summary = {
             "num_sequences": found.summary.num_used,
@@ -101,27 +100,20 @@ def write_similarity(
             "num_untrained": num_untrained,
         }
         (work.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        first, matrix = next(iter(references.items()))
-        caption = _caption(found, agreements, first)
-        panels = similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
-        save_figure(panels, work.folder / f"similarity{figure_format}")
-        save_figure(agreement_intervals(agreements), work.folder / f"agreement{figure_format}")
-        trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
-        if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
-            save_figure(clustered, work.folder / f"clustered{figure_format}")
+        _draw(work.folder, figure_format, tables, references, agreements, found)
         work.finish_as_folder(output)
-    return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
+    return Similarity(found.summary, agreements, _notes(model, found, tables))
 
 
 def untrained(model: ProteinLM, seed: int) -> ProteinLM:
-    """A model of the same configuration with random weights."""
+    """Return a model of the same configuration with random weights."""
     fresh = ProteinLM(model.config)
     fresh.initialize(torch.Generator().manual_seed(seed))
     return fresh.to(model.device).eval()
 
 
 def _measured(model: ProteinLM, found: FileSums, number: int) -> tuple[dict[str, pd.DataFrame], dict[str, Resamples]]:
-    """Tables of a model by the name of the measure, and bootstrap resamples of those that depend on proteins."""
+    """Return the tables of a model by the name of the measure, and bootstrap resamples of those that depend on proteins."""
     soft, arcs = found.pairs[number].sums(), found.pairs[number].arcs()
     of_weights: dict[str, Measure] = {SIMILARITY: correlation_over_heads, ENRICHMENT: enrichment}
     tables = {name: frame(measure(soft.sum(0))) for name, measure in of_weights.items()}
@@ -164,3 +156,41 @@ def _notes(model: ProteinLM, found: FileSums, tables: dict[str, pd.DataFrame]) -
     if KERNEL not in tables:
         notes.append("no kernel.csv: the first layer's attention is not linear")
     return notes
+
+
+def _draw(
+    folder: Path,
+    figure_format: str,
+    tables: dict[str, pd.DataFrame],
+    references: dict[str, pd.DataFrame],
+    agreements: pd.DataFrame,
+    found: FileSums,
+) -> None:
+    """Draw the measures, their agreement with the matrices, and the trees of amino acids."""
+    first, matrix = next(iter(references.items()))
+    caption = _caption(found, agreements, first)
+    panels = similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
+    save_figure(panels, folder / f"similarity{figure_format}")
+    save_figure(agreement_intervals(agreements), folder / f"agreement{figure_format}")
+    trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
+    if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
+        save_figure(clustered, folder / f"clustered{figure_format}")
+
+
+def describe(agreements: pd.DataFrame) -> list[str]:
+    """Return a line for each measure and matrix: the model's agreement, and that of untrained models."""
+    trained = agreements["model"] == TRAINED
+    lines = []
+    for row in pd.DataFrame(agreements[trained]).to_dict("records"):
+        parts = []
+        for name in ("pearson", "spearman"):
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            interval = f" ({low:.3f} to {high:.3f})" if low == low else ""
+            parts.append(f"{name.capitalize()} {row[name]:.3f}{interval}, permutation p {row[f'{name}_p']:.4f}")
+        line = f"{row['measure']}, {row['matrix']}: {'; '.join(parts)}"
+        same = (agreements["measure"] == row["measure"]) & (agreements["matrix"] == row["matrix"])
+        null = agreements.loc[same & ~trained, "pearson"]
+        if len(null):
+            line += f"; untrained, Pearson {', '.join(f'{value:.3f}' for value in null)}"
+        lines.append(line)
+    return lines

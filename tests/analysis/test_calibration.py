@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from protein_lm.analysis import calibration
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.calibration import calibrate, describe, worse_than_uniform
 from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.checkpoint.directory import load_model, save_model
@@ -154,6 +154,6 @@ def test_what_is_of_no_use_is_refused(saved, tmp_path, capsys, monkeypatch) -> N
     command += ["--set", "attention=local", "--set", "window=2"]
     assert main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "in layer 1, 2 the new attention is farther from the former than attention to all tokens alike" in error
+    assert "in layer 1, 2 the new attention is farther from the former than uniform attention" in error
     assert not (tmp_path / "new").exists()
     assert main([*command, "--force"]) == 0

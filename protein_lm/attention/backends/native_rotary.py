@@ -33,7 +33,7 @@ def forward(inputs: RotaryInputs) -> Tensor:
 
 @torch.library.custom_op("protein_lm::rotate", mutates_args=(), device_types="cpu")
 def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    library, turned = kernels(), _turned(heads)
+    library, turned = kernels(), _empty_like(heads)
     assert library is not None
     call = RotaryCall(heads.dtype == torch.bfloat16, torch.get_num_threads(), *heads.shape)
     call.heads_in, call.heads_out = heads.data_ptr(), turned.data_ptr()
@@ -44,10 +44,10 @@ def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 @_rotate.register_fake
-def _turned_of(heads, cosines, sines):
-    return _turned(heads)
+def _fake(heads, cosines, sines):
+    return _empty_like(heads)
 
 
-def _turned(heads: Tensor) -> Tensor:
+def _empty_like(heads: Tensor) -> Tensor:
     parts, batch, num_heads, length, width = heads.shape
     return heads.new_empty(parts, batch, length, num_heads, width).transpose(2, 3)

@@ -42,7 +42,7 @@ class KeyValueCache:
         self._buffers = [torch.empty(batch_size, num_heads, 64, head_width, device=device) for _ in range(2)]
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, S, E); returns all so far.
+        """Add keys and values (B, H, S, E), and return all so far.
 
         Raises:
             ValueError: another batch or another number of heads.
@@ -64,12 +64,12 @@ class KeyValueCache:
         return keys, values
 
     def keep(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (K,) alone, in this order."""
+        """Keep only the rows of these numbers (K,), in this order."""
         self._buffers = [buffer[rows.to(buffer.device)] for buffer in self._buffers]
 
 
 def extend_exact_attention(query: Tensor, key: Tensor, value: Tensor, cache: KeyValueCache) -> Tensor:
-    """Causal attention (B, H, S, E) of S tokens that follow those in `cache`, to which they are added."""
+    """Attend causally from S tokens (B, H, S, E) that follow those in `cache`, and add them to it."""
     seen = cache.length
     keys, values = cache.append(key, value)
     visible = None

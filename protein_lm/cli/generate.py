@@ -1,57 +1,83 @@
-"""The verbs that make proteins, and look at what was made."""
+"""The verbs that make proteins, and the one that compares them with real ones: generate, infill, compare."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from protein_lm.alphabet import STANDARD_RESIDUES, decode
 from protein_lm.choices import FigureFormat, FillingOrder
 from protein_lm.cli.app import app
-from protein_lm.cli.options import BatchTokens, Device, ModelName
+from protein_lm.cli.options import (
+    BatchTokens,
+    CorpusName,
+    Device,
+    FormatOfFigures,
+    ModelName,
+    OutputFolder,
+    Seed,
+    progress,
+)
 from protein_lm.errors import ConfigError
 
-FastaOutput = Annotated[
-    str, typer.Option("--output", "-o", metavar="FASTA", help=".fasta, .fa or .faa, also .gz; - for standard output.")
+OutputFasta = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FASTA",
+        help="File to make: .fasta, .fa or .faa, also with .gz; - for standard output.",
+    ),
 ]
-Temperature = Annotated[float, typer.Option(metavar="T", help="Below 1: surer; above: more various; 0: most probable.")]
-TopK = Annotated[int, typer.Option(metavar="K", help="Only the K most probable residues; 0: all.")]
-TopP = Annotated[float, typer.Option(metavar="P", help="Only the most probable residues that together reach P.")]
+Temperature = Annotated[
+    float,
+    typer.Option(metavar="T", help="Temperature: below 1 sharper, above 1 more diverse; 0 takes the most probable."),
+]
+TopK = Annotated[int, typer.Option(metavar="K", help="Draw from the K most probable residues; 0: from all.")]
+TopP = Annotated[
+    float, typer.Option(metavar="P", help="Draw from the most probable residues that together reach P, 0 to 1.")
+]
 LettersToDraw = Annotated[str, typer.Option("--residues", metavar="LETTERS", help="Residues that may be drawn.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers.")]
-Item = TypeVar("Item")
 
 
 @app.command(epilog="Example: protein-lm generate --model run -n 100 -o generated.fasta --top-p 0.95")
 def generate(
     model: ModelName,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Sequences to make, for each prefix.")] = 1,
-    output: FastaOutput = "-",
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, help="Number of sequences to make, for each prefix.")
+    ] = 1,
+    output: OutputFasta = "-",
     temperature: Temperature = 1.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     repetition_penalty: Annotated[
-        float, typer.Option(metavar="F", help="Log-probabilities of residues that were there just before, times F.")
+        float,
+        typer.Option(metavar="F", help="Factor of the log-probabilities of residues that were drawn just before."),
     ] = 1.0,
-    repetition_window: Annotated[int, typer.Option(metavar="W", help="How many residues before.")] = 8,
+    repetition_window: Annotated[
+        int, typer.Option(metavar="W", help="Number of residues that count as just before.")
+    ] = 8,
     prefix: Annotated[
         str,
         typer.Option(
-            metavar="RESIDUES", help="How sequences begin: residues, or a FASTA file (its name has a dot or /)."
+            metavar="RESIDUES",
+            help="Start of the sequences: residues, or a FASTA file (its name has a dot or /). None if not given.",
         ),
     ] = "",
-    min_length: Annotated[int, typer.Option(min=1, help="Residues before which no sequence ends.")] = 1,
+    min_length: Annotated[int, typer.Option(min=1, help="Least length of a sequence, in residues.")] = 1,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Residues at which a sequence stops, unfinished; the window if none.")
+        int | None,
+        typer.Option(
+            min=1, help="Length in residues at which a sequence stops, unfinished; the model's window if not given."
+        ),
     ] = None,
     residues: LettersToDraw = STANDARD_RESIDUES,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at once; speed, same results.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at once; results do not change.")] = 16,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """New proteins from a causal model, with log-likelihood (nats) and perplexity in their headers."""
+    """Generate proteins with a causal model; headers have log-likelihood (nats) and perplexity."""
     from protein_lm.inference.sampling import Sampling
     from protein_lm.io.fasta_writer import check_fasta_output, new_fasta
 
@@ -78,29 +104,39 @@ def generate(
         seed=seed,
     )
     num_unfinished = 0
-    with new_fasta(output) as write:
-        for made in _counted(generator.generate(number, prefixes), number * len(prefixes), output):
-            num_unfinished += not made.is_finished
-            write(made.header, decode(made.residues))
+    total = number * len(prefixes)
+    with new_fasta(output) as write, progress("sequences", total, hidden=output == "-") as show:
+        for done, drawn in enumerate(generator.generate(number, prefixes), 1):
+            num_unfinished += not drawn.is_finished
+            write(drawn.header, decode(drawn.residues))
+            if show:
+                show(done)
     if output != "-":
         stopped = (
             f", {num_unfinished:,} of them unfinished at {generator.max_length:,} residues" if num_unfinished else ""
         )
-        print(f"{output}: {number * len(prefixes):,} generated{stopped}")
+        print(f"{output}: {total:,} generated{stopped}")
 
 
 @app.command(epilog="Example: protein-lm infill templates.fasta --model masked_run -o filled.fasta --steps 8")
 def infill(
-    templates: Annotated[Path, typer.Argument(metavar="FASTA", help="Proteins with _ for each residue to fill in.")],
+    templates: Annotated[
+        Path, typer.Argument(metavar="FASTA", help="Templates: proteins with _ for each residue to fill in.")
+    ],
     model: ModelName,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Sequences to make of each.")] = 1,
-    output: FastaOutput = "-",
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, help="Number of sequences to make from each template.")
+    ] = 1,
+    output: OutputFasta = "-",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes of the model in which they are filled in; one residue each if none."),
+        typer.Option(min=1, help="Passes of the model over each template; one for each residue if not given."),
     ] = None,
     order: Annotated[
-        FillingOrder, typer.Option(help="Which residues come first: those the model is surest of, or any.")
+        FillingOrder,
+        typer.Option(
+            help="Residues that are filled in first: those that the model is most confident of, or random ones."
+        ),
     ] = FillingOrder.CONFIDENT,
     temperature: Temperature = 1.0,
     top_k: TopK = 0,
@@ -110,7 +146,7 @@ def infill(
     batch_tokens: BatchTokens = 8192,
     device: Device = "auto",
 ) -> None:
-    """Fill in marked residues by a masked model; their pseudo-log-likelihood (nats) stands in the headers."""
+    """Fill in marked residues with a masked model; headers have their pseudo-log-likelihood (nats)."""
     from protein_lm.inference.sampling import Sampling
     from protein_lm.io.fasta_writer import check_fasta_output, new_fasta
 
@@ -132,23 +168,28 @@ def infill(
         seed=seed,
         tokens_per_batch=batch_tokens,
     )
-    with new_fasta(output) as write:
-        for made in _counted(filled, number * len(to_fill), output):
-            write(made.header, decode(made.residues))
+    total = number * len(to_fill)
+    with new_fasta(output) as write, progress("sequences", total, hidden=output == "-") as show:
+        for done, sequence in enumerate(filled, 1):
+            write(sequence.header, decode(sequence.residues))
+            if show:
+                show(done)
     if output != "-":
-        print(f"{output}: {number * len(to_fill):,} filled in")
+        print(f"{output}: {total:,} filled in")
 
 
 @app.command(epilog="Example: protein-lm compare generated.fasta --data swissprot -o comparison")
 def compare(
     fasta: Annotated[Path, typer.Argument(metavar="FASTA", help="Generated proteins, plain or compressed.")],
-    store: Annotated[Path, typer.Option("--data", metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
-    max_sequences: Annotated[int, typer.Option(min=2, help="Real sequences to draw from the split train.")] = 10000,
+    corpus: CorpusName,
+    output: OutputFolder,
+    max_sequences: Annotated[
+        int, typer.Option(min=2, help="Most real sequences to draw from the split train.")
+    ] = 10000,
     seed: Seed = 0,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    figure_format: FormatOfFigures = FigureFormat.PNG,
 ) -> None:
-    """Generated proteins beside the training split: lengths, residues, k-mers, low complexity, nearest relatives."""
+    """Compare generated proteins with a training split: lengths, residues, k-mers, low complexity, nearest relatives."""
     from protein_lm.files.output import check_absent
 
     check_absent(output)
@@ -156,16 +197,16 @@ def compare(
     from protein_lm.corpus.clusters import find_mmseqs
     from protein_lm.corpus.joined import open_corpus
     from protein_lm.io.readers import read_records
-    from protein_lm.results.runs import write_generated_and_real
+    from protein_lm.results.compare import write_comparison
 
     missing = None
     try:
         find_mmseqs()
     except ConfigError as error:
         missing = error
-    table = write_generated_and_real(
+    table = write_comparison(
         list(read_records(fasta)),
-        open_corpus(store),
+        open_corpus(corpus),
         output,
         max_sequences=max_sequences,
         seed=seed,
@@ -175,13 +216,3 @@ def compare(
     if missing:
         print(f"without nearest relatives: {missing}", file=sys.stderr)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
-
-
-def _counted(made: Iterable[Item], total: int, output: str) -> Iterable[Item]:
-    """The same, with a bar on standard error where a person looks and the sequences themselves do not show."""
-    if output == "-" or not sys.stderr.isatty():
-        return made
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(made, "sequences", total=total, console=Console(stderr=True), transient=True)

@@ -1,4 +1,4 @@
-"""A page of sections with tables and figures: one HTML file that needs nothing else, neither scripts nor the network."""
+"""A page of sections with tables and figures: one HTML file that needs neither scripts nor the network."""
 
 import base64
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import jinja2
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows; the first column names them."""
+    """A table of text; the first column names the rows."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -20,7 +20,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and what it shows, for those who do not see it."""
+    """A figure, with a caption for those who do not see it."""
 
     content: bytes
     """PNG."""
@@ -28,31 +28,31 @@ class Picture:
 
     @property
     def address(self) -> str:
-        """The figure itself as an address."""
+        """The figure as a data URL."""
         return f"data:image/png;base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page. Everything is plain text, whatever characters it has."""
+    """A section of a page. All text is plain, whatever characters it has."""
 
     title: str = ""
     what: str = ""
-    """What was computed."""
+    """A description of what was computed."""
     commands: Sequence[str] = ()
-    """Those that give it alone."""
+    """Commands that compute the section alone."""
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     text: str = ""
-    """A file's content, shown as it is."""
+    """Content of a file, shown unchanged."""
     seconds: float | None = None
-    """How long it took."""
+    """Time that the section took."""
     missing: str = ""
-    """Why there is nothing to show, if there is not."""
+    """Reason why there is nothing to show."""
 
 
 def render(title: str, sections: Sequence[Section], *, subtitle: str, footer: str) -> str:
-    """The page, with a line under its title and one at its end."""
+    """Return the page as HTML, with a line under its title and one at its end."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

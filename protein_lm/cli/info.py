@@ -1,4 +1,4 @@
-"""The verb that describes model directories."""
+"""The verbs that describe models, and publish them: info, push."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from protein_lm.cli.options import MODEL_HELP
 
 @app.command(epilog="Example: protein-lm info run")
 def info(model: Annotated[str | None, typer.Argument(metavar="[M]", help=MODEL_HELP)] = None) -> None:
-    """Show what a model directory holds, or, without one, what this installation computes with."""
+    """Describe a model. Without a model, describe this installation: its kernels, devices and precision."""
     if model is None:
         from protein_lm.checkpoint.directory import choose_device
         from protein_lm.model.precision import describe
@@ -28,10 +28,12 @@ def info(model: Annotated[str | None, typer.Argument(metavar="[M]", help=MODEL_H
 @app.command(epilog="Example: protein-lm push run my-group/my-model --private")
 def push(
     model: Annotated[str, typer.Argument(metavar="M", help=MODEL_HELP)],
-    repository: Annotated[str, typer.Argument(metavar="ORG/MODEL", help="Repository on the Hub; made if not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    repository: Annotated[
+        str, typer.Argument(metavar="ORG/MODEL", help="Repository on the Hub; it is made if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
-    """Put a model on the Hugging Face Hub, where its name stands for it in every verb."""
+    """Upload a model to the Hugging Face Hub. Every verb opens it there by its name ORG/MODEL."""
     from protein_lm.checkpoint.directory import push_model
 
     print(push_model(model, repository, private=private))

@@ -1,8 +1,6 @@
-"""The verb that makes a model directory of another: of ESM-2, or of one with other attention or with adapters."""
+"""The verb that converts models: from ESM-2, to another kind of attention, or with adapters merged: convert."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +8,7 @@ import typer
 
 from protein_lm.choices import OutputHead
 from protein_lm.cli.app import app
-from protein_lm.cli.options import MODEL_HELP, bytes_progress
+from protein_lm.cli.options import MODEL_HELP, bytes_progress, progress
 
 if TYPE_CHECKING:
     from protein_lm.model.language_model import ProteinLM
@@ -30,35 +28,70 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to make.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="attention=KIND and other settings of the kind. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Setting to change: attention=KIND, or one of the kind. Repeatable."
+        ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
             "--calibrate",
             metavar="SOURCE",
-            help="FASTA file or prepared corpus: fit each layer to its former attention on these proteins, and measure.",
+            help="Proteins to calibrate on: a sequence file or a corpus. Each layer is fitted to its former attention, and "
+            "its error is measured.",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Keep what --calibrate finds worse than attention to all tokens alike.")
+        bool, typer.Option("--force", help="Write the model even if --calibrate finds it worse than uniform attention.")
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify", help="ESM-2 of fair-esm: run fair-esm's own model too, and print how far logits differ."
-        ),
+        typer.Option("--verify", help="Run fair-esm's own model too, and print the largest difference of the logits."),
     ] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Make base and adapters one model, and nothing else.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapters into the base model.")] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of random features, trainable kernels, and the draw of proteins.")
+        int, typer.Option(min=0, help="Seed of random features, trainable kernels and the draw of proteins.")
     ] = 0,
 ) -> None:
-    """ESM-2 as a model directory; the same weights under another kind of attention; or adapters made part of them."""
+    """Convert a model: read ESM-2, exchange the kind of attention under the same weights, or merge adapters."""
     from protein_lm.files.output import check_absent
 
     check_absent(output)
+    _check_options(settings=settings, source=source, force=force, verify=verify, merge=merge)
+    if merge:
+        _merge(model, output)
+        return
 
+    from protein_lm.checkpoint.directory import load_model, save_model
+    from protein_lm.interop.reading import is_file_of_others
+    from protein_lm.model.conversion import parse_settings, with_attention
+
+    path = _fetched(model)
+    if verify or is_file_of_others(path):
+        parsed = parse_settings(settings) if settings else None
+        opened, remarks = _read_esm2(path, verify=verify)
+    else:
+        _check_name(model, has_settings=bool(settings))
+        parsed = parse_settings(settings or [])
+        opened, remarks = load_model(model), []
+    facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
+    result = opened if parsed is None else with_attention(opened, attention=parsed, seed=seed)
+    if source:
+        facts |= _calibrate(opened, result, source, seed=seed, force=force)
+    save_model(result, output, facts=facts)
+    print(f"{output}: {result.config.attention_name} attention with the weights of {model} ({result.num_parameters:,})")
+    for remark in remarks:
+        print(f"  {remark}")
+    if parsed is not None:
+        has_head = result.config.output_head is not OutputHead.NONE
+        verb = "train RECIPE --data CORPUS" if has_head else "finetune RECIPE --data TABLE"
+        print(f"  fine-tune it before use, for example with: protein-lm {verb} --init {output}")
+        if not source:
+            print("  --calibrate SOURCE measures how near its attention is to the former one, and improves it")
+
+
+def _check_options(*, settings: list[str] | None, source: Path | None, force: bool, verify: bool, merge: bool) -> None:
+    """Refuse options that do not go together."""
     from protein_lm.errors import ConfigError
 
     if merge and (settings or source):
@@ -71,43 +104,18 @@ def convert(
         )
     if force and not source:
         raise ConfigError("--force keeps what --calibrate refuses; give --calibrate SOURCE, or leave it out")
-    if merge:
-        _merge(model, output)
-        return
 
-    from protein_lm.checkpoint.directory import load_model, save_model
-    from protein_lm.interop.reading import is_file_of_others, read_esm2
-    from protein_lm.model.conversion import parse_settings, with_attention
 
-    path, remarks = _fetched(model), []
-    is_foreign = is_file_of_others(path)
+def _read_esm2(path: Path, *, verify: bool) -> "tuple[ProteinLM, list[str]]":
+    """The model in files of fair-esm or Hugging Face, and remarks on it, after a comparison if that is wanted."""
+    from protein_lm.errors import ConfigError
+    from protein_lm.interop import verification
+    from protein_lm.interop.reading import read_esm2
+
     if verify and not path.is_file():
-        raise ConfigError(f"--verify compares with fair-esm's own model; {model} is none: give a .pt file or a release")
-    if not is_foreign:
-        _check_name(model, has_settings=bool(settings))
-    parsed = parse_settings(settings or []) if settings or not is_foreign else None
-    if is_foreign:
-        opened, remarks = read_esm2(path)
-        if verify:
-            from protein_lm.interop.verification import verify as compare
-
-            remarks = [*remarks, compare(path, opened)]
-    else:
-        opened = load_model(model)
-    facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
-    result = opened if parsed is None else with_attention(opened, attention=parsed, seed=seed)
-    if source:
-        facts |= _calibrate(opened, result, source, seed=seed, force=force)
-    save_model(result, output, facts=facts)
-    print(f"{output}: {result.config.attention_name} attention with the weights of {model} ({result.num_parameters:,})")
-    for remark in remarks:
-        print(f"  {remark}")
-    if parsed is not None:
-        has_head = result.config.output_head is not OutputHead.NONE
-        verb = "train RECIPE --data STORE" if has_head else "finetune RECIPE --data TABLE"
-        print(f"  fine-tune it before use, for example with: protein-lm {verb} --init {output}")
-        if not source:
-            print("  how near its attention is to what it was, --calibrate SOURCE measures and improves")
+        raise ConfigError(f"--verify compares with fair-esm's own model; {path} is none: give a .pt file or a release")
+    model, remarks = read_esm2(path)
+    return model, [*remarks, verification.verify(path, model)] if verify else remarks
 
 
 def _merge(model: str, output: Path) -> None:
@@ -123,7 +131,7 @@ def _merge(model: str, output: Path) -> None:
 
 
 def _fetched(model: str) -> Path:
-    """Where a model lies: a released one is downloaded unless it is there."""
+    """Return the path of a model; a release of ESM-2 is downloaded unless it is there."""
     from protein_lm.checkpoint.foreign import RELEASES, as_path
     from protein_lm.errors import ModelError
     from protein_lm.interop.esm_release import fetch_release
@@ -139,7 +147,7 @@ def _fetched(model: str) -> Path:
 
 
 def _check_name(model: str, *, has_settings: bool) -> None:
-    """Refuse what no model is behind. One on the Hub is fetched later, if it is said what should become of it."""
+    """Refuse a name without a model. A model on the Hub is fetched later, if there are settings to change."""
     from protein_lm.checkpoint.directory import find_model
     from protein_lm.checkpoint.foreign import describe, download_command
     from protein_lm.checkpoint.hub import is_hub_name
@@ -155,38 +163,28 @@ def _check_name(model: str, *, has_settings: bool) -> None:
 
 
 def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:
-    """Adapt `result`, print what came of it, and refuse what is of no use; facts for the model's card."""
+    """Adapt `result`, print its errors, and refuse a model worse than uniform attention; return facts for its card."""
     from protein_lm.analysis.calibration import MOST_TOKENS, NUM_SEQUENCES, calibrate, describe, worse_than_uniform
     from protein_lm.analysis.draw import draw_sequences
     from protein_lm.errors import ModelError
 
     longest = min(original.max_residues, MOST_TOKENS - 2)
     sequences = draw_sequences(source, NUM_SEQUENCES, longest=longest, seed=seed)
-    with _layers_progress(original.config.num_layers) as on_layer:
-        table = calibrate(original, result, sequences, seed=seed, on_layer=on_layer)
+    total = original.config.num_layers
+    with progress("calibrating layers", total) as show:
+
+        def tell_layer(done: int) -> None:
+            print(f"calibrated layer {done} of {total}", file=sys.stderr, flush=True)
+
+        table = calibrate(original, result, sequences, seed=seed, on_layer=show or tell_layer)
     print(describe(table))
     if (worse := worse_than_uniform(table)) and not force:
         raise ModelError(
-            f"in layer {', '.join(map(str, worse))} the new attention is farther from the former than attention to all "
-            "tokens alike, and nothing was written; choose another kind or more features, or add --force and train on"
+            f"in layer {', '.join(map(str, worse))} the new attention is farther from the former than uniform attention, and "
+            "nothing was written; choose another kind or more features, or add --force and train on"
         )
     return {
         "calibrated_on": f"{len(sequences)} proteins of {source}",
         "output_errors_of_layers": [round(error, 4) for error in table["output_error"]],
         "output_errors_of_uniform_attention": [round(error, 4) for error in table["output_error_uniform"]],
     }
-
-
-@contextmanager
-def _layers_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of layers on a terminal, a line for each elsewhere; on standard error."""
-    if not sys.stderr.isatty():
-        yield lambda done: print(f"calibrated layer {done} of {total}", file=sys.stderr, flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("calibrating layers", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=total)
-        yield lambda done: bars.update(task, completed=done)
