@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.files.sources import Source
 from protein_lm.files.text_table import TextTable
-from protein_lm.io.hashing import hash_identifiers, mix
+from protein_lm.io.hashing import hash_identifiers
+from protein_lm.native.numpy_reader import mix
 from protein_lm.native.reader import reader
 
 
