@@ -145,7 +145,7 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
     )
 
 
-def _norm(norm: nn.LayerNorm) -> DecodingNorm:
+def _norm(norm: Any) -> DecodingNorm:
     return DecodingNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr())
 
 

@@ -68,11 +68,7 @@ class RunClaim:
 
 
 def check_options(run: Path, *, resume: bool, initial: str | None, allowed_changes: Collection[str]) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        ConfigError: they do.
-    """
+    """Raise a ConfigError if options contradict each other."""
     if resume and initial is not None:
         raise ConfigError(f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init")
     if allowed_changes and not resume:
@@ -80,11 +76,7 @@ def check_options(run: Path, *, resume: bool, initial: str | None, allowed_chang
 
 
 def check_run_directory(run: Path, *, resume: bool) -> None:
-    """Never overwrite a run, nor resume one that does not exist.
-
-    Raises:
-        OutputError: the run exists and is not to be resumed, or the other way round.
-    """
+    """Raise an OutputError if a new run would overwrite one, or a resumed run does not exist."""
     if resume and not Checkpoints(run).newest_first():
         raise OutputError(f"{run}: nothing to resume, there is no checkpoint in it; start without --resume")
     if not resume and run.exists():

@@ -88,13 +88,13 @@ def test_accumulated_batches_equal_one_large_batch(corpus, tmp_path) -> None:
     gradients = []
     for name, split in (("one", False), ("two", True)):
         trainer = Trainer(LanguageModelling(recipe, corpus), tmp_path / name)
-        planned = next(iter(trainer.task.planned(PlanPosition())))
+        planned = next(iter(trainer.task.batches.planned(PlanPosition())))
         halves = planned.pieces[:3], planned.pieces[3:]
         parts = [replace(planned, pieces=half) for half in halves] if split else [planned]
         for optimizer in trainer.model.optimizers:
             optimizer.step = lambda *_, **__: None
             optimizer.zero_grad = lambda *_, **__: None
-        trainer._step([trainer.task.batch(part) for part in parts])
+        trainer._step([trainer.task.batches.batch(part) for part in parts])
         gradients.append([parameter.grad.clone() for parameter in trainer.model.plain.parameters()])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
