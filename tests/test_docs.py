@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -124,6 +125,12 @@ def test_imports_of_python_blocks_exist(page: Path) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("protein_lm"):
             module = importlib.import_module(node.module or "")
             assert all(hasattr(module, each.name) for each in node.names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_of_python_that_the_text_has_exist(page: Path) -> None:
+    for code in re.findall(r"`(protein_lm(?:\.\w+)+)", page.read_text()):
+        pkgutil.resolve_name(code)
 
 
 def test_python_of_the_readme_runs(monkeypatch) -> None:
