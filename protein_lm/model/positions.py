@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protein_lm.attention.backends import native_rotary as compiled_rotary
+from protein_lm.attention.backends import native_rotary
 from protein_lm.choices import PositionKind
 from protein_lm.config import ModelConfig
 
@@ -45,10 +45,20 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Cosines and sines are (L, E / 2) or broadcast to (..., L, E / 2).
     """
     if not torch.is_grad_enabled():
-        if compiled_rotary.takes(heads, cosines):
-            return compiled_rotary.rotate(heads, cosines, sines)
+        if native_rotary.takes(heads, cosines):
+            return native_rotary.rotate(heads, cosines, sines)
         return _turn(heads, cosines, sines)
     return _Rotation.apply(heads, cosines, sines)
+
+
+def rotate_parts(parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
+    """As `rotate`, of the first parts (N, B, H, L, E), the others unchanged; each for itself, (B, H, L, E).
+
+    Their gradients come together in one tensor (B, L, N, H, E), without copies of them before.
+    """
+    if not torch.is_grad_enabled():
+        return *rotate(parts[:num_turned], cosines, sines), *parts[num_turned:]
+    return _RotationOfParts.apply(parts, num_turned, cosines, sines)
 
 
 class _Rotation(torch.autograd.Function):
@@ -63,6 +73,34 @@ class _Rotation(torch.autograd.Function):
         return _turn(gradients[0], cosines, -sines), None, None
 
 
+class _RotationOfParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cosines, sines)
+        ctx.num_turned = num_turned
+        turned = torch.empty_like(parts[:num_turned])
+        _turn_into(turned, parts[:num_turned], cosines, sines)
+        return *turned.unbind(), *parts[num_turned:].unbind()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        cosines, sines = ctx.saved_tensors
+        batch, heads, length, width = gradients[0].shape
+        parts = gradients[0].new_empty(batch, length, len(gradients), heads, width).permute(2, 0, 3, 1, 4)
+        for part, gradient in zip(parts[: ctx.num_turned], gradients, strict=False):
+            _turn_into(part[None], gradient[None], cosines, -sines)
+        for part, gradient in zip(parts[ctx.num_turned :], gradients[ctx.num_turned :], strict=True):
+            part.copy_(gradient)
+        return parts, None, None, None
+
+
+def _turn_into(target: Tensor, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    if native_rotary.takes(heads, cosines) and not torch.compiler.is_compiling():
+        native_rotary.rotate_into(target, heads, cosines.contiguous(), sines.contiguous())
+    else:
+        _turn_by_torch(target, heads, cosines, sines)
+
+
 def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     half = heads.shape[-1] // 2
     if heads.shape[-2] == 1 and heads.dtype == cosines.dtype:  # a token of decoding: fewer operations, same numbers
@@ -70,6 +108,12 @@ def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         left = (first * cosines).addcmul_(second, sines, value=-1)
         return torch.cat((left, (second * cosines).addcmul_(first, sines)), dim=-1)
     turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
+    _turn_by_torch(turned, heads, cosines, sines)
+    return turned
+
+
+def _turn_by_torch(turned: Tensor, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    half = heads.shape[-1] // 2
     for start in range(0, heads.shape[-2], ROTATED_AT_ONCE):
         span = slice(start, start + ROTATED_AT_ONCE)
         rows = heads[..., span, :].to(torch.promote_types(heads.dtype, cosines.dtype))
@@ -77,7 +121,6 @@ def _turn(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         cosine, sine = cosines[..., span, :], sines[..., span, :]
         turned[..., span, :half] = (first * cosine).addcmul_(second, sine, value=-1)
         turned[..., span, half:] = (second * cosine).addcmul_(first, sine)
-    return turned
 
 
 class SinusoidalPositions(nn.Module):

@@ -35,6 +35,10 @@ _CONSTANTS = "epsilon", "headroom", "floor", "scale"
 _ARRAYS = "projection", "half_norms", "sequences", "valid", "normalizer", "states", "sums"
 
 
+def _pointers(*names: str) -> list[tuple[str, type]]:
+    return [(name, ctypes.c_void_p) for name in names]
+
+
 class Call(ctypes.Structure):
     """See `Call` in linear_attention.cpp: fields, order and types are the same."""
 
@@ -59,6 +63,16 @@ class ExactCall(ctypes.Structure):
     ]
 
 
+class LinearCall(ctypes.Structure):
+    """See `LinearCall` in linear_layer.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("activates", "num_threads")),
+        *((name, ctypes.c_int64) for name in ("tokens", "inputs", "outputs", "input_stride", "grad_stride")),
+        *_pointers("input", "weight", "bias", "output", "grad_output", "grad_input", "grad_weight", "grad_bias"),
+    ]
+
+
 class RotaryCall(ctypes.Structure):
     """See `RotaryCall` in rotary.cpp."""
 
@@ -67,12 +81,10 @@ class RotaryCall(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("parts", "batch", "heads", "length", "width")),
         ("heads_in", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("part_in", "batch_in", "head_in", "token_in")),
-        *((name, ctypes.c_void_p) for name in ("heads_out", "cosines", "sines")),
+        ("heads_out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("part_out", "batch_out", "token_out")),
+        *_pointers("cosines", "sines"),
     ]
-
-
-def _pointers(*names: str) -> list[tuple[str, type]]:
-    return [(name, ctypes.c_void_p) for name in names]
 
 
 class DecodingLinear(ctypes.Structure):
@@ -114,6 +126,7 @@ class DecodingStep(ctypes.Structure):
 _STRUCTURES = {
     Call: "call",
     ExactCall: "exact_call",
+    LinearCall: "linear_call",
     RotaryCall: "rotary_call",
     DecodingBlock: "block",
     DecodingStep: "step",
@@ -154,6 +167,14 @@ class Kernels:
         """Softmax attention, forward; see exact_attention.cpp."""
         self._run(self._library.protein_lm_exact_attention, call)
 
+    def linear_forward(self, call: LinearCall) -> None:
+        """A linear layer; see linear_layer.cpp."""
+        self._run(self._library.protein_lm_linear_forward, call)
+
+    def linear_backward(self, call: LinearCall) -> None:
+        """Its gradients."""
+        self._run(self._library.protein_lm_linear_backward, call)
+
     def rotate(self, call: RotaryCall) -> None:
         """Rotary positions; see rotary.cpp."""
         self._library.protein_lm_rotate(ctypes.byref(call))
@@ -169,9 +190,9 @@ class Kernels:
         return bool(getattr(self._library, probe_of(level))())
 
     @staticmethod
-    def _run(function: Callable[..., int], call: Call | ExactCall) -> None:
+    def _run(function: Callable[..., int], call: Call | ExactCall | LinearCall) -> None:
         if function(ctypes.byref(call)):
-            raise MemoryError("no memory for the workspace of attention")
+            raise MemoryError("no memory for the workspace of a compiled kernel")
 
 
 def kernels() -> Kernels | None:

@@ -329,7 +329,6 @@ struct Task {
             }
         });
     }
-    static int padded_tall(int count) { return (count + TALL - 1) / TALL * TALL; }
 
     void forward_causal(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();

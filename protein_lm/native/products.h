@@ -229,6 +229,7 @@ extern "C" struct Rows {  // a tensor (B, H, L, width), whose last axis is conti
     int64_t batch, head, token;
 };
 
+static int padded_tall(int count) { return (count + TALL - 1) / TALL * TALL; }
 static int padded(int64_t size) { return (int)((size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT); }
 
 struct Arena {  // memory of a thread, kept from call to call

@@ -6,6 +6,9 @@ from torch import Tensor
 from protein_lm.attention.backends.native_linear import GREATEST_WIDTH
 from protein_lm.native.library import RotaryCall, kernels
 
+WHOLE_VECTORS = 32
+"""Channels of a head of which no vector of any level reaches into the next head."""
+
 
 def takes(heads: Tensor, cosines: Tensor) -> bool:
     """Whether there is a kernel for `rotate` of such tensors: whole rows of all heads, on a CPU."""
@@ -16,7 +19,8 @@ def takes(heads: Tensor, cosines: Tensor) -> bool:
         and cosines.dtype == torch.float32
         and cosines.shape == (heads.shape[3], heads.shape[4] // 2)
         and heads.stride(-1) == 1
-        and heads.stride(2) == heads.shape[-1] <= GREATEST_WIDTH
+        and heads.shape[-1] <= GREATEST_WIDTH
+        and (heads.stride(2) == heads.shape[-1] or heads.shape[-1] % WHOLE_VECTORS == 0)
         and kernels() is not None
     )
 
@@ -30,14 +34,21 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 @torch.library.custom_op("protein_lm::rotate", mutates_args=(), device_types="cpu")
 def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    library, turned = kernels(), _turned(heads)
-    assert library is not None
+    turned = _turned(heads)
+    rotate_into(turned, heads, cosines, sines)
+    return turned
+
+
+def rotate_into(target: Tensor, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """As `rotate`, into a tensor (parts, B, H, L, E) whose heads of a token lie side by side."""
+    library = kernels()
+    assert library is not None and target.stride()[2] == heads.shape[-1]
     call = RotaryCall(heads.dtype == torch.bfloat16, torch.get_num_threads(), *heads.shape)
-    call.heads_in, call.heads_out = heads.data_ptr(), turned.data_ptr()
+    call.heads_in, call.heads_out = heads.data_ptr(), target.data_ptr()
     call.part_in, call.batch_in, call.head_in, call.token_in = heads.stride()[:4]
+    call.part_out, call.batch_out, _, call.token_out = target.stride()[:4]
     call.cosines, call.sines = cosines.data_ptr(), sines.data_ptr()
     library.rotate(call)
-    return turned
 
 
 @_rotate.register_fake
