@@ -73,6 +73,18 @@ class LinearCall(ctypes.Structure):
     ]
 
 
+class BlockCall(ctypes.Structure):
+    """See `BlockCall` in block_attention.cpp."""
+
+    _fields_ = [
+        ("num_threads", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int64) for name in ("groups", "blocks", "num_keys", "block", "width", "value_width", "hidden_group")),
+        *_pointers("key_blocks", "hidden", "query", "key", "value", "output", "logsumexp"),
+        *_pointers("grad_output", "grad_logsumexp", "grad_query", "grad_key", "grad_value"),
+    ]
+
+
 class RotaryCall(ctypes.Structure):
     """See `RotaryCall` in rotary.cpp."""
 
@@ -126,6 +138,7 @@ class DecodingStep(ctypes.Structure):
 _STRUCTURES = {
     Call: "call",
     ExactCall: "exact_call",
+    BlockCall: "block_call",
     LinearCall: "linear_call",
     RotaryCall: "rotary_call",
     DecodingBlock: "block",
@@ -167,6 +180,14 @@ class Kernels:
         """Softmax attention, forward; see exact_attention.cpp."""
         self._run(self._library.protein_lm_exact_attention, call)
 
+    def block_forward(self, call: BlockCall) -> None:
+        """Softmax attention by blocks; see block_attention.cpp."""
+        self._run(self._library.protein_lm_block_attention_forward, call)
+
+    def block_backward(self, call: BlockCall) -> None:
+        """Its gradients."""
+        self._run(self._library.protein_lm_block_attention_backward, call)
+
     def linear_forward(self, call: LinearCall) -> None:
         """A linear layer; see linear_layer.cpp."""
         self._run(self._library.protein_lm_linear_forward, call)
@@ -190,7 +211,7 @@ class Kernels:
         return bool(getattr(self._library, probe_of(level))())
 
     @staticmethod
-    def _run(function: Callable[..., int], call: Call | ExactCall | LinearCall) -> None:
+    def _run(function: Callable[..., int], call: Call | ExactCall | BlockCall | LinearCall) -> None:
         if function(ctypes.byref(call)):
             raise MemoryError("no memory for the workspace of a compiled kernel")
 

@@ -12,7 +12,7 @@
 
 #include "products.h"
 
-constexpr int CHUNK = 128;  // tokens
+constexpr int CHUNK = LANES == 8 ? 64 : 128;  // tokens
 
 enum Map : int32_t { RELU = 0, SOFTMAX = 1, ELU = 2 };
 

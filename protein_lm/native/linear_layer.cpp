@@ -7,7 +7,11 @@
 
 #include "products.h"
 
-constexpr int BLOCK = 128;  // tokens
+// A tile has HIGH rows; of AVX2 more than elsewhere in the kernels: rows are tokens, of which there is any number.
+constexpr int HIGH = LANES == 8 ? 6 : AT_ONCE;
+constexpr int TILES = 128 / HIGH, BLOCK = TILES * HIGH;  // rows of tiles, and tokens, of a block at most
+static int padded_high(int count) { return (count + HIGH - 1) / HIGH * HIGH; }
+typedef Vector Tile[HIGH][WIDE];
 
 extern "C" struct LinearCall {
     int32_t activates, num_threads;
@@ -19,21 +23,11 @@ extern "C" struct LinearCall {
     float *grad_input, *grad_weight, *grad_bias;  // (T, I), (O, I), (O,); null where nobody asks
 };
 
-// sums += left x right for `left` by columns (depth x TALL), and one strip of `right`.
-static ALWAYS void accumulate_columns(Vector (&sums)[TALL][WIDE], const float* left, const float* strip, int depth) {
-    for (int first = 0; first < TALL; first += AT_ONCE) {
-        Vector part[AT_ONCE][WIDE];
-        for (int r = 0; r < AT_ONCE; ++r)
-            for (int v = 0; v < WIDE; ++v) part[r][v] = sums[first + r][v];
-        for (int k = 0; k < depth; ++k) {
-            Vector right[WIDE];
-            for (int v = 0; v < WIDE; ++v) right[v] = load(strip + k * STRIP + v * LANES);
-            for (int r = 0; r < AT_ONCE; ++r)
-                for (int v = 0; v < WIDE; ++v) part[r][v] += left[k * TALL + first + r] * right[v];
-        }
-        for (int r = 0; r < AT_ONCE; ++r)
-            for (int v = 0; v < WIDE; ++v) sums[first + r][v] = part[r][v];
-    }
+// Calls `body(row, column)` for the tiles of a matrix, strip by strip.
+template <class Body>
+static ALWAYS void for_high_tiles(int rows, int columns, Body body) {
+    for (int column = 0; column < columns; column += STRIP)
+        for (int row = 0; row < rows; row += HIGH) body(row, column);
 }
 
 struct LinearTask {
@@ -41,8 +35,8 @@ struct LinearTask {
     const float* panel;  // of the weights: depth I with O columns (forward), depth O with I columns (backward)
     const int I, O, I_STRIDE, O_STRIDE;
     float *rows, *slopes, *rows_panel;         // f(x) and f'(x), (BLOCK x I); panel of depth P
-    float *grads, *grads_columns;              // (BLOCK x O); (O / TALL, P, TALL)
-    float *weight_sums = nullptr, *bias_sums;  // gradients of this thread, (O x I) and (O,)
+    float *grads, *grads_columns;              // (BLOCK x O); by columns, (O / HIGH, P, HIGH)
+    float *weight_sums = nullptr, *bias_sums;  // gradients of this thread, (O x I) and (O,), O padded
     int64_t start = 0;
     int tokens = 0;
 
@@ -55,16 +49,17 @@ struct LinearTask {
         bias_sums = arena.take<float>(O);
         if (!call.grad_weight) return;
         rows_panel = arena.take<float>((size_t)BLOCK * I);
-        grads_columns = arena.take<float>((size_t)BLOCK * O);
-        weight_sums = arena.take<float>((size_t)O * I);
+        grads_columns = arena.take<float>((size_t)BLOCK * padded_high(O));
+        weight_sums = arena.take<float>((size_t)padded_high(O) * I);
     }
-    void begin(int64_t number) {
-        start = number * BLOCK;
-        tokens = (int)std::min<int64_t>(BLOCK, call.tokens - start);
+    void begin(int64_t number, int64_t num_blocks) {
+        const int64_t num_tiles = (call.tokens + HIGH - 1) / HIGH;
+        start = number * num_tiles / num_blocks * HIGH;
+        tokens = (int)(std::min(call.tokens, (number + 1) * num_tiles / num_blocks * HIGH) - start);
     }
     void read_rows(bool with_slopes) {
         const float* input = call.input + start * call.input_stride;
-        read_operands(input, call.input_stride, tokens, padded_tall(tokens), I, I, rows);
+        read_operands(input, call.input_stride, tokens, padded_high(tokens), I, I, rows);
         if (!call.activates) return;
         for (int r = 0; r < tokens; ++r)
             for (int c = 0; c < I; c += LANES) {
@@ -74,27 +69,26 @@ struct LinearTask {
                 if (with_slopes) store(slopes + place, activation.slope);
             }
     }
-    void forward(int64_t number) {
-        begin(number);
+    void forward() {
         read_rows(false);
-        for_tiles(padded_tall(tokens), O, [&](int r0, int column, Vector(&tile)[TALL][WIDE]) __attribute__((always_inline)) {
+        for_high_tiles(padded_high(tokens), O, [&](int r0, int column) __attribute__((always_inline)) {
+            Tile tile = {};
             if (call.bias)
-                for (int r = 0; r < TALL; ++r)
+                for (int r = 0; r < HIGH; ++r)
                     for (int v = 0; v < WIDE; ++v) tile[r][v] = load(call.bias + column + v * LANES);
-            accumulate<Float32>(tile, rows + (size_t)r0 * I_STRIDE, I_STRIDE, panel + (size_t)column * I, I);
-            for (int r = 0; r < TALL && r0 + r < tokens; ++r)
+            accumulate_strided(tile, rows + (size_t)r0 * I_STRIDE, I_STRIDE, 1, panel + (size_t)column * I, I);
+            for (int r = 0; r < HIGH && r0 + r < tokens; ++r)
                 write_row(call.output + (start + r0 + r) * O, column, O, tile[r]);
         });
     }
 
     void clear_sums() {
         std::memset(bias_sums, 0, sizeof(float) * O);
-        if (weight_sums) std::memset(weight_sums, 0, sizeof(float) * O * I);
+        if (weight_sums) std::memset(weight_sums, 0, sizeof(float) * padded_high(O) * I);
     }
-    void backward(int64_t number) {
-        begin(number);
+    void backward() {
         const float* grad_output = call.grad_output + start * call.grad_stride;
-        read_operands(grad_output, call.grad_stride, tokens, padded_tall(tokens), O, O, grads);
+        read_operands(grad_output, call.grad_stride, tokens, padded_high(tokens), O, O, grads);
         if (call.grad_bias)
             for (int r = 0; r < tokens; ++r)
                 for (int c = 0; c < O; c += LANES) store(bias_sums + c, load(bias_sums + c) + load(grads + (size_t)r * O_STRIDE + c));
@@ -103,9 +97,10 @@ struct LinearTask {
         if (weight_sums) add_to_weights();
     }
     void write_grad_input() {
-        for_tiles(padded_tall(tokens), I, [&](int r0, int column, Vector(&tile)[TALL][WIDE]) __attribute__((always_inline)) {
-            accumulate<Float32>(tile, grads + (size_t)r0 * O_STRIDE, O_STRIDE, panel + (size_t)column * O, O);
-            for (int r = 0; r < TALL && r0 + r < tokens; ++r) {
+        for_high_tiles(padded_high(tokens), I, [&](int r0, int column) __attribute__((always_inline)) {
+            Tile tile = {};
+            accumulate_strided(tile, grads + (size_t)r0 * O_STRIDE, O_STRIDE, 1, panel + (size_t)column * O, O);
+            for (int r = 0; r < HIGH && r0 + r < tokens; ++r) {
                 if (call.activates)
                     for (int v = 0; v < WIDE; ++v) tile[r][v] *= load(slopes + (size_t)(r0 + r) * I_STRIDE + column + v * LANES);
                 write_row(call.grad_input + (start + r0 + r) * I, column, I, tile[r]);
@@ -115,15 +110,16 @@ struct LinearTask {
     // weight_sums += grads^T x rows.
     void add_to_weights() {
         to_panel<Float32>(rows, I_STRIDE, tokens, I, rows_panel);
-        for (int n = 0; n < O; n += TALL)
-            for (int r = 0; r < tokens; ++r)
-                std::memcpy(grads_columns + (size_t)n * tokens + r * TALL, grads + (size_t)r * O_STRIDE + n, sizeof(float) * TALL);
-        for_tiles(O, I, [&](int n, int column, Vector(&tile)[TALL][WIDE]) __attribute__((always_inline)) {
+        for (int n = 0; n < O; n += HIGH)
+            for (int r = 0; r < tokens; ++r)  // behind a row are zeros
+                std::memcpy(grads_columns + (size_t)n * tokens + r * HIGH, grads + (size_t)r * O_STRIDE + n, sizeof(float) * HIGH);
+        for_high_tiles(O, I, [&](int n, int column) __attribute__((always_inline)) {
             float* sums = weight_sums + (size_t)n * I + column;
-            for (int r = 0; r < TALL; ++r)
+            Tile tile;
+            for (int r = 0; r < HIGH; ++r)
                 for (int v = 0; v < WIDE; ++v) tile[r][v] = load(sums + (size_t)r * I + v * LANES);
-            accumulate_columns(tile, grads_columns + (size_t)n * tokens, rows_panel + (size_t)column * tokens, tokens);
-            for (int r = 0; r < TALL; ++r)
+            accumulate_strided(tile, grads_columns + (size_t)n * tokens, 1, HIGH, rows_panel + (size_t)column * tokens, tokens);
+            for (int r = 0; r < HIGH; ++r)
                 for (int v = 0; v < WIDE; ++v) store(sums + (size_t)r * I + v * LANES, tile[r][v]);
         });
     }
@@ -148,7 +144,9 @@ static int run_linear(const LinearCall& call, bool backward) {
     if (!shared.reserve()) return 1;
     float* const panel = shared.take<float>((size_t)I * O);
     std::vector<float*> weight_sums(call.num_threads), bias_sums(call.num_threads);
-    const int64_t num_blocks = (call.tokens + BLOCK - 1) / BLOCK;
+    // As many blocks for each thread.
+    const int64_t rounds = (call.tokens + BLOCK * (int64_t)call.num_threads - 1) / (BLOCK * (int64_t)call.num_threads);
+    const int64_t num_blocks = rounds * call.num_threads;
     int failed = 0;
 #pragma omp parallel num_threads(call.num_threads) reduction(+ : failed)
     {
@@ -171,7 +169,10 @@ static int run_linear(const LinearCall& call, bool backward) {
         }
 #pragma omp for schedule(static)
         for (int64_t number = 0; number < num_blocks; ++number)
-            if (is_ready) backward ? task.backward(number) : task.forward(number);
+            if (is_ready) {
+                task.begin(number, num_blocks);
+                backward ? task.backward() : task.forward();
+            }
         if (backward && call.grad_weight) {
 #pragma omp for schedule(static)
             for (int n = 0; n < O; ++n) add_up(weight_sums, (size_t)n * I, I, call.grad_weight);

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
