@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.contestants.learners import WARMUP, ours, validation_sequences
 from benchmarks.machine import processor
-from protein_lm.batches.plan import Place
+from protein_lm.batches.plan import PlanPosition
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.joined import open_corpus
@@ -78,7 +78,7 @@ def measure(recipes: dict[str, Recipe], objective: str, corpus: Corpus, options:
 def seconds_per_token(recipes: dict[str, Recipe], corpus: Corpus) -> dict[str, float]:
     """Median over rounds in which every recipe takes a few steps."""
     learners = {name: ours(recipe, corpus, []) for name, recipe in recipes.items()}
-    steps = {name: learner.steps(Place()) for name, learner in learners.items()}
+    steps = {name: learner.steps(PlanPosition()) for name, learner in learners.items()}
     times: dict[str, list[float]] = {name: [] for name in recipes}
     for number in range(ROUNDS + 1):
         for name, learner in learners.items():
@@ -96,7 +96,7 @@ def trained(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues], *, n
     """Train on so many tokens, the learning rate falling to 0 with them, and validate."""
     learner = ours(recipe, corpus, validation)
     seen, start = 0, time.perf_counter()
-    for loss, count, _ in learner.steps(Place()):
+    for loss, count, _ in learner.steps(PlanPosition()):
         learner.step(loss, seen / num_tokens)
         seen += count
         if seen >= num_tokens:

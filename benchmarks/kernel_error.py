@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--scales", type=float, nargs="+", default=[0.35, 0.5, 0.85], help="standard deviations of q and k"
     )
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(FEATURE_TYPES))
-    parser.add_argument("--draws", type=int, default=15)
+    parser.add_argument("--num-draws", type=int, default=15)
     options = parser.parse_args(arguments)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 1, options.length, options.width, generator=generator) for _ in range(3))
@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         feature_types=options.types,
         num_features=options.features,
         norm_scales=options.scales,
-        num_draws=options.draws,
+        num_draws=options.num_draws,
     )
     table.to_csv(options.output, index=False)
     for scale, rows in table.groupby("norm_scale"):
-        print(f"standard deviation {scale}: relative error of the output, mean over {options.draws} draws")
+        print(f"standard deviation {scale}: relative error of the output, mean over {options.num_draws} draws")
         print(
             rows.pivot_table(index="feature_type", columns="num_features", values="output_error").round(3).to_string()
         )

@@ -28,14 +28,15 @@ from matplotlib.ticker import ScalarFormatter
 from benchmarks import memory
 from benchmarks.machine import processor
 from protein_lm.analysis.evaluation import evaluate
+from protein_lm.attention.kinds.table import ATTENTION_KINDS, with_defaults
 from protein_lm.checkpoint.directory import load_model
-from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind
 from protein_lm.config import Recipe
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.split import Split
 from protein_lm.errors import NumericalError, ProteinLMError
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTIVES = ("masked", "causal")
@@ -49,13 +50,11 @@ def recipe(
         {
             "model": {
                 "objective": objective,
-                "attention": kind,
+                "attention": with_defaults(kind, {"num_features": 64, "window": 128}),
                 "num_layers": layers,
                 "width": width,
                 "num_heads": 4,
                 "feedforward_width": 2 * width,
-                "num_random_features": 64,
-                "window": 128,
                 "max_length": length,
             },
             "data": {"tokens_per_batch": tokens},
@@ -81,7 +80,7 @@ def measure(store: Path, planned: Recipe) -> dict[str, Any]:
     corpus = open_corpus(store)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        trainer = Trainer(planned, corpus, run)
+        trainer = Trainer(LanguageModelling(planned, corpus), run)
         before = memory.reset_peak()
         start = time.perf_counter()
         trainer.fit()
@@ -120,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, default=Path("kinds.json"), help="results, kinds.json by default")
     parser.add_argument("--markdown", type=Path, help="tables; they are printed by default")
     parser.add_argument("--plot", type=Path, help="figure: perplexity against time")
-    parser.add_argument("--kinds", nargs="+", metavar="KIND", default=[kind.value for kind in AttentionKind])
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", default=list(ATTENTION_KINDS))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps, 300 by default")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step, 4096 by default")
@@ -159,10 +158,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    known = {kind.value for kind in AttentionKind}
-    if unknown := sorted(set(options.kinds) - known):
-        raise SystemExit(f"benchmarks.kinds: error: {unknown[0]} is no kind; known ones: {', '.join(sorted(known))}")
-    without = {kind.value for kind in BIDIRECTIONAL_ONLY}
+    if unknown := sorted(set(options.kinds) - ATTENTION_KINDS.keys()):
+        known = ", ".join(sorted(ATTENTION_KINDS))
+        raise SystemExit(f"benchmarks.kinds: error: {unknown[0]} is no kind; known ones: {known}")
+    without = {kind for kind, options in ATTENTION_KINDS.items() if not options.has_causal_form}
     shared = {"steps": options.steps, "tokens": options.tokens, "length": options.length}
     shared |= {"layers": options.layers, "width": options.width}
     return [

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.kinds.interface import LayerShape
+from protein_lm.attention.kinds.table import ATTENTION_KINDS, build_attention, with_defaults
 from protein_lm.attention.rows import Rows
 from protein_lm.model.block import AttentionLayer, Block, FeedForward
-from protein_lm.model.positions import LearnedPositions
+from protein_lm.model.embedding import LearnedPositions
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
 TOKENS = ("<pad>", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")
@@ -137,15 +138,10 @@ class Classifier(nn.Module):
         self.positions = LearnedPositions(length, width)
         blocks = []
         for layer in range(num_layers):
-            options = AttentionOptions(
-                num_heads=num_heads,
-                head_width=width // num_heads,
-                longest=length,
-                num_features=64,
-                window=32,
-                layer=layer,
+            shape = LayerShape(
+                num_heads=num_heads, head_width=width // num_heads, causal=False, max_length=length, seed=layer
             )
-            operation = ATTENTION_KINDS[kind](options, causal=False)
+            operation = build_attention(with_defaults(kind, {"num_features": 64, "window": 32}), shape)
             attention = AttentionLayer(width, num_heads, operation)
             norms = nn.LayerNorm(width), nn.LayerNorm(width)
             blocks.append(Block(attention, FeedForward(width, 2 * width), norms, 0.0))

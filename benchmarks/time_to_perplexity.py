@@ -25,7 +25,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.contestants.learners import PEERS, Learner, ours, peer, validation_sequences
 from benchmarks.machine import processor
-from protein_lm.batches.plan import Place
+from protein_lm.batches.plan import PlanPosition
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.corpus.joined import open_corpus
 
@@ -105,14 +105,14 @@ def _work(work: dict[str, Any]) -> None:
     else:
         rate = work["learning_rate"] or LEARNING_RATES[work["contestant"]]
         learner = peer(work["contestant"], recipe, corpus, validation, rate)
-    path, place, done = Path(work["state"]), Place(), {"seconds": 0.0, "num_steps": 0, "num_tokens": 0}
+    path, place, done = Path(work["state"]), PlanPosition(), {"seconds": 0.0, "num_steps": 0, "num_tokens": 0}
     state = torch.load(path, weights_only=True) if path.exists() else {}
     is_over = state.get("end") == work["end"]  # it was stopped after it had saved this turn, before it said so
     if is_over or work["begin"] > 0:
         learner.model.load_state_dict(state["model"])
         for optimizer, saved in zip(learner.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        place, done = Place(*state["place"]), state["done"]
+        place, done = PlanPosition(*state["place"]), state["done"]
     if not is_over:
         place = _train(learner, place, done, work)
     perplexity = learner.perplexity()
@@ -132,18 +132,18 @@ def _work(work: dict[str, Any]) -> None:
     print(json.dumps({**done, "perplexity": perplexity, "num_parameters": num_parameters}))
 
 
-def _train(learner: Learner, place: Place, done: dict[str, Any], work: dict[str, Any]) -> Place:
+def _train(learner: Learner, place: PlanPosition, done: dict[str, Any], work: dict[str, Any]) -> PlanPosition:
     """Train for the seconds of a turn; returns where the next one begins."""
     learner.model.train()
     start = time.perf_counter()
-    for loss, num_tokens, next_place in learner.steps(place):
+    for loss, num_tokens, next_position in learner.steps(place):
         used = (time.perf_counter() - start) / work["seconds"]
         if used >= 1:
             break
         learner.step(loss, work["begin"] + used * (work["end"] - work["begin"]))
         done["num_steps"] += 1
         done["num_tokens"] += num_tokens
-        place = next_place
+        place = next_position
     done["seconds"] += time.perf_counter() - start
     return place
 

@@ -1,4 +1,4 @@
-"""Residues <-> token ids. The 33 tokens and their ids are ESM's, so that ESM-2 weights fit without translation.
+"""Residues <-> token ids. The 33 tokens and their ids are those of ESM, so that weights of ESM-2 fit without translation.
 
 The order is that of fair-esm's `Alphabet.from_architecture("ESM-1b")`, which ESM-2 uses too.
 """
@@ -29,20 +29,20 @@ NUM_SPECIAL_TOKENS = 2
 GAPS = "-."
 
 ILLEGAL = 255
-"""What `ENCODING` gives for a byte that is no residue."""
+"""Value of `ENCODING` for a byte that is no residue."""
 
 
 class ResiduePolicy(str, Enum):
-    """What happens to B, J, O, U, X and Z. Lower case is always raised, gaps and a final `*` always removed."""
+    """Treatment of B, J, O, U, X and Z. Lower case is always raised, and gaps and a final `*` are always removed."""
 
     KEEP = "keep"
     """B, O, U, X, Z keep their own tokens; J becomes X."""
     TO_X = "to-x"
     """All six become X."""
     DROP = "drop"
-    """A sequence that has one is left out and counted."""
+    """Leave out sequences that have one, and count them."""
     ERROR = "error"
-    """A sequence that has one stops the command."""
+    """Stop at the first sequence that has one."""
 
 
 def _encoding() -> NDArray[np.uint8]:
@@ -60,7 +60,7 @@ _DECODING = np.array([ord(token) if len(token) == 1 else ord("?") for token in T
 
 
 def encode(sequence: str | bytes) -> NDArray[np.uint8]:
-    """Token ids (length,) of the residues, without special tokens; B, O, U, X, Z keep their tokens and J becomes X.
+    """Return the token ids (length,) of residues, without special tokens. B, O, U, X, Z keep their tokens; J becomes X.
 
     Raises:
         ValueError: a letter that is no residue, named with its position.
@@ -77,7 +77,7 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
 
 
 def decode(tokens: NDArray[np.integer]) -> str:
-    """Residue letters of token ids; special tokens show as `?`.
+    """Return the residue letters of token ids; special tokens become `?`.
 
     >>> decode(encode("mkj"))
     'MKX'

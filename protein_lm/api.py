@@ -1,8 +1,8 @@
-"""Models in Python: open one, ask it about proteins. Found as `protein_lm.load`, `protein_lm.score` and so on too.
+"""The Python interface: open a model, and use it on proteins. The functions are also `protein_lm.load` and so on.
 
-Proteins are given as one string, several strings, a mapping of names to strings, or a sequence file: a `pathlib.Path`,
-or a string with a dot or a slash in it. Those without a name are called 1, 2, 3 and so on. No two of a file may have one
-identifier.
+Proteins are given as one string, several strings, a mapping of names to strings, or a sequence file. A file is a
+`pathlib.Path`, or a string with a dot or a slash. Proteins without a name are called 1, 2, 3 and so on. Identifiers within a
+file must differ. Layers and heads are numbered from 1; layer 0 is the embedding.
 
 >>> import protein_lm
 >>> model = protein_lm.load("checkpoints/tiny-causal", device="cpu")
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from protein_lm.alphabet import decode
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.pair_attention import pair_attention
 from protein_lm.analysis.similarity import correlation_over_heads, frame
 from protein_lm.analysis.variants import REASON, scan, scored, within_window
@@ -64,23 +64,28 @@ def load(name: str | Path, *, device: str = "auto") -> ProteinLM:
     """Open a model: a model directory, a run directory (its best model), or org/model[@revision] on the Hugging Face Hub.
 
     Args:
-        name: which model.
-        device: cpu, cuda, mps; auto is the first accelerator there is, or the CPU.
+        name: the model.
+        device: cpu, cuda, mps, or auto: the first accelerator, or the CPU if there is none.
 
     Raises:
-        ModelError: there is none, or it is damaged.
+        ModelError: the model does not exist or is damaged.
     """
     return load_model(name, device=device)
 
 
 def score(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:
-    """How probable a model finds each protein: one row each, in order.
+    """Score proteins: a row for each, in order.
 
-    Columns: sequence_id, length, and log_likelihood (nats), mean_log_likelihood, perplexity of a causal model; a masked
-    model has pseudo_log_likelihood and so on, see `protein_lm.inference.score`.
+    Columns: sequence_id, length, and of a causal model log_likelihood (nats), mean_log_likelihood and perplexity. Those of a
+    masked model are pseudo_log_likelihood and so on; `protein_lm.inference.score` defines them.
+
+    Args:
+        model: the model.
+        proteins: the proteins.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
 
     Raises:
-        InputError: a protein is no protein, or longer than the model's window.
+        InputError: a sequence is no protein, or longer than the model's window.
 
     >>> model = load("checkpoints/tiny-causal", device="cpu")
     >>> table = score(model, {"insulin B": "FVNQHLCGSHLVEALYLVCGERGFFYTPKT", "oxytocin": "CYIQNCPLG"})
@@ -100,12 +105,20 @@ def embed(
     per_residue: bool = False,
     tokens_per_batch: int = 2048,
 ) -> dict[str, Tensor]:
-    """By the name of each protein its embedding: the mean over residues (D,), or each residue's (L, D).
+    """Embed proteins.
 
-    Layer 0 is what goes into the first block, n comes out of block n; the last one (None) has the final norm.
+    Args:
+        model: the model.
+        proteins: the proteins.
+        layer: 0 is the embedding, n the output of layer n; that of the last layer, None, has the final norm.
+        per_residue: return the embedding of each residue instead of the mean.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
+
+    Returns:
+        For each name the mean over residues (D,), or the embedding of each residue (L, D).
 
     Raises:
-        InputError: a protein is no protein, or longer than the model's window.
+        InputError: a sequence is no protein, or longer than the model's window.
         ConfigError: a layer that the model does not have.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
@@ -132,23 +145,23 @@ def variants(
     tokens_per_batch: int = 2048,
     precision: str = "auto",
 ) -> pd.DataFrame:
-    """How much a model prefers variants of a protein to its wild type, in nats: `mutant`, `score`, in order.
+    """Score variants of a protein: how much a model prefers them to the wild type, in nats. Columns: mutant, score.
 
-    Variants of a protein over the model's window are scored in windows around what they change.
+    Variants of a protein over the model's window are scored in windows around their changes.
 
     Args:
         model: the model.
         wild_type: one protein.
-        mutants: such as A42G or p.Ala42Gly, or A42G:C50D for several at once; None: all 19 substitutions of every residue.
-        strategy: masked-marginals, additive-marginals, wt-marginals or pseudo-ppl of a masked model; log-likelihood of a
-            causal one.
+        mutants: names such as A42G, p.Ala42Gly, or A42G:C50D for several changes; None: all 19 substitutions of all residues.
+        strategy: masked-marginals (default), additive-marginals, wt-marginals or pseudo-ppl of a masked model;
+            log-likelihood of a causal one.
         first_residue: number of the first residue.
-        tokens_per_batch: memory against speed; results do not depend on it.
-        precision: of matrix products: float32, bfloat16, or auto, which is the faster of both on the model's device.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
+        precision: precision of matrix products: float32, bfloat16, or auto, the faster one on the model's device.
 
     Raises:
-        InputError: not one protein, or a mutant that it cannot have or that no window holds.
-        ConfigError: a strategy that has no meaning for the model, an unknown precision, or a number of over nine digits.
+        InputError: not one protein, or a mutant that it cannot have or that fits no window.
+        ConfigError: a strategy that the model cannot use, an unknown precision, or a number of over nine digits.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
     >>> variants(model, "CYIQNCPLG", ["Y2F", "Y2F:L8I"]).columns.tolist()
@@ -160,8 +173,8 @@ def variants(
     given = list(records(wild_type))
     if len(given) != 1:
         raise InputError(f"variants have one wild type; {len(given)} proteins were given")
-    wanted = None if strategy is None else _chosen("strategy", VariantStrategy, strategy)
-    scoring = Scoring(choose_strategy(model, wanted), tokens_per_batch, _chosen("precision", Precision, precision))
+    wanted = None if strategy is None else _choice("strategy", VariantStrategy, strategy)
+    scoring = Scoring(choose_strategy(model, wanted), tokens_per_batch, _choice("precision", Precision, precision))
     if mutants is None:
         return scan(model, given[0], scoring, first_residue=first_residue)[0]
     frame = pd.DataFrame({MUTANT: list(mutants)})
@@ -187,13 +200,23 @@ def generate(
     batch_size: int = 16,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """New proteins of a causal model: sequence_id, sequence, length, log_likelihood (nats), perplexity, is_finished.
+    """Generate proteins: sequence_id, sequence, length, log_likelihood (nats), perplexity, is_finished.
 
-    The same seed gives the same proteins; see `protein_lm.inference.generate` and `Sampling` for what the arguments do. With
-    several prefixes, each has its `number` of proteins, which are named after it.
+    Args:
+        model: a causal model.
+        number: number of proteins, for each prefix.
+        prefix: start of the proteins; several prefixes give their names to their proteins.
+        temperature: below 1 sharper, above 1 more diverse; 0 takes the most probable residue.
+        top_k: draw from so many most probable residues; 0: from all.
+        top_p: draw from the most probable residues that together reach this probability.
+        repetition_penalty: factor of the log-probabilities of residues that were drawn just before.
+        min_length: least length, in residues.
+        max_length: length in residues at which a protein stops, unfinished; None: the model's window.
+        batch_size: proteins computed at once; results do not depend on it.
+        seed: seed of the random numbers; the same seed gives the same proteins.
 
     Raises:
-        ConfigError: a masked model, or a value that has no meaning.
+        ConfigError: a masked model, or a value out of range.
         InputError: a prefix that is no protein.
 
     >>> model = load("checkpoints/tiny-causal", device="cpu")
@@ -207,23 +230,28 @@ def generate(
     )
     rows = [
         {
-            "sequence_id": made.sequence_id,
-            "sequence": decode(made.residues),
-            "length": made.residues.size,
-            "log_likelihood": made.log_likelihood,
-            "perplexity": float(np.exp(-made.log_likelihood / made.residues.size)),
-            "is_finished": made.is_finished,
+            "sequence_id": drawn.sequence_id,
+            "sequence": decode(drawn.residues),
+            "length": drawn.residues.size,
+            "log_likelihood": drawn.log_likelihood,
+            "perplexity": float(np.exp(-drawn.log_likelihood / drawn.residues.size)),
+            "is_finished": drawn.is_finished,
         }
-        for made in generator.generate(number, read_prefixes(prefix))
+        for drawn in generator.generate(number, read_prefixes(prefix))
     ]
     return pd.DataFrame(rows)
 
 
 def predict(predictor: Predictor, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:
-    """What a model made by `protein-lm finetune`, opened with `load_predictor`, predicts: a row per protein or per residue.
+    """Predict labels: a row for each protein, or for each residue.
+
+    Args:
+        predictor: a model made by `protein-lm finetune`, opened with `load_predictor`.
+        proteins: the proteins.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
 
     Raises:
-        InputError: a protein is no protein, or longer than the model's window.
+        InputError: a sequence is no protein, or longer than the model's window.
 
     >>> from protein_lm.config import HeadConfig
     >>> from protein_lm.model.predictor import PredictionHead
@@ -240,12 +268,16 @@ def predict(predictor: Predictor, proteins: Proteins, *, tokens_per_batch: int =
 def attention_maps(
     model: ProteinLM, proteins: Proteins, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None
 ) -> dict[str, Tensor]:
-    """By the name of each protein its attention matrices (layers, heads, L + 2, L + 2), <cls> first and <eos> last.
+    """Return for each name the attention matrices (layers, heads, L + 2, L + 2): rows attend, <cls> is first, <eos> last.
 
-    Rows are what attends. Layers and heads count from 0; None stands for all of them.
+    Args:
+        model: the model.
+        proteins: the proteins.
+        layers: layers to return, from 1; None for all.
+        heads: heads to return, from 1; None for all.
 
     Raises:
-        InputError: a protein is no protein, or longer than the model's window.
+        InputError: a sequence is no protein, or longer than the model's window.
         ConfigError: a layer or head that the model does not have.
 
     >>> model = load("checkpoints/tiny-causal", device="cpu")
@@ -269,18 +301,18 @@ def attention_viewer(
     heads: Sequence[int] | None = None,
     structure: str | None = None,
 ) -> "AttentionViewer":
-    """A notebook widget to walk around in the attention of one protein, as `protein-lm attention --html` writes it.
+    """Return an interactive notebook widget of the attention of one protein, as the page of `protein-lm attention --html`.
 
     Args:
         model: the model.
         proteins: one protein.
-        layers: from 0; None for all.
-        heads: from 0; None for all.
+        layers: layers to show, from 1; None for all.
+        heads: heads to show, from 1; None for all.
         structure: `FILE` or `FILE:CHAIN`, PDB or mmCIF, to colour by attention.
 
     Raises:
         InputError: not one protein, or one that is longer than the model's window; a structure that cannot be read, or
-            is of another protein.
+            belongs to another protein.
         ConfigError: a layer or head that the model does not have; anywidget is not installed.
     """
     try:
@@ -294,13 +326,18 @@ def attention_viewer(
 
 
 def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 8192) -> pd.DataFrame:
-    """Amino acids (20 × 20) that the same heads look at: correlation over heads of the attention that each receives.
+    """Return the similarity of amino acids (20 × 20): the correlation over heads of the attention that each receives.
 
-    Give many proteins; `protein_lm.analysis.similarity` has more measures, and `substitution` beside it the comparison with
-    BLOSUM62.
+    It needs many proteins. `protein_lm.analysis.similarity` has more measures, `protein_lm.analysis.substitution` the
+    comparison with BLOSUM62.
+
+    Args:
+        model: the model.
+        proteins: the proteins.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
 
     Raises:
-        InputError: a protein is no protein, or longer than the model's window.
+        InputError: a sequence is no protein, or longer than the model's window.
 
     >>> model = load("checkpoints/tiny-masked", device="cpu")
     >>> table = similarity(model, "data/P00974.fasta")
@@ -312,10 +349,10 @@ def similarity(model: ProteinLM, proteins: Proteins, *, tokens_per_batch: int = 
     return frame(correlation_over_heads(sums))
 
 
-_Chosen = TypeVar("_Chosen", VariantStrategy, Precision)
+_Choice = TypeVar("_Choice", VariantStrategy, Precision)
 
 
-def _chosen(what: str, names: type[_Chosen], given: str) -> _Chosen:
+def _choice(what: str, names: type[_Choice], given: str) -> _Choice:
     try:
         return names(given)
     except ValueError:

@@ -1,46 +1,46 @@
-"""Choices that recipes and the command line offer, one enum each; import nothing, so that help is quick."""
+"""Choices that recipes and the command line offer, one enum each. Nothing is imported, so that help is quick."""
 
 from enum import Enum
 
 
 class LongPolicy(str, Enum):
-    """What happens to a sequence that is longer than the model's window."""
+    """Treatment of sequences longer than the model's window."""
 
     CROP = "crop"
-    """Its first residues."""
+    """Keep the first residues."""
     DROP = "drop"
-    """Left out and counted."""
+    """Leave them out and count them."""
     ERROR = "error"
-    """The command stops and names the first one."""
+    """Stop and name the first one."""
 
 
 class ReadingLongPolicy(str, Enum):
-    """What happens in scoring and embedding to a sequence that is longer than the model's window."""
+    """Treatment in scoring and embedding of sequences longer than the model's window."""
 
     ERROR = "error"
-    """The command stops and names the first one."""
+    """Stop and name the first one."""
     DROP = "drop"
-    """Left out and counted."""
+    """Leave them out and count them."""
     EXTEND = "extend"
-    """Read beyond the window, by causal models whose states and positions go on without end."""
+    """Read beyond the window; for causal models whose states and positions have no end."""
 
 
 class Estimate(str, Enum):
-    """How a masked model's pseudo-log-likelihood is had."""
+    """Way to compute a masked model's pseudo-log-likelihood."""
 
     EXACT = "exact"
-    """Each residue hidden in turn: as many passes as there are residues."""
+    """Hide each residue in turn: as many passes as there are residues."""
     ONE_PASS = "one-pass"
-    """All residues predicted in one pass in which none is hidden: quick, and too high, since residues show themselves."""
+    """Predict all residues in one pass in which none is hidden: quick, but too high, since each residue is visible."""
 
 
 class EmbeddingFormat(str, Enum):
-    """Files of embeddings."""
+    """File format of embeddings."""
 
     SAFETENSORS = "safetensors"
     """Shards with an index."""
     H5 = "h5"
-    """HDF5 with a dataset for each sequence, as UniProt's own embeddings are."""
+    """HDF5 with a dataset for each sequence, as in UniProt's own embeddings."""
 
 
 class StorageType(str, Enum):
@@ -52,25 +52,25 @@ class StorageType(str, Enum):
 
 
 class TrainingLongPolicy(str, Enum):
-    """What happens in training to a sequence that is longer than the model's window."""
+    """Treatment in training of sequences longer than the model's window."""
 
     CROP = "crop"
-    """A window at a seeded position, another one in each epoch."""
+    """Take a window at a seeded position, another one in each epoch."""
     WINDOW = "window"
-    """All of it, as several windows that overlap."""
+    """Take all of the sequence, as several windows that overlap."""
     DROP = "drop"
-    """Left out and counted."""
+    """Leave them out and count them."""
     ERROR = "error"
-    """The command stops and names the first one."""
+    """Stop and name the first one."""
 
 
 class Windows(str, Enum):
-    """How sequences become rows of training."""
+    """Way from sequences to rows of training."""
 
     PACK = "pack"
-    """Each sequence is a row of its own, between <cls> and <eos>; rows lie back to back without padding."""
+    """Each sequence is one row, between <cls> and <eos>; rows follow each other without padding."""
     CONCATENATE = "concatenate"
-    """All sequences one after the other, <eos> behind each, cut into rows of the window: the Performer paper's setting."""
+    """All sequences, with <eos> after each, are joined and cut into rows of the window, as in the Performer paper."""
 
 
 class FigureFormat(str, Enum):
@@ -82,94 +82,38 @@ class FigureFormat(str, Enum):
 
 
 class Objective(str, Enum):
-    """What the model learns to predict: the paper's U (unidirectional) and B (bidirectional)."""
+    """Task of a language model: the Performer paper's U (unidirectional) and B (bidirectional)."""
 
     CAUSAL = "causal"
-    """Each residue from those before it."""
+    """Predict each residue from those before it."""
     MASKED = "masked"
-    """Masked residues from all others."""
-
-
-class AttentionKind(str, Enum):
-    """Attention by name; see `protein_lm.attention.kinds`."""
-
-    EXACT = "exact"
-    """Softmax attention, O(L²)."""
-    PERFORMER_RELU = "performer-relu"
-    PERFORMER_SOFTMAX = "performer-softmax"
-    PERFORMER_OPTIMAL = "performer-optimal"
-    PERFORMER_SADERF = "performer-saderf"
-    PERFORMER_EXP = "performer-exp"
-    PERFORMER_SIGMOID = "performer-sigmoid"
-    PERFORMER_ABS = "performer-abs"
-    PERFORMER_GELU = "performer-gelu"
-    PERFORMER_COS = "performer-cos"
-    PERFORMER_TANH = "performer-tanh"
-    PERFORMER_IDENTITY = "performer-identity"
-    ELU = "elu"
-    COSFORMER = "cosformer"
-    SOFTPLUS = "softplus"
-    ORTHOGONAL_SOFTPLUS = "orthogonal-softplus"
-    GLU = "glu"
-    GLU_2 = "glu-2"
-    GLU_3 = "glu-3"
-    OGLU = "oglu"
-    OGLU_2 = "oglu-2"
-    AOGLU_3 = "aoglu-3"
-    HEDGEHOG = "hedgehog"
-    LOCAL = "local"
-    LOCAL_GLOBAL = "local-global"
-    STRIDED = "strided"
-    BIGBIRD = "bigbird"
-    LSH = "lsh"
-    LINFORMER = "linformer"
-    NYSTROM = "nystrom"
-
-
-BIDIRECTIONAL_ONLY = frozenset({AttentionKind.LINFORMER, AttentionKind.NYSTROM})
-"""Kinds without a causal form."""
-KEPT_ORTHOGONAL = frozenset(
-    {AttentionKind.ORTHOGONAL_SOFTPLUS, AttentionKind.OGLU, AttentionKind.OGLU_2, AttentionKind.AOGLU_3}
-)
-"""Kinds with weights that training.orthogonality keeps orthogonal."""
+    """Predict masked residues from all others."""
 
 
 class PositionKind(str, Enum):
-    """How a model knows where a token stands."""
+    """Way in which a model knows the position of a token."""
 
     ROTARY = "rotary"
-    """Queries and keys turned by their positions."""
+    """Turn queries and keys by their positions."""
     SINUSOIDAL = "sinusoidal"
-    """A fixed vector of sines and cosines added to each embedding."""
+    """Add a fixed vector of sines and cosines to each embedding."""
     LEARNED = "learned"
-    """A learned vector per position added to each embedding."""
+    """Add a learned vector per position to each embedding."""
     AXIAL = "axial"
-    """As learned, put together of two small tables: a position's row and its column."""
+    """As learned, but made from two small tables: one for a position's row and one for its column."""
     NONE = "none"
-    """Not at all."""
+    """No positions."""
 
 
 class OutputHead(str, Enum):
-    """What stands between the final hidden states and the logits."""
+    """Layers between the final hidden states and the logits."""
 
     TIED = "tied"
-    """The embedding's own matrix, and a bias."""
+    """The matrix of the embedding, and a bias."""
     DENSE = "dense"
-    """A dense layer, GELU and a norm before these, as in ESM-2."""
+    """A dense layer, GELU and a norm, then as tied; the head of ESM-2."""
     NONE = "none"
-    """Nothing: the model has hidden states and attention, but predicts no residues."""
-
-
-class ProjectionKind(str, Enum):
-    """Random projections of the Performer kinds by name; see `protein_lm.attention.feature_maps.projections`."""
-
-    ORTHOGONAL = "orthogonal"
-    IID = "iid"
-    REGULARIZED = "regularized"
-    HYPERBOLIC = "hyperbolic"
-    SIMPLEX = "simplex"
-    NONE = "none"
-    """Features are a function of each channel of query and key; their number is the head width."""
+    """No layers: the model has hidden states and attention, but predicts no residues."""
 
 
 class Precision(str, Enum):
@@ -182,32 +126,31 @@ class Precision(str, Enum):
 
 
 class VariantStrategy(str, Enum):
-    """How variants are scored, in nats, above 0 where the model prefers the variant; all but the last are for masked models.
+    """Score of a variant in nats, above 0 where the model prefers it to the wild type; all but the last for masked models.
 
     Source of the first four: Meier et al. 2021, "Language models enable zero-shot prediction of the effects of mutations on
     protein function", section 3, and `proteingym/baselines/esm/compute_fitness.py` of ProteinGym.
     """
 
     MASKED_MARGINALS = "masked-marginals"
-    """Σ log p(mutant residue) - log p(wild type) over the mutated sites, all of them hidden at once (the formula of the
-    paper)."""
+    """Σ log p(mutant residue) - log p(wild type) over the mutated sites, all hidden at once: the formula of the paper."""
     ADDITIVE_MARGINALS = "additive-marginals"
-    """The same sum, with each site hidden alone in the wild type (what ProteinGym runs as `masked-marginals`)."""
+    """The same sum, with each site hidden alone in the wild type; ProteinGym runs this as `masked-marginals`."""
     WT_MARGINALS = "wt-marginals"
-    """The same, read off one pass over the wild type with nothing hidden."""
+    """The same sum from one pass over the wild type with nothing hidden."""
     PSEUDO_PPL = "pseudo-ppl"
-    """Pseudo-log-likelihood of the variant less that of the wild type: each residue hidden in turn."""
+    """Pseudo-log-likelihood of the variant minus that of the wild type, with each residue hidden in turn."""
     LOG_LIKELIHOOD = "log-likelihood"
-    """Log-likelihood of the variant less that of the wild type; for causal models."""
+    """Log-likelihood of the variant minus that of the wild type; for causal models."""
 
 
 class VariantLongPolicy(str, Enum):
-    """What happens to variants of a protein, or with a length, over the model's window."""
+    """Treatment of variants longer than the model's window, or of a longer protein."""
 
     WINDOW = "window"
-    """Each is scored in a window around what it changes."""
+    """Score each in a window around its changes."""
     DROP = "drop"
-    """They are left out and named."""
+    """Leave them out and name them."""
 
 
 class OptimizerName(str, Enum):
@@ -232,7 +175,7 @@ class TrackerName(str, Enum):
 
 
 class CurveMetric(str, Enum):
-    """What learning curves show."""
+    """Quantity that learning curves show."""
 
     PERPLEXITY = "perplexity"
     LOSS_NATS = "loss_nats"
@@ -240,54 +183,54 @@ class CurveMetric(str, Enum):
 
 
 class CurveAxis(str, Enum):
-    """What learning curves are drawn against."""
+    """Horizontal axis of learning curves."""
 
     STEP = "step"
     """Optimizer steps."""
     NUM_TOKENS = "num_tokens"
-    """Tokens seen, special tokens included."""
+    """Tokens of training so far, special tokens included."""
     SECONDS = "seconds"
-    """Time of training, validation and checkpoints included."""
+    """Time of training so far, validation and checkpoints included."""
 
 
 class OnError(str, Enum):
-    """What happens to a record that is at fault."""
+    """Treatment of a faulty record."""
 
     STOP = "stop"
-    """It stops the command, which names it."""
+    """Stop and name it."""
     SKIP = "skip"
-    """It is left out and counted."""
+    """Leave it out and count it."""
 
 
 class FillingOrder(str, Enum):
-    """Which of the residues to fill in are drawn first."""
+    """Order in which missing residues are drawn."""
 
     CONFIDENT = "confident"
-    """Those that the model is surest of."""
+    """First those with the sharpest predictions."""
     RANDOM = "random"
-    """Any."""
+    """At random."""
 
 
 class LoraLayers(str, Enum):
-    """Which matrices of each block have adapters."""
+    """Matrices of each block that have adapters."""
 
     ALL = "all"
-    """Those of attention and of the feed-forward layer."""
+    """Matrices of attention and of the feed-forward layer."""
     ATTENTION = "attention"
     """The projections of attention alone."""
 
 
 class Task(str, Enum):
-    """What a head on top of a model predicts."""
+    """Task of a head on top of a model."""
 
     REGRESSION = "regression"
-    """A number for each sequence."""
+    """Predict a number for each sequence."""
     CLASSIFICATION = "classification"
-    """A class for each sequence."""
+    """Predict a class for each sequence."""
     RESIDUE_REGRESSION = "residue-regression"
-    """A number for each residue."""
+    """Predict a number for each residue."""
     RESIDUE_CLASSIFICATION = "residue-classification"
-    """A class, named by one letter, for each residue."""
+    """Predict a class, named by one letter, for each residue."""
 
     @property
     def is_regression(self) -> bool:
@@ -299,9 +242,9 @@ class Task(str, Enum):
 
 
 class Pooling(str, Enum):
-    """What a head sees of a sequence that it predicts one thing of."""
+    """Summary of a sequence for a head that predicts one label for it."""
 
     MEAN = "mean"
-    """The mean over the hidden states of its residues."""
+    """Mean over the hidden states of its residues."""
     END = "end"
-    """The hidden state of <eos>, which in a causal model is the only one that has seen all residues."""
+    """Hidden state of <eos>; in a causal model, no other depends on all residues."""

@@ -1,4 +1,4 @@
-"""Validated configuration of model, data and training. Frozen; unknown keys are refused; only builders see it.
+"""Validated configuration of model, data and training. It is frozen, and unknown keys are refused.
 
 A recipe is a YAML file with the three parts `model`, `data` and `training`.
 """
@@ -6,12 +6,11 @@ A recipe is a YAML file with the three parts `model`, `data` and `training`.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from protein_lm.attention.kinds.interface import AttentionOptions
+from protein_lm.attention.kinds.table import ATTENTION_KINDS, attention_options, options_in, with_defaults
 from protein_lm.choices import (
-    BIDIRECTIONAL_ONLY,
-    KEPT_ORTHOGONAL,
-    AttentionKind,
     LongPolicy,
     LoraLayers,
     Objective,
@@ -20,17 +19,16 @@ from protein_lm.choices import (
     Pooling,
     PositionKind,
     Precision,
-    ProjectionKind,
     Task,
     TrackerName,
     TrainingLongPolicy,
     Windows,
 )
-from protein_lm.errors import ConfigError, named, quoted
-from protein_lm.files.plain_yaml import MOST_CHARACTERS, parse_yaml
+from protein_lm.errors import ConfigError
+from protein_lm.files.settings import parse, parse_override, put, read_recipe
 
 _MANY = 2**31 - 1
-"""More than any number that only costs time, or that torch takes for a seed, has a use for."""
+"""Bound of numbers that only cost time, and of seeds."""
 
 
 class _Section(BaseModel):
@@ -42,8 +40,9 @@ class ModelConfig(_Section):
 
     objective: Objective
     """causal or masked."""
-    attention: AttentionKind | tuple[AttentionKind, ...]
-    """Kind of attention: one for all layers, or a list with one for each, the lowest first."""
+    attention: SerializeAsAny[AttentionOptions] | tuple[SerializeAsAny[AttentionOptions], ...]
+    """Kind of attention: a name, or a dictionary with the name as `kind` and options; or a list with one for each layer, the
+    lowest first."""
     num_layers: int = Field(ge=1, le=10_000)
     """Number of blocks."""
     width: int = Field(ge=2, le=2**20)
@@ -52,29 +51,8 @@ class ModelConfig(_Section):
     """H, attention heads per layer; must divide the width into an even head width."""
     feedforward_width: int = Field(ge=1, le=2**24)
     """Inner width of the feed-forward layers."""
-    num_random_features: int = Field(default=256, ge=1, le=2**20)
-    """M, random features per head of the Performer kinds."""
-    projection: ProjectionKind = ProjectionKind.ORTHOGONAL
-    """How the random features of the Performer kinds are drawn."""
-    window: int = Field(default=256, ge=1, le=_MANY)
-    """Tokens in sight of local, local-global, strided and bigbird attention (on both sides together, or before a token in
-    causal models); of lsh, within a bucket."""
-    num_global_tokens: int = Field(default=1, ge=1, le=_MANY)
-    """First tokens of a sequence, which local-global and bigbird attention lets see and be seen by all."""
-    stride: int = Field(default=4, ge=1, le=_MANY)
-    """Blocks of 64 tokens from one to the next that strided attention sees beside its window."""
-    num_strides: int = Field(default=2, ge=1, le=_MANY)
-    """How many of these blocks on each side."""
-    num_random_blocks: int = Field(default=3, ge=1, le=_MANY)
-    """Blocks of 64 tokens that bigbird attention draws for each block."""
-    num_buckets: int = Field(default=32, ge=2, le=_MANY)
-    """Buckets of lsh attention, an even number."""
-    num_hash_rounds: int = Field(default=2, ge=1, le=_MANY)
-    """Rounds of hashing of lsh attention."""
-    num_landmarks: int = Field(default=64, ge=1, le=_MANY)
-    """Rank of linformer attention, landmarks of nystrom attention."""
     positions: PositionKind = PositionKind.ROTARY
-    """How the model knows where a token stands."""
+    """How the model knows the position of a token."""
     axial_shape: tuple[Annotated[int, Field(ge=1, le=_MANY)], Annotated[int, Field(ge=1, le=_MANY)]] = (64, 128)
     """Rows and columns of axial positions; their product is the longest length."""
     qk_norm: bool = False
@@ -90,13 +68,53 @@ class ModelConfig(_Section):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of dropping each output of attention and feed-forward layers in training."""
     token_dropout: bool = False
-    """Whether embeddings of <mask> are zero and the others of a sequence larger for it, as in ESM-2; masked models only."""
+    """Whether embeddings of <mask> are zero and the others of a sequence are scaled up for it, as in ESM-2; masked models
+    only."""
     stored_frequencies: bool = False
     """Whether the frequencies of rotary positions are stored with the weights, as for ESM-2, whose training rounded them."""
     output_head: OutputHead = OutputHead.TIED
-    """How logits come out of hidden states: tied, dense, or none for a model without logits."""
+    """How hidden states become logits: tied, dense, or none for a model without logits."""
     contact_head: bool = False
-    """Whether the model has weights that make probabilities of contacts out of its attention."""
+    """Whether the model has weights that turn its attention into probabilities of contacts."""
+
+    @property
+    def attention_layers(self) -> tuple[AttentionOptions, ...]:
+        """The kind of each layer with its options, the lowest first."""
+        return self.attention if isinstance(self.attention, tuple) else (self.attention,) * self.num_layers
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """The name of the kind of each layer, the lowest first."""
+        return tuple(layer.kind for layer in self.attention_layers)
+
+    @property
+    def attention_name(self) -> str:
+        """The kinds in words, such as `local, local, performer-relu`, or one name if all are the same."""
+        names = self.attention_kinds
+        return names[0] if len(set(names)) == 1 else ", ".join(names)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_older_options(cls, content: Any) -> Any:
+        """Move options that older recipes and models have next to `attention` into the kinds that have them."""
+        if not isinstance(content, dict) or "attention" not in content:
+            return content
+        older = {OLDER_OPTIONS[key]: value for key, value in content.items() if key in OLDER_OPTIONS}
+        rest = {key: value for key, value in content.items() if key not in OLDER_OPTIONS}
+        return rest | {"attention": with_defaults(content["attention"], older)} if older else content
+
+    @field_validator("attention", mode="before")
+    @classmethod
+    def _read_kinds(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return attention_options(value)
+        layers = []
+        for layer, each in enumerate(value, 1):
+            try:
+                layers.append(attention_options(each))
+            except ValueError as error:
+                raise ValueError(f"layer {layer}: {error}") from error
+        return tuple(layers)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
@@ -108,51 +126,14 @@ class ModelConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _esm2_settings_fit(self) -> "ModelConfig":
-        if self.token_dropout and self.objective is Objective.CAUSAL:
-            raise ValueError("token_dropout counts the <mask> of the whole sequence; it is for objective masked")
-        if self.stored_frequencies and self.positions is not PositionKind.ROTARY:
+    def _attention_fits(self) -> "ModelConfig":
+        layers = self.attention_layers
+        if len(layers) != self.num_layers:
             raise ValueError(
-                f"positions {self.positions.value} have no frequencies; stored_frequencies is for rotary ones"
+                f"attention lists {len(layers)} kinds for num_layers {self.num_layers}; give one for each layer, or a "
+                "single one for all"
             )
-        return self
-
-    @property
-    def attention_kinds(self) -> tuple[AttentionKind, ...]:
-        """The kind of each layer, the lowest first."""
-        if isinstance(self.attention, AttentionKind):
-            return (self.attention,) * self.num_layers
-        return self.attention
-
-    @property
-    def attention_name(self) -> str:
-        """The kinds in words, such as `local, local, performer-relu`, or one name if all are the same."""
-        names = [kind.value for kind in self.attention_kinds]
-        return names[0] if len(set(names)) == 1 else ", ".join(names)
-
-    @field_validator("attention", mode="wrap")
-    @classmethod
-    def _known_kinds(cls, value: Any, handler: Any) -> Any:
-        """Check names first: pydantic's own message for one name or a list of names would speak of neither."""
-        names = value if isinstance(value, list | tuple) else [value]
-        known = [kind.value for kind in AttentionKind]
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{quoted(name)} is no kind of attention; known ones: {', '.join(known)}")
-        return handler(value)
-
-    @model_validator(mode="after")
-    def _a_kind_for_each_layer(self) -> "ModelConfig":
-        if len(self.attention_kinds) != self.num_layers:
-            raise ValueError(
-                f"attention lists {len(self.attention_kinds)} kinds for num_layers {self.num_layers}; give one for each "
-                "layer, or a single one for all"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _kinds_have_a_causal_form(self) -> "ModelConfig":
-        without = sorted({kind.value for kind in self.attention_kinds if kind in BIDIRECTIONAL_ONLY})
+        without = sorted({layer.kind for layer in layers if not layer.has_causal_form})
         if self.objective is Objective.CAUSAL and without:
             raise ValueError(
                 f"{without[0]} attention has no causal form; choose objective masked, or another kind of attention"
@@ -160,13 +141,13 @@ class ModelConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _buckets_come_in_pairs(self) -> "ModelConfig":
-        if self.num_buckets % 2:
-            raise ValueError(f"num_buckets {self.num_buckets} must be even: a rotation makes two buckets of each axis")
-        return self
-
-    @model_validator(mode="after")
-    def _axial_shape_holds_the_window(self) -> "ModelConfig":
+    def _positions_and_objective_fit(self) -> "ModelConfig":
+        if self.token_dropout and self.objective is Objective.CAUSAL:
+            raise ValueError("token_dropout counts the <mask> of the whole sequence; it is for objective masked")
+        if self.stored_frequencies and self.positions is not PositionKind.ROTARY:
+            raise ValueError(
+                f"positions {self.positions.value} have no frequencies; stored_frequencies is for rotary ones"
+            )
         rows, columns = self.axial_shape
         if self.positions is PositionKind.AXIAL and rows * columns < self.max_length:
             raise ValueError(
@@ -175,42 +156,15 @@ class ModelConfig(_Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _softmax_features_are_random(self) -> "ModelConfig":
-        estimators = {
-            AttentionKind.PERFORMER_SOFTMAX,
-            AttentionKind.PERFORMER_OPTIMAL,
-            AttentionKind.PERFORMER_SADERF,
-        } & set(self.attention_kinds)
-        if self.projection is ProjectionKind.NONE and estimators:
-            name = min(kind.value for kind in estimators)
-            raise ValueError(f"{name} estimates with random features; projection cannot be none")
-        return self
 
-    @model_validator(mode="after")
-    def _features_come_in_pairs(self) -> "ModelConfig":
-        if self.projection is ProjectionKind.HYPERBOLIC and self.num_random_features % 2:
-            raise ValueError(
-                f"num_random_features {self.num_random_features} must be even for the hyperbolic projection, whose rows come "
-                "in pairs"
-            )
-        return self
-
-
-OF_ATTENTION = (
-    "attention",
-    "num_random_features",
-    "projection",
-    "window",
-    "num_global_tokens",
-    "stride",
-    "num_strides",
-    "num_random_blocks",
-    "num_buckets",
-    "num_hash_rounds",
-    "num_landmarks",
-)
-"""Settings of `ModelConfig` that kinds of attention are built from; other weights of a model do not depend on them."""
+OLDER_OPTIONS = {"num_random_features": "num_features"} | {
+    name: name
+    for name in (
+        *("projection", "window", "num_global_tokens", "stride", "num_strides", "num_random_blocks"),
+        *("num_buckets", "num_hash_rounds", "num_landmarks"),
+    )
+}
+"""Names of options of attention next to `attention` in older recipes and models -> their names as options of a kind."""
 
 
 class DataConfig(_Section):
@@ -221,13 +175,13 @@ class DataConfig(_Section):
     windows: Windows = Windows.PACK
     """pack whole proteins, or concatenate them and cut."""
     long_sequences: TrainingLongPolicy = TrainingLongPolicy.CROP
-    """Sequences that are longer than the model's window; without meaning when they are concatenated."""
+    """Treatment of sequences longer than the model's window; without meaning when they are concatenated."""
     window_overlap: int = Field(default=0, ge=0, le=_MANY)
-    """Residues that the windows of a long sequence share, at least."""
+    """Least number of residues that the windows of a long sequence share."""
     weights: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] | None = None
-    """Of a joined corpus: how often its stores, by name, are drawn from, in sequences; None: each sequence once an epoch."""
+    """Shares of the stores of a joined corpus, by name, in sequences drawn; None draws each sequence once an epoch."""
     mask_fraction: float = Field(default=0.15, gt=0.0, le=1.0)
-    """Masked objective: fraction of residues that are scored; of those 80 % show <mask>, 10 % another residue."""
+    """Fraction of residues that a masked model predicts; of those 80 % show <mask>, 10 % another residue."""
 
 
 class LabelledDataConfig(_Section):
@@ -236,25 +190,25 @@ class LabelledDataConfig(_Section):
     tokens_per_batch: int = Field(default=4096, ge=3, le=_MANY)
     """Tokens of one forward and backward pass per process, special tokens included."""
     long_sequences: LongPolicy = LongPolicy.ERROR
-    """Sequences that are longer than the model's window: error, drop, or crop to the first residues."""
+    """Treatment of sequences longer than the model's window: error, drop, or crop to the first residues."""
     valid_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Of the sequences whose split the table leaves open; drawn by a hash of the sequence."""
+    """Fraction for validation, of the sequences whose split the table leaves open; drawn by a hash of the sequence."""
     test_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """As valid_fraction."""
+    """Fraction for the test, drawn in the same way."""
 
 
 class HeadConfig(_Section):
-    """What is predicted from a model's hidden states, by one linear layer; stored with the model."""
+    """A linear layer that predicts labels from a model's hidden states; stored with the model."""
 
     task: Task
     """regression, classification, residue-regression or residue-classification."""
     column: str = "label"
     """Column of the table that holds the labels."""
     pooling: Pooling = Pooling.MEAN
-    """What the head sees of a sequence: mean of the residues, or end; without meaning for tasks of residues."""
+    """Summary of a sequence that the head sees: mean of the residues, or end; without meaning for tasks of residues."""
     no_label: str | None = None
-    """Mark of what has no label and enters neither loss nor measures, beside empty cells and nan: the text of a cell, a
-    number, or for classes of residues each of these letters (X if not given)."""
+    """Mark of a missing label, in addition to empty cells and nan: the text of a cell, a number, or for classes of residues
+    each of these letters (X if not given)."""
     frozen_model: bool = False
     """Whether only the head is trained."""
 
@@ -270,7 +224,7 @@ class TrainingConfig(_Section):
     num_steps: int = Field(ge=1, le=_MANY)
     """Optimizer steps of the whole run."""
     accumulation: int = Field(default=1, ge=1, le=_MANY)
-    """Batches per process that one optimizer step sums up."""
+    """Batches per process in one optimizer step."""
     optimizer: OptimizerName = OptimizerName.ADAMW
     """adamw, or muon for the matrices inside the blocks."""
     learning_rate: float = Field(default=1e-3, gt=0.0)
@@ -290,17 +244,17 @@ class TrainingConfig(_Section):
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     """Learning rate at the end, as a fraction of the peak."""
     precision: Precision = Precision.AUTO
-    """Of matrix products: float32, bfloat16 (by autocast), or auto: the faster of both where the run begins."""
+    """Type of matrix products: float32, bfloat16 (by autocast), or auto: whichever is faster where the run starts."""
     sequence_parallel: int = Field(default=1, ge=1, le=_MANY)
-    """Processes that hold each batch together, a stretch of its tokens each; for linear kinds of attention."""
+    """Processes that share each batch, each with a stretch of its tokens; for linear kinds of attention."""
     orthogonality: float = Field(default=0.0, ge=0.0)
     """λ of the term λ Σ ‖WWᵀ - I‖² in the loss, over the heads of the kinds orthogonal-softplus, oglu, oglu-2, aoglu-3."""
     redraw_every: int = Field(default=0, ge=0, le=_MANY)
     """Steps between new draws of the random features; 0 keeps the first draw."""
     lora_rank: int = Field(default=0, ge=0, le=_MANY)
-    """Rank of adapters that are trained beside the frozen weights of an existing model; 0 trains all weights."""
+    """Rank of adapters that are trained next to the frozen weights of an existing model; 0 trains all weights."""
     lora_alpha: float = Field(default=16.0, gt=0.0)
-    """Adapters count lora_alpha / lora_rank times."""
+    """Adapters are multiplied by lora_alpha / lora_rank."""
     lora_layers: LoraLayers = LoraLayers.ALL
     """Matrices that have adapters: all of a block, or those of attention."""
     validate_every: int = Field(default=500, ge=1, le=_MANY)
@@ -310,11 +264,11 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(default=500, ge=1, le=_MANY)
     """Steps between checkpoints."""
     trackers: tuple[TrackerName, ...] = ()
-    """Trackers that get the numbers of metrics.jsonl too."""
+    """Trackers that also get the numbers of metrics.jsonl."""
     keep_checkpoints: int = Field(default=2, ge=1, le=_MANY)
-    """Newest checkpoints that are kept, beside the best model."""
+    """Newest checkpoints that are kept, in addition to the best model."""
     max_skipped_steps: int = Field(default=5, ge=1, le=_MANY)
-    """Steps in a row that may be skipped since their loss or gradient is not finite; with the last of them the run stops."""
+    """Steps in a row with a loss or gradient that is not finite; they are skipped, and after so many the run stops."""
     gradient_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass: same gradients, less memory, about a third more time."""
     seed: int = Field(default=0, ge=0, le=_MANY)
@@ -333,7 +287,7 @@ class _AnyRecipe(_Section):
 
     @property
     def keeps_model(self) -> bool:
-        """Whether the weights of the model that training starts from stay as they are."""
+        """Whether the weights of the model that training starts from do not change."""
         return bool(self.training.lora_rank)
 
     @model_validator(mode="after")
@@ -342,17 +296,19 @@ class _AnyRecipe(_Section):
         for name, value in changing.items():
             if self.keeps_model and value:
                 raise ValueError(
-                    f"training.{name} {value} changes a model that adapters or a head alone leave as it is; set it to 0"
+                    f"training.{name} {value} changes a model that adapters or a head alone leave unchanged; set it to 0"
                 )
         return self
 
     @model_validator(mode="after")
     def _orthogonality_has_weights(self) -> "_AnyRecipe":
-        if self.training.orthogonality and not KEPT_ORTHOGONAL & set(self.model.attention_kinds):
-            names = ", ".join(sorted(kind.value for kind in KEPT_ORTHOGONAL))
+        if self.training.orthogonality and not any(
+            layer.has_orthogonal_weights for layer in self.model.attention_layers
+        ):
+            kinds = [kind for kind in sorted(ATTENTION_KINDS) if attention_options(kind).has_orthogonal_weights]
             raise ValueError(
                 f"training.orthogonality {self.training.orthogonality} acts on weights that {self.model.attention_name} "
-                f"attention does not have; set it to 0, or choose one of {names}"
+                f"attention does not have; set it to 0, or choose one of {', '.join(kinds)}"
             )
         return self
 
@@ -379,7 +335,6 @@ class FineTuningRecipe(_AnyRecipe):
 
     @property
     def keeps_model(self) -> bool:
-        """Whether the weights of the model that training starts from stay as they are."""
         return self.head.frozen_model or super().keeps_model
 
     @model_validator(mode="after")
@@ -417,84 +372,30 @@ def load_fine_tuning_recipe(path: Path, overrides: list[str] | None = None, *, m
 
 
 def _read(path: Path, overrides: list[str]) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such recipe; see scripts/recipes for examples") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
-    try:
-        content = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a recipe has the parts model, data and training; this file has none of them")
+    content = read_recipe(path)
     for override in overrides:
-        _apply(content, override)
+        keys, value = parse_override(override)
+        if keys[0] == "model" and isinstance(model := content.get("model"), dict):
+            value = _prepare_attention(model, keys[1:], value)
+        put(content, keys, value)
     return content
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    name, separator, value = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not separator or not dot or not key:
-        raise ConfigError(f"--set {named(override)}: expected section.key=value, for example training.num_steps=200")
-    part = content.setdefault(section, {})
-    if not isinstance(part, dict):
-        raise ConfigError(f"--set {named(override)}: {section} is not a section of the recipe")
-    part[key] = _value(override, value)
+def _prepare_attention(model: dict[str, Any], keys: list[str], value: Any) -> Any:
+    """Make a recipe's part `model` ready for an override of attention, and return the value to set.
 
-
-def _value(setting: str, value: str) -> Any:
-    try:
-        return parse_yaml(value)
-    except ValueError as error:
-        raise ConfigError(f"--set {named(setting)}: the value is not valid YAML") from error
-
-
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Settings of a model's attention given as `key=value`, such as `attention=performer-softmax`.
-
-    Raises:
-        ConfigError: not of this form, not a setting of the attention, or without a kind.
+    A kind set by its name keeps the options that it shares with the former kind. An older name of an option wins over the
+    options that the recipe nests.
     """
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator or key not in OF_ATTENTION:
-            known = ", ".join(OF_ATTENTION)
-            raise ConfigError(f"--set {named(setting)}: expected key=value with a key of the attention: {known}")
-        parsed[key] = _value(setting, value)
-    if "attention" not in parsed:
-        raise ConfigError("no kind of attention is set; add --set attention=KIND, for example performer-softmax")
-    return parsed
-
-
-def parse(section: type[BaseModel], content: Any, where: str) -> Any:
-    """Validate `content` as `section`; the first thing wrong becomes one line that names the key and the value.
-
-    Raises:
-        ConfigError: an unknown key, a missing one or an impossible value.
-    """
-    try:
-        return section.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(named(str(part)) for part in first["loc"]) or "recipe"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"unknown key; known ones here: {', '.join(_known_keys(section, first['loc'][:-1]))}"
-        elif first["type"] == "missing":
-            message = "missing; give it a value"
-        elif not isinstance(first["input"], dict | BaseModel):
-            message = f"{message[0].lower()}{message[1:]} (got {quoted(first['input'])})"
-        raise ConfigError(f"{where}: {key}: {message}") from error
-
-
-def _known_keys(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        inner = section.model_fields[str(part)].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
-        section = inner
-    return sorted(section.model_fields)
+    attention = model.get("attention")
+    if keys == ["attention"]:
+        return with_defaults(value, options_in(attention))
+    if keys[0] == "attention" and isinstance(attention, str):
+        model["attention"] = {"kind": attention}
+    elif keys[0] == "attention" and isinstance(attention, list):
+        raise ConfigError("--set model.attention has a kind for each layer here; set the whole list")
+    elif keys[0] in OLDER_OPTIONS:
+        for layer in attention if isinstance(attention, list) else [attention]:
+            if isinstance(layer, dict):
+                layer.pop(OLDER_OPTIONS[keys[0]], None)
+    return value

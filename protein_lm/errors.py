@@ -1,24 +1,24 @@
-"""Errors that are a user's to mend: the command line prints them as one line and exits with status 2.
+"""Errors that a user can fix. The command line prints them as one line and exits with status 2.
 
-Whatever a message quotes, it stays one line of printable characters and of bounded length, see `one_line`.
+A message is always one line of printable characters and of bounded length, whatever it quotes (see `one_line`).
 """
 
 import re
 import reprlib
 
 _MOST = 2000
-"""Characters of a message."""
+"""Limit of characters in a message."""
 _MOST_OF_WORD = 1000
-"""Of what has no blank in it, such as a path."""
+"""Limit of characters in a word, such as a path."""
 _MOST_QUOTED = 200
-"""Of a value that is quoted."""
+"""Limit of characters in a quoted value."""
 _shorter = reprlib.Repr()
 _shorter.maxstring = _shorter.maxother = _shorter.maxlong = _MOST_QUOTED
 _shorter.maxlevel = 3
 
 
 class ProteinLMError(Exception):
-    """Base of all errors raised for bad input. The message names the place, the limit and the remedy."""
+    """Base of all errors raised for bad input. The message names the value, the limit and the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -49,9 +49,9 @@ class NumericalError(ProteinLMError):
 
 
 def one_line(text: str) -> str:
-    r"""A text as one line of at most 2,000 characters, in which nothing but printable characters stands.
+    r"""Return a text as one line of at most 2,000 printable characters.
 
-    Long words and long texts lose their middle, so that what is at the end, the remedy, stays.
+    Long words and long texts lose their middle, so that their end, the remedy, stays.
 
     >>> one_line("no\n  sequence \x1b[31mP1\x1b[0m")
     'no sequence \\x1b[31mP1\\x1b[0m'
@@ -64,7 +64,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text whose other characters are escaped: those that steer a terminal, or turn the direction of writing.
+    r"""Return a text with characters escaped that steer a terminal or turn the direction of writing.
 
     >>> printable("a\tb\x07\u202e")
     'a\\tb\\x07\\u202e'
@@ -75,7 +75,7 @@ def printable(text: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it, cut to 200 characters, in time and memory that do not grow with it.
+    """Return a value as Python writes it, cut to 200 characters. Time and memory do not grow with it.
 
     >>> quoted("P1"), len(quoted("A" * 10**6)), quoted([[[[[1]]]]])
     ("'P1'", 200, '[[[[...]]]]')
@@ -87,7 +87,7 @@ def quoted(value: object) -> str:
 
 
 def named(text: str) -> str:
-    r"""A name that stands in a message as it is, but cut to 200 characters and escaped.
+    r"""Return a name for a message: without quotes, cut to 200 characters and escaped.
 
     >>> named("sp|P1\x1b"), len(named("A" * 10**6))
     ('sp|P1\\x1b', 200)
@@ -96,7 +96,7 @@ def named(text: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """The beginning and the end of a text."""
+    """Return a text without its middle, at most `most` characters long."""
     if len(text) <= most:
         return text
     end = most // 4

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from protein_lm.checkpoint.directory import CARD, load_model, read_facts, save_model
+from protein_lm.checkpoint.card import CARD
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import load_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE, FAMILIES = ROOT / "data/swissprot_sample.fasta.gz", ROOT / "data/swissprot_sample_families.tsv.gz"

@@ -24,6 +24,7 @@ import pandas as pd
 
 from protein_lm.analysis.curves import learning_curves
 from protein_lm.analysis.evaluation import evaluate
+from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.corpus.corpus import Corpus
@@ -31,8 +32,9 @@ from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.split import Split
 from protein_lm.plots.curves import compare_runs
 from protein_lm.plots.saving import save_figure
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 
 MODELS = {"Transformer": "exact", "Performer-ReLU": "performer-relu", "Performer-softmax": "performer-softmax"}
 OBJECTIVES = {"U": "causal", "B": "masked"}
@@ -87,7 +89,7 @@ def steps_in(seconds: float, planned: dict[str, Any], corpus: Corpus) -> int:
     trial = {**planned, "training": planned["training"] | TRIAL}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        Trainer(Recipe.model_validate(trial), corpus, run).fit()
+        Trainer(LanguageModelling(Recipe.model_validate(trial), corpus), run).fit()
         speeds = [row["tokens_per_second"] for row in read_metrics(run) if row["split"] == "train"]
     return max(4, round(seconds * statistics.median(speeds) / LONG))
 
@@ -108,12 +110,11 @@ def recipe(letter: str, model: str, seed: int, options: argparse.Namespace) -> R
         {
             "model": {
                 "objective": OBJECTIVES[letter],
-                "attention": MODELS[model],
+                "attention": with_defaults(MODELS[model], {"num_features": 64}),
                 "num_layers": options.layers,
                 "width": options.width,
                 "num_heads": 4,
                 "feedforward_width": 2 * options.width,
-                "num_random_features": 64,
                 "max_length": 1024,
             },
             "data": {"tokens_per_batch": 2048, "mask_fraction": 0.15},
@@ -137,7 +138,7 @@ def result(run: Path, planned: Recipe, corpus: Corpus, model: str) -> list[dict[
     """Train, unless it is done, and evaluate the last weights: one row for each split."""
     done = run / "results.json"
     if not done.exists():
-        trainer = Trainer(planned, corpus, run, resume=(run / "last").exists())
+        trainer = Trainer(LanguageModelling(planned, corpus), run, resume=(run / "last").exists())
         if trainer.fit().step < planned.training.num_steps:
             raise SystemExit(f"{run}: stopped; the same command goes on")
         table = evaluate(load_model(run / "last"), corpus, splits=SPLITS)

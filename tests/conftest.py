@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.config import ModelConfig, Recipe
 from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.store import TokenStore
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.native import build, library
+from protein_lm.native import reader as file_reader
 from tests.processes import Processes
 
 KINDS = [
@@ -79,12 +81,11 @@ def small_recipe(*, objective: str = "causal", attention: str = "performer-relu"
         {
             "model": {
                 "objective": objective,
-                "attention": attention,
+                "attention": with_defaults(attention, {"num_features": 32}),
                 "num_layers": 2,
                 "width": 32,
                 "num_heads": 2,
                 "feedforward_width": 64,
-                "num_random_features": 32,
                 "max_length": 64,
             },
             "data": {"tokens_per_batch": 1024},
@@ -106,17 +107,19 @@ def small_recipe(*, objective: str = "causal", attention: str = "performer-relu"
 @pytest.fixture(scope="session")
 def runs(corpus: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A trained run for each objective."""
-    from protein_lm.training.trainer import Trainer
+    from protein_lm.training.language_modelling import LanguageModelling
+    from protein_lm.training.loop import Trainer
 
     folder = tmp_path_factory.mktemp("runs")
     for objective in ("causal", "masked"):
-        Trainer(small_recipe(objective=objective), corpus, folder / objective).fit()
+        Trainer(LanguageModelling(small_recipe(objective=objective), corpus), folder / objective).fit()
     return {objective: folder / objective for objective in ("causal", "masked")}
 
 
 def fresh_model(**changes: Any) -> ProteinLM:
-    """An untrained model of the small recipe."""
-    model = ProteinLM(ModelConfig.model_validate(small_recipe().model.model_dump() | changes))
+    """An untrained model of the small recipe. Options of attention may stand next to `attention`, by their older names."""
+    settings = small_recipe().model.model_dump() | {"attention": "performer-relu", "num_random_features": 32}
+    model = ProteinLM(ModelConfig.model_validate(settings | changes))
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -148,6 +151,18 @@ def kernels_folder(kernels_root):
         patch.setenv(library.VARIABLE, library.OFF)
         library.forget()
         yield build.folder()
+    library.forget()
+
+
+@pytest.fixture(scope="module")
+def reader(kernels_root):
+    """The compiled reader, in use."""
+    have_built([build.READER], kernels_root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
+        patch.delenv(build.VARIABLE)
+        library.forget()
+        yield file_reader.reader()
     library.forget()
 
 

@@ -123,7 +123,7 @@ def test_it_agrees_with_the_command_line(runs, tmp_path) -> None:
         pd.testing.assert_frame_equal(protein_lm.score(model, fasta), pd.read_csv(output))
         by_name = protein_lm.score(model, dict(zip("ABC", CLEAN, strict=True)))
         pd.testing.assert_frame_equal(by_name, protein_lm.score(model, fasta))
-    maps = protein_lm.attention_maps(model, CLEAN[:2], layers=[1], heads=[0])
+    maps = protein_lm.attention_maps(model, CLEAN[:2], layers=[2], heads=[1])
     assert {name: tuple(matrices.shape) for name, matrices in maps.items()} == {"1": (1, 1, 12, 12), "2": (1, 1, 9, 9)}
     assert torch.allclose(maps["1"].sum(-1), torch.ones(1, 1, 12))
 
@@ -134,7 +134,7 @@ def test_python_of_the_guide(monkeypatch, capsys) -> None:
     ours, with_transformers = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(ours, found := {})
     assert found["table"]["sequence_id"].tolist() == ["wild type", "W5"]
-    assert found["matrices"].shape == (2, 4, 102, 102) and found["alike"].shape == (20, 20)
+    assert found["matrices"].shape == (2, 4, 102, 102) and found["similar"].shape == (20, 20)
     pytest.importorskip("transformers")
     exec(with_transformers, {})
     assert capsys.readouterr().out.startswith("MKT")

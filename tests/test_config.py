@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protein_lm.config import FineTuningRecipe, ModelConfig, Recipe, load_fine_tuning_recipe, load_recipe, parse
+from protein_lm.attention.kinds.table import attention_options
+from protein_lm.config import FineTuningRecipe, ModelConfig, Recipe, load_fine_tuning_recipe, load_recipe
 from protein_lm.errors import ConfigError
+from protein_lm.files.settings import parse
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts/recipes").glob("*.yaml"))
 GOOD = """
@@ -30,7 +32,7 @@ def test_the_papers_recipe_has_the_papers_figures() -> None:
     recipe = load_recipe(Path(__file__).parent.parent / "scripts/recipes/performer-paper.yaml")
     model, training = recipe.model, recipe.training
     assert (model.num_layers, model.num_heads, model.width, model.feedforward_width) == (36, 8, 512, 1024)
-    assert (model.num_random_features, model.dropout, recipe.data.mask_fraction) == (256, 0.1, 0.15)
+    assert (model.attention_layers[0].num_features, model.dropout, recipe.data.mask_fraction) == (256, 0.1, 0.15)
     assert (training.betas, training.epsilon, training.learning_rate) == ((0.9, 0.98), 1e-9, 1e-3)
     assert (training.weight_decay, training.gradient_clip) == (0.1, 0.5)
 
@@ -48,7 +50,28 @@ def test_the_papers_recipe_has_the_papers_figures() -> None:
             "model.attention=[exact, local]",
             "model: attention lists 2 kinds for num_layers 1; give one for each layer, or a single one for all",
         ),
-        ("model.num_buckets=7", "model: num_buckets 7 must be even: a rotation makes two buckets of each axis"),
+        (
+            "model.attention={kind: lsh, num_buckets: 7}",
+            "model.attention: lsh attention: num_buckets 7 must be even: a rotation makes two buckets of each axis",
+        ),
+        (
+            "model.attention={kind: performer-relu, num_features: 0}",
+            "model.attention: performer-relu attention: num_features: input should be greater than or equal to 1 (got 0)",
+        ),
+        (
+            "model.attention=[{kind: performer-relu, projection: odd}]",
+            "layer 1: performer-relu attention: 'odd' is no projection; known ones: orthogonal, iid, regularized,",
+        ),
+        (
+            "model.attention.num_landmarks=8",
+            "model.attention: exact attention has no option 'num_landmarks'; kinds that have it: linformer, nystrom",
+        ),
+        (
+            "model.attention={kind: local, widow: 8}",
+            "model.attention: local attention has no option 'widow'; its options: window",
+        ),
+        ("model.attention={window: 8}", "options of attention need their kind, such as {kind: performer-relu, num_fe"),
+        ("model.width.a=8", "--set model.width.a: model.width is not a section of the recipe"),
         (
             "training.orthogonality=0.1",
             "training.orthogonality 0.1 acts on weights that exact attention does not have; set it to 0, or choose "
@@ -195,7 +218,7 @@ MODEL = {
             "axial_shape 9 x 11 holds 99 positions, max_length is 100; make the shape larger or the window smaller",
         ),
         (
-            {"attention": "performer-optimal", "projection": "none"},
+            {"attention": {"kind": "performer-optimal", "projection": "none"}},
             "performer-optimal estimates with random features; projection cannot be none",
         ),
     ],
@@ -206,10 +229,61 @@ def test_models_that_cannot_be(changes, message) -> None:
 
 
 def test_a_kind_for_each_layer() -> None:
-    config = model_config(attention=["local", "local", "performer-relu"], window=1_000_000)
+    config = model_config(attention=["local", {"kind": "local", "window": 1_000_000}, "performer-relu"])
     assert config.attention_name == "local, local, performer-relu"
-    assert [kind.value for kind in config.attention_kinds] == ["local", "local", "performer-relu"]
+    assert config.attention_kinds == ("local", "local", "performer-relu")
+    assert config.attention_layers[1] == attention_options({"kind": "local", "window": 1_000_000})
     assert model_config(attention=["exact"] * 3).attention_name == "exact"
+
+
+def test_options_by_their_older_names_mean_the_same() -> None:
+    older = model_config(attention=["local", "performer-relu", "exact"], window=8, num_random_features=16)
+    newer = [{"kind": "local", "window": 8}, {"kind": "performer-relu", "num_features": 16}, "exact"]
+    assert older == model_config(attention=newer)
+    assert older == ModelConfig.model_validate(older.model_dump(mode="json"))
+    assert model_config(attention="exact", num_buckets=4) == model_config(attention="exact")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "attention"),
+    [
+        # By older names, by nested ones, and one over the other: the later setting wins.
+        ("elu, num_random_features: 8", ["attention=performer-relu"], {"kind": "performer-relu", "num_features": 8}),
+        (
+            "performer-relu, num_random_features: 8",
+            ["attention.num_features=16"],
+            {"kind": "performer-relu", "num_features": 16},
+        ),
+        (
+            "{kind: performer-relu, num_features: 8}",
+            ["num_random_features=16", "attention=performer-exp"],
+            {"kind": "performer-exp", "num_features": 16},
+        ),
+        (
+            "[{kind: performer-relu, num_features: 8}]",
+            ["num_random_features=16"],
+            [{"kind": "performer-relu", "num_features": 16}],
+        ),
+        # A kind set by its name keeps the options that it shares with the former kind.
+        (
+            "{kind: strided, window: 8, stride: 2}",
+            ["attention=[local]"],
+            [{"kind": "local", "window": 8}],
+        ),
+    ],
+)
+def test_overrides_of_attention(tmp_path, recipe, overrides, attention) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD.replace("exact", recipe))
+    settings = [f"model.{override}" for override in overrides]
+    expected = {**yaml.safe_load(GOOD)["model"], "attention": attention}
+    assert load_recipe(path, settings).model == ModelConfig.model_validate(expected)
+
+
+def test_one_option_of_a_list_of_kinds_is_not_set(tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD.replace("exact", "[local]"))
+    with pytest.raises(ConfigError, match=r"model.attention has a kind for each layer here; set the whole list"):
+        load_recipe(tmp_path / "recipe.yaml", ["model.attention.window=8"])
 
 
 def test_a_recipe_on_labels_is_not_one_of_a_language_model() -> None:

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from protein_lm import alphabet
 from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.pair_attention import amino_acid_indicators
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.kinds.interface import AttentionOperation, LayerShape
+from protein_lm.attention.kinds.table import ATTENTION_KINDS, build_attention, with_defaults
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 from protein_lm.batches.batches import causal_targets, pack
@@ -26,10 +27,10 @@ from tests.conftest import small_recipe
 META = torch.device("meta")
 EXTRAS = {"kmer_sizes": [3, 4], "kmer_buckets": 256, "convolution_taps": 4, "qk_norm": True, "dropout": 0.1}
 kinds = pytest.mark.parametrize("attention", ATTENTION_KINDS)
-BIDIRECTIONAL_ONLY = {"linformer", "nystrom"}
+BIDIRECTIONAL_ONLY = {kind for kind, options in ATTENTION_KINDS.items() if not options.has_causal_form}
 READS_THE_MASK = {"linformer", "nystrom", "bigbird"}
 """Kinds that ask a mask for the length of a row, which a tensor without data cannot tell."""
-OPTIONS = AttentionOptions(num_heads=3, head_width=16, num_features=24, window=30, stride=2)
+OPTIONS = {"num_features": 24, "window": 30, "stride": 2}
 objectives = pytest.mark.parametrize("objective", ["causal", "masked"])
 
 
@@ -50,6 +51,11 @@ def _one_device() -> Iterator[None]:
         yield
 
 
+def build_operation(kind: str, *, causal: bool) -> AttentionOperation:
+    layer = LayerShape(num_heads=3, head_width=16, causal=causal)
+    return build_attention(with_defaults(kind, OPTIONS), layer)
+
+
 def build(attention: str, objective: str) -> ProteinLM:
     """A model with everything that models may have."""
     if objective == "causal" and attention in BIDIRECTIONAL_ONLY:
@@ -65,7 +71,7 @@ def build(attention: str, objective: str) -> ProteinLM:
 def test_operations_forward_and_backward(attention, dtype, causal, layout) -> None:
     if (causal and attention in BIDIRECTIONAL_ONLY) or (layout == "padded" and attention in READS_THE_MASK):
         pytest.skip("not of this kind")
-    operation = ATTENTION_KINDS[attention](OPTIONS, causal=causal).to(META)
+    operation = build_operation(attention, causal=causal).to(META)
     rows = 1 if layout == "packed" else 2
     shape = rows, 3 * operation.heads_per_output, 150, 16
     tensors = [torch.randn(shape, device=META, dtype=dtype, requires_grad=True) for _ in range(3)]
@@ -117,7 +123,7 @@ def test_looking_inside(attention, objective) -> None:
 
 
 def test_a_mismatch_is_refused() -> None:
-    operation = ATTENTION_KINDS["performer-relu"](OPTIONS, causal=True)  # its projection is on the CPU
+    operation = build_operation("performer-relu", causal=True)  # its projection is on the CPU
     with pytest.raises(RuntimeError, match="mixes tensors of cpu, meta"):
         operation(*(torch.randn(1, 2, 10, 16, device=META) for _ in range(3)))
     with pytest.raises(RuntimeError, match="mixes tensors of cpu, meta"):

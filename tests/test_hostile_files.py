@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protein_lm.checkpoint.directory import load_model, load_predictor, read_training_facts, save_model, write_checksums
+from protein_lm.checkpoint.checksums import write_checksums
+from protein_lm.checkpoint.directory import load_model, load_predictor, save_model
+from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import Task
 from protein_lm.cli import main
 from protein_lm.config import HeadConfig, Recipe
@@ -21,8 +23,9 @@ from protein_lm.errors import ConfigError, InputError, ModelError, StoreError
 from protein_lm.interop.reading import read_esm2
 from protein_lm.model.predictor import PredictionHead
 from protein_lm.model.sizes import check_room
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics, read_recipe
-from protein_lm.training.trainer import Trainer
 from tests.conftest import fresh_model, grammar, small_recipe, write_fasta
 
 NESTED = "[" * 100_000 + "]" * 100_000
@@ -65,7 +68,7 @@ def refused(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ("num_layers", str(10**9), "num_layers: input should be less than or equal to 10000"),
         ("num_layers", "10000", "weight blocks.2.* is missing, the config asks for 10,000 blocks"),
         ("feedforward_width", str(2**24), "the config asks for (16777216"),
-        ("num_random_features", str(2**20), "the config asks for (1048576, 16)"),
+        ("attention", '{"kind": "performer-relu", "num_features": 1048576}', "the config asks for (1048576, 16)"),
         ("num_heads", "32", "must give an even whole number"),
         ("kmer_buckets", str(10**15), "kmer_buckets: input should be less than or equal to"),
         ("kmer_sizes", "[2, 3, 4]", "weight kmer_embedding."),
@@ -165,7 +168,7 @@ def tuned(corpus, tmp_path_factory) -> Path:
     recipe = small_recipe(objective="masked", num_steps=1, warmup_steps=0, lora_rank=2, num_validation_sequences=2)
     run = tmp_path_factory.mktemp("tuned") / "run"
     save_model(fresh_model(objective="masked"), run.with_name("base"))
-    Trainer(recipe, corpus, run, initial=str(run.with_name("base"))).fit()
+    Trainer(LanguageModelling(recipe, corpus), run, initial=str(run.with_name("base"))).fit()
     return run / "best"
 
 
@@ -189,7 +192,7 @@ def test_adapters_of_impossible_settings(tuned, name, value) -> None:
 def trained(corpus, tmp_path_factory) -> tuple[Recipe, Path]:
     recipe = small_recipe(num_steps=1, warmup_steps=0, keep_checkpoints=1, num_validation_sequences=2)
     run = tmp_path_factory.mktemp("trained") / "run"
-    Trainer(recipe, corpus, run).fit()
+    Trainer(LanguageModelling(recipe, corpus), run).fit()
     return recipe, run
 
 
@@ -219,10 +222,10 @@ def test_training_states_of_any_content(corpus, short_run, change: dict[str, Any
     (run / "last/checksums.json").unlink()
     write_checksums(run / "last")
     if "protein_lm_version" in change:
-        Trainer(recipe, corpus, run, resume=True)
+        Trainer(LanguageModelling(recipe, corpus), run, resume=True)
         return
     with pytest.raises((ModelError, ConfigError), match=r"damaged training state|missing; give it a value"):
-        Trainer(recipe, corpus, run, resume=True)
+        Trainer(LanguageModelling(recipe, corpus), run, resume=True)
 
 
 @pytest.mark.parametrize(("name", "size"), [("0.999.exp_avg", 1), ("x", 1), ("0.0.exp_avg", 7)])
@@ -233,7 +236,7 @@ def test_moments_of_other_weights(corpus, short_run, name, size) -> None:
     (run / "last/checksums.json").unlink()
     write_checksums(run / "last")
     with pytest.raises(ModelError, match=r"the training state has moments '.*' of"):
-        Trainer(recipe, corpus, run, resume=True)
+        Trainer(LanguageModelling(recipe, corpus), run, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -69,52 +69,8 @@ def test_held_out_families_are_whole() -> None:
     assert not (evaluation | clusters) & (set(table["sequence_id"]) | set(table["family"]))
 
 
-GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def commands_of_the_guide() -> list[str]:
-    text = "".join(page.read_text() for page in GUIDE)
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("protein-lm ")]
-
-
-@pytest.mark.parametrize("command", commands_of_the_guide())
-def test_commands_of_the_guide_are_understood(command, capsys) -> None:
-    """Every verb and option exists; what they do is tested elsewhere and by scripts/demo."""
-    import shlex
-
-    from protein_lm.cli import main
-
-    words = shlex.split(command, comments=True)[1:]
-    verb = words[:2] if words[0] in ("data", "contacts") else words[:1]
-    assert main([*verb, "--help"]) == 0
-    shown = capsys.readouterr().out
-    for word in words:
-        if word.startswith("-") and word != "-":
-            assert word in shown, f"{word} is no option of {' '.join(verb)}"
-    for word in words:
-        if word.startswith(("scripts/", "data/swissprot", "data/P00974")):
-            assert (ROOT / word).exists()
-
-
 def test_the_change_log_and_citation_know_the_version() -> None:
     assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
-
-
-@pytest.mark.parametrize("page", [*GUIDE, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_links_of_the_guide_lead_somewhere(page) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        path, _, anchor = target.partition("#")
-        if "://" in target:
-            continue
-        file = (page.parent / path) if path else page
-        assert file.exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
-            assert anchor in [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings], (
-                target
-            )
 
 
 @pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}], ids=str)

@@ -8,8 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.contestants.base import DTYPES, HEAD_WIDTH, HEADS, NUM_FEATURES, UNLIMITED, Contestant, Prepared
 from benchmarks.spec import Spec
+from protein_lm.attention.dispatch import linear_attention
 from protein_lm.attention.feature_maps.performer import FeatureMap, ReLUFeatures, SoftmaxFeatures
-from protein_lm.attention.operations.linear import linear_attention
 
 Attend = Callable[..., Tensor]
 """query, key, value (B, H, L, E) -> (B, H, L, E); for layers, hidden states (B, L, D) -> (B, L, D)."""
@@ -46,7 +46,7 @@ def operation(build: BuildAttend) -> Callable[[Spec], Prepared]:
 
 
 def ours(feature_map: type[ReLUFeatures] | type[SoftmaxFeatures]) -> BuildAttend:
-    """`protein_lm.attention.operations.linear.linear_attention` with these random features."""
+    """`protein_lm.attention.dispatch.linear_attention` with these random features."""
 
     def build(spec: Spec) -> Attend:
         features: FeatureMap = feature_map(HEAD_WIDTH, NUM_FEATURES)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from benchmarks.contestants.attention import Attend, forward_and_backward
 from benchmarks.contestants.base import DTYPES, HEAD_WIDTH, HEADS, UNLIMITED, WIDTH, Contestant, Prepared
 from benchmarks.spec import Spec
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
+from protein_lm.attention.kinds.interface import LayerShape
+from protein_lm.attention.kinds.table import build_attention
 
 WINDOW = 512
 """Keys that a Longformer query sees, half of them on each side."""
@@ -78,9 +79,8 @@ def ours(kind: str, **options: Any) -> BuildLayer:
     """Our operation of that kind behind its projections to queries, keys and values."""
 
     def build(spec: Spec) -> tuple[nn.Module, Attend]:
-        operation = ATTENTION_KINDS[kind](
-            AttentionOptions(num_heads=HEADS, head_width=HEAD_WIDTH, **options), causal=spec.direction == "causal"
-        )
+        shape = LayerShape(num_heads=HEADS, head_width=HEAD_WIDTH, causal=spec.direction == "causal")
+        operation = build_attention({"kind": kind, **options}, shape)
         parts = 2 if operation.shares_query_and_key else 3
         projection = nn.Linear(WIDTH, parts * WIDTH).to(DTYPES[spec.dtype])
 

@@ -16,9 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.contestants import models
 from protein_lm import alphabet
+from protein_lm.attention.kinds.table import options_in
 from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
 from protein_lm.batches.masking import hide
-from protein_lm.batches.plan import Place
+from protein_lm.batches.plan import PlanPosition
 from protein_lm.choices import Objective, Precision
 from protein_lm.config import Recipe
 from protein_lm.corpus.corpus import Corpus
@@ -43,7 +44,7 @@ class Learner:
 
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    steps: Callable[[Place], Iterator[tuple[Callable[[], Tensor], int, Place]]]
+    steps: Callable[[PlanPosition], Iterator[tuple[Callable[[], Tensor], int, PlanPosition]]]
     """From a place on: what gives a step's mean loss, its tokens without padding, and where the next one begins."""
     validate: Callable[[], float]
     """Perplexity of the validation residues."""
@@ -98,7 +99,7 @@ def ours(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues]) -> Lear
     model.initialize(torch.Generator().manual_seed(recipe.training.seed))
     batches = _batches(recipe, corpus)
 
-    def steps(place: Place) -> Iterator[tuple[Callable[[], Tensor], int, Place]]:
+    def steps(place: PlanPosition) -> Iterator[tuple[Callable[[], Tensor], int, PlanPosition]]:
         for planned in batches.plan.batches(place):
             batch = batches.batch(planned)
 
@@ -107,7 +108,7 @@ def ours(recipe: Recipe, corpus: Corpus, validation: Sequence[Residues]) -> Lear
                 logits = model(batch.tokens, packing=batch.packing, selected=selected)
                 return cross_entropy(logits.float(), batch.targets[selected])
 
-            yield loss, batch.tokens.numel(), planned.next_place
+            yield loss, batch.tokens.numel(), planned.next_position
 
     def validate() -> float:
         tokens = recipe.data.tokens_per_batch
@@ -124,7 +125,7 @@ def peer(name: str, recipe: Recipe, corpus: Corpus, validation: Sequence[Residue
     is_causal = recipe.model.objective is Objective.CAUSAL
     batches, budget = _batches(recipe, corpus), recipe.data.tokens_per_batch
 
-    def steps(place: Place) -> Iterator[tuple[Callable[[], Tensor], int, Place]]:
+    def steps(place: PlanPosition) -> Iterator[tuple[Callable[[], Tensor], int, PlanPosition]]:
         plan = batches.plan.batches(place)
         while pool := list(islice(plan, POOL)):
             rows = [row for planned in pool for row in _rows(batches.batch(planned))]
@@ -133,7 +134,7 @@ def peer(name: str, recipe: Recipe, corpus: Corpus, validation: Sequence[Residue
                 def loss(tokens: Tensor = tokens, targets: Tensor = targets) -> Tensor:
                     return cross_entropy(logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
 
-                yield loss, int((tokens != alphabet.PAD).sum()), pool[-1].next_place
+                yield loss, int((tokens != alphabet.PAD).sum()), pool[-1].next_position
 
     def validate() -> float:
         return padded_perplexity(logits, validation, is_causal=is_causal, budget=budget)
@@ -206,7 +207,7 @@ def _size(recipe: Recipe) -> models.Size:
         model.width,
         model.num_heads,
         model.feedforward_width,
-        model.num_random_features,
+        options_in(model.attention).get("num_features", models.NUM_FEATURES),
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from benchmarks.contestants.base import FEEDFORWARD_WIDTH, HEADS, LAYERS, NUM_FEATURES, WIDTH
 from protein_lm import alphabet
+from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.config import ModelConfig
 from protein_lm.model.language_model import ProteinLM
 
@@ -32,12 +33,11 @@ def ours(size: Size, *, objective: str, attention: str) -> ProteinLM:
     config = ModelConfig.model_validate(
         {
             "objective": objective,
-            "attention": attention,
+            "attention": with_defaults(attention, {"num_features": size.num_features}),
             "num_layers": size.num_layers,
             "width": size.width,
             "num_heads": size.num_heads,
             "feedforward_width": size.feedforward_width,
-            "num_random_features": size.num_features,
             "max_length": size.max_length,
         }
     )

@@ -1,60 +1,25 @@
-"""How well scores of variants agree with measurements, as ProteinGym defines it.
+"""Agreement of scores of variants with measurements, as ProteinGym defines it.
 
-Source: `proteingym/performance_DMS_benchmarks.py` of OATML-Markslab/ProteinGym (NeurIPS 2023). Where scores are equal,
-ProteinGym's ranks for the NDCG depend on the machine; here the row that comes first in the table ranks first.
+Source: `proteingym/performance_DMS_benchmarks.py` of OATML-Markslab/ProteinGym (NeurIPS 2023). Of equal scores, the one that
+comes first in the table ranks first in the NDCG. ProteinGym's order of these depends on the machine.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
+from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
-from protein_lm.errors import InputError
+from protein_lm.io.variants.measurements import GROUPS, Measurements, Numbers
 
-MEASURED, MEASURED_BINARY = "DMS_score", "DMS_score_bin"
-"""Columns of an assay: the measurement, and 1 for the fitter half or part."""
 MEASURES = ("spearman", "ndcg", "auc", "mcc", "top_recall")
-PROTEIN, SELECTION = "UniProt_ID", "coarse_selection_type"
-"""Columns of ProteinGym's reference table, by which its average is formed."""
 TOP_PERCENT = 10
-
-Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """What an assay measured of the N variants of a table."""
-
-    values: Numbers
-    """(N,) NaN where a row has no number."""
-    is_fit: Numbers
-    """(N,) 1 or 0: `DMS_score_bin`, or whether the value is at or above the median of all."""
-
-
-def read_measurements(frame: pd.DataFrame, path: Path) -> Measurements:
-    """The measurements of a table with the column `DMS_score`, all cells of which are text.
-
-    Raises:
-        InputError: a cell is no finite number, or no 0 or 1.
-    """
-    values = _numbers(frame, MEASURED, path)
-    if MEASURED_BINARY not in frame:
-        has_value = np.isfinite(values)
-        median = np.median(values[has_value]) if has_value.any() else np.nan
-        return Measurements(values, np.where(has_value, (values >= median).astype(float), np.nan))
-    is_fit = _numbers(frame, MEASURED_BINARY, path)
-    if (wrong := np.flatnonzero(np.isfinite(is_fit) & ~np.isin(is_fit, (0, 1)))).size:
-        raise InputError(f"{path}, row {wrong[0] + 1}: {MEASURED_BINARY} is {is_fit[wrong[0]]:g}; it must be 0 or 1")
-    return Measurements(values, is_fit)
 
 
 def agreement_with(scores: Numbers, measurements: Measurements) -> dict[str, float]:
-    """Each of `MEASURES` over the rows that have a score and a measurement; NaN where one is not defined."""
+    """Compute each of `MEASURES` over the rows that have a score and a measurement; NaN if it is not defined."""
     measured = np.isfinite(scores) & np.isfinite(measurements.values)
     scores, values, is_fit = scores[measured], measurements.values[measured], measurements.is_fit[measured]
     if not scores.size:
@@ -70,14 +35,14 @@ def agreement_with(scores: Numbers, measurements: Measurements) -> dict[str, flo
 
 
 def spearman(scores: Numbers, values: Numbers) -> float:
-    """Correlation of the ranks; NaN if scores or values are all equal."""
+    """Return the correlation of the ranks; NaN if scores or values are all equal."""
     return float(spearmanr(values, scores)[0]) if np.ptp(values) and np.ptp(scores) else np.nan  # type: ignore[arg-type]
 
 
 def ndcg(scores: Numbers, values: Numbers) -> float:
-    """Normalized discounted cumulative gain of the best tenth by score; gains are the values scaled to 0…1.
+    """Return the normalized discounted cumulative gain of the best tenth by score. Gains are the values scaled to 0…1.
 
-    0 if a tenth is less than one variant, NaN if the values are all equal.
+    It is 0 if a tenth is less than one variant, and NaN if the values are all equal.
 
     >>> round(ndcg(np.arange(20.0), np.arange(20.0)), 6)
     1.0
@@ -92,65 +57,47 @@ def ndcg(scores: Numbers, values: Numbers) -> float:
 
 
 def auc(scores: Numbers, is_fit: NDArray[np.bool_]) -> float:
-    """Chance that a fit variant scores higher than one that is not, equal scores counted half; NaN if one kind is absent."""
-    num_fit, num_unfit = int(is_fit.sum()), int((~is_fit).sum())
-    if not num_fit or not num_unfit:
-        return np.nan
-    return float((rankdata(scores)[is_fit].sum() - num_fit * (num_fit + 1) / 2) / (num_fit * num_unfit))
+    """Return the area under the ROC curve; NaN if all variants are fit, or none is."""
+    return float(roc_auc_score(is_fit, scores)) if is_fit.any() and not is_fit.all() else np.nan
 
 
 def mcc(is_high: NDArray[np.bool_], is_fit: NDArray[np.bool_]) -> float:
-    """Matthews correlation of a score at or above the median with being fit; 0 if either is the same everywhere."""
+    """Return the Matthews correlation of high scores with being fit; 0 if either is constant."""
     if not is_high.size:
         return np.nan
     if is_high.all() == is_high.any() or is_fit.all() == is_fit.any():
         return 0.0
-    return float(np.corrcoef(is_high, is_fit)[0, 1])
+    return float(matthews_corrcoef(is_fit, is_high))
 
 
 def top_recall(scores: Numbers, values: Numbers) -> float:
-    """Share of the variants with values at or above their 90th percentile whose scores are at or above theirs.
+    """Return the share of the top variants by value that are also top by score; top means at or above the 90th percentile.
 
-    Equal values at the percentile all count (ProteinGym since January 2024); of an empty top the share is 0.
+    All values equal to the percentile count (ProteinGym since January 2024). The share of an empty top is 0.
     """
     is_top, is_high = (each >= np.percentile(each, 100 - TOP_PERCENT) for each in (values, scores))
     return float((is_top & is_high).sum() / is_top.sum()) if is_top.any() else 0.0
 
 
 def aggregate(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """One row for each assay, and below them the mean of each measure over the assays that have it (row `mean`).
+    """Return a row for each assay, and the mean of each measure over the assays that have it (row `mean`).
 
     If all rows have `UniProt_ID` and `coarse_selection_type`, ProteinGym's own average follows (row `mean of selection
-    types`): over the assays of a protein and selection type, over the proteins of a type, over types.
+    types`). It averages over the assays of a protein and selection type, then over the proteins of a type, then over types.
     """
     table = pd.DataFrame(list(rows))
     means = {"mean": table[list(MEASURES)].mean()}
-    if {PROTEIN, SELECTION} <= set(table):
-        by_protein = table.groupby([PROTEIN, SELECTION])[list(MEASURES)].mean()
-        means["mean of selection types"] = by_protein.groupby(SELECTION).mean().mean()
+    if set(GROUPS) <= set(table):
+        by_protein = table.groupby([*GROUPS])[list(MEASURES)].mean()
+        means["mean of selection types"] = by_protein.groupby(GROUPS[1]).mean().mean()
     summaries = pd.DataFrame(means).T.rename_axis("assay").reset_index()
     return pd.concat([table, summaries], ignore_index=True).astype({"num_variants": "Int64", "num_scored": "Int64"})
 
 
 def describe(measures: Mapping[str, float]) -> str:
-    """The measures in a line."""
+    """Return the measures as a line of text."""
     names = {"spearman": "Spearman", "ndcg": "NDCG", "auc": "AUC", "mcc": "MCC", "top_recall": "top-10 % recall"}
     return ", ".join(
         f"{name} {'not defined' if np.isnan(measures[key]) else format(measures[key], '.3f')}"
         for key, name in names.items()
     )
-
-
-def _numbers(frame: pd.DataFrame, column: str, path: Path) -> Numbers:
-    """(N,) numbers of text cells, NaN for empty ones."""
-    numbers = np.full(len(frame), np.nan)
-    for row, cell in enumerate(map(str.strip, frame[column]), 1):
-        if not cell:
-            continue
-        with suppress(ValueError):
-            numbers[row - 1] = float(cell)
-        if not np.isfinite(numbers[row - 1]):
-            raise InputError(
-                f"{path}, row {row}: {column} {cell[:40]!r} is not a finite number; correct it or empty it"
-            )
-    return numbers

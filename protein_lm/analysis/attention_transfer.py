@@ -1,4 +1,4 @@
-"""Attention fitted to the attention of another layer, by gradient descent on what that makes of queries, keys and values.
+"""Fits one kind of attention to another by gradient descent, on queries, keys and values of a model.
 
 Source: Zhang et al. 2024 (LoLCATs, arXiv 2410.10254), section 3.2: the squared error of the outputs.
 """
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.operations.interface import AttentionOperation
-from protein_lm.model.scales import QueryKeyScales
+from protein_lm.attention.kinds.interface import AttentionOperation
+from protein_lm.model.conversion import QueryKeyScales
 
 LEARNING_RATE = 0.03
 
 
 class Example(NamedTuple):
-    """What the attention of a layer receives for one sequence."""
+    """Inputs of the attention of a layer for one sequence."""
 
     query: Tensor
     """(1, H, L, E), positions applied."""
@@ -25,7 +25,7 @@ class Example(NamedTuple):
     value: Tensor
     """(1, H, L, E)."""
     teacher: AttentionOperation
-    """The attention itself, which is to be imitated."""
+    """The attention that is imitated."""
 
 
 def fit(
@@ -36,7 +36,7 @@ def fit(
     num_steps: int,
     seed: int,
 ) -> None:
-    """Train the parameters of an operation and the factors of its queries and keys; one example per step, in seeded order."""
+    """Train the parameters of an operation and the scales of its queries and keys; one example per step, in seeded order."""
     parameters = [*operation.parameters(), *(scales.parameters() if scales is not None else ())]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)

@@ -1,8 +1,8 @@
-"""A model whose attention was exchanged, adapted layer by layer to the attention of the original, and how near it comes.
+"""Calibration of a model whose kind of attention was exchanged: each layer is fitted to the original, and measured.
 
-Every layer is given what it gets in the original model, so that errors do not add up. Random features of the softmax kernel
-get queries and keys of equal size and, where they have one, their best spread; trainable kernels are fitted; all others have
-nothing to adapt and are measured only.
+Every layer gets its inputs from the original model, so that errors do not add up. Random features of the softmax kernel get
+queries and keys of equal size and, if they have one, their best spread. Trainable kernels are fitted. Other kinds have
+nothing to adapt, and are only measured.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,22 +18,23 @@ from protein_lm.analysis.attention_transfer import Example, fit
 from protein_lm.analysis.kernel_error import relative_errors
 from protein_lm.attention.feature_maps.optimal import OptimalFeatures
 from protein_lm.attention.feature_maps.performer import SoftmaxFeatures
-from protein_lm.attention.operations.interface import AttentionOperation, LinearOperation
+from protein_lm.attention.kinds.interface import AttentionOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.reference import visible_keys
 from protein_lm.batches.batches import pack
 from protein_lm.choices import PositionKind
 from protein_lm.errors import InputError
 from protein_lm.model.block import Block
+from protein_lm.model.conversion import QueryKeyScales
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.model.scales import QueryKeyScales
 
 NUM_SEQUENCES = 48
 MOST_TOKENS = 512
-"""Of a sequence: attention matrices are formed, whose memory grows with its square."""
+"""Most tokens of a sequence; the memory of attention matrices grows with its square."""
 MEASURED = 4
-"""One sequence of so many is set aside, and errors are measured on these."""
+"""One of so many sequences is kept for measuring errors."""
 NUM_STEPS = 200
-"""Of fitting a trainable kernel, in each layer."""
+"""Steps of fitting a trainable kernel, in each layer."""
 
 
 class _Stop(Exception):
@@ -49,20 +50,20 @@ def calibrate(
     seed: int = 0,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """Adapt `converted`, in place, to the attention of `original`; the same on every call.
+    """Adapt the weights of `converted` to the attention of `original`. Every call gives the same result.
 
     Args:
         original: a model.
-        converted: what `with_attention` made of it.
-        sequences: residue tokens of at least one protein that fits the window; the last of every four is kept for measuring.
-        num_steps: of fitting a trainable kernel.
-        seed: of the order of its examples.
+        converted: the model that `with_attention` made from it; it is changed.
+        sequences: residue tokens of proteins that fit the window; the last of every four is kept for measuring.
+        num_steps: steps of fitting a trainable kernel.
+        seed: seed of the order of its examples.
         on_layer: called with the number of layers that are done.
 
     Returns:
-        A row for each layer: layer (1-based), attention (kind); output_error and matrix_error (relative, in Frobenius norm,
-        means over the sequences kept for measuring), the same with `_before` for what they were before anything was
-        adapted, and with `_uniform` for attention to all tokens alike: the floor.
+        A row for each layer. Columns: layer (from 1), attention (kind), output_error and matrix_error (relative, in Frobenius
+        norm, means over the sequences kept for measuring); the same with `_before`, before the calibration, and with
+        `_uniform`, of uniform attention.
 
     Raises:
         InputError: no sequence.
@@ -79,7 +80,7 @@ def calibrate(
         scales = _adapt(converted, block, to_fit, num_steps=num_steps, seed=seed)
         after = _mean_errors(block.attention.operation, scales, to_measure)
         uniform = _mean_errors(None, None, to_measure)
-        facts = {"layer": number + 1, "attention": converted.config.attention_kinds[number].value}
+        facts = {"layer": number + 1, "attention": converted.config.attention_kinds[number]}
         for suffix, (matrix, output) in (("", after), ("_before", before), ("_uniform", uniform)):
             facts |= {f"output_error{suffix}": output, f"matrix_error{suffix}": matrix}
         rows.append(facts)
@@ -88,12 +89,12 @@ def calibrate(
 
 
 def worse_than_uniform(table: pd.DataFrame) -> list[int]:
-    """Layers (1-based) whose output would be nearer to the original's if they attended to all tokens alike."""
+    """Return the layers (from 1) whose output is farther from the original's than that of uniform attention."""
     return table.loc[table["output_error"] > table["output_error_uniform"], "layer"].tolist()
 
 
 def describe(table: pd.DataFrame) -> str:
-    """The errors as lines for a person."""
+    """Return the errors as lines of text."""
     lines = [f"  {'layer':>5}  {'error of the output':<33}  {'error of the matrix'}"]
     lines.append(f"  {'':>5}  {'before':>9}{'now':>9}{'uniform':>13}    {'before':>9}{'now':>9}{'uniform':>13}")
     for row in table.to_dict("records"):
@@ -106,7 +107,7 @@ def describe(table: pd.DataFrame) -> str:
 
 
 def _examples(model: ProteinLM, sequences: Sequence[NDArray[np.uint8]]) -> Iterator[list[Example]]:
-    """For each layer what its attention gets of each sequence; hidden states are carried on from layer to layer."""
+    """Yield the inputs of each layer's attention for all sequences; hidden states pass from layer to layer."""
     carried = [_first_inputs(model, sequence) for sequence in sequences]
     for block in model.blocks:
         found: list[Example] = []
@@ -117,7 +118,7 @@ def _examples(model: ProteinLM, sequences: Sequence[NDArray[np.uint8]]) -> Itera
 
         handle = cast(Block, block).attention.operation.register_forward_pre_hook(record)
         try:
-            with torch.no_grad():  # not around the yield: whoever asks for examples may want gradients of his own
+            with torch.no_grad():  # not around the yield: the caller may need gradients
                 carried = [(block(*inputs), *inputs[1:]) for inputs in carried]
         finally:
             handle.remove()
@@ -126,7 +127,7 @@ def _examples(model: ProteinLM, sequences: Sequence[NDArray[np.uint8]]) -> Itera
 
 @torch.no_grad()
 def _first_inputs(model: ProteinLM, sequence: NDArray[np.uint8]) -> tuple[Any, ...]:
-    """What the first block gets."""
+    """Return the inputs of the first block."""
     found: list[tuple[Any, ...]] = []
 
     def stop(_: Any, inputs: tuple[Any, ...]) -> None:
@@ -146,7 +147,7 @@ def _first_inputs(model: ProteinLM, sequence: NDArray[np.uint8]) -> tuple[Any, .
 def _adapt(
     model: ProteinLM, block: Block, examples: Sequence[Example], *, num_steps: int, seed: int
 ) -> QueryKeyScales | None:
-    """Adapt one layer; the factors by which its queries and keys have changed, if they have."""
+    """Adapt one layer; return the scales of its queries and keys, None if they have not changed."""
     operation, config = block.attention.operation, model.config
     scales = None
     if isinstance(operation, LinearOperation) and not config.qk_norm:
@@ -164,7 +165,7 @@ def _adapt(
 
 
 def _joined(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Queries and keys (H, N, E) of all tokens."""
+    """Return the queries and keys (H, N, E) of all tokens."""
     return torch.cat([each.query[0] for each in examples], 1), torch.cat([each.key[0] for each in examples], 1)
 
 
@@ -179,7 +180,7 @@ def _scaled(example: Example, scales: QueryKeyScales | None) -> Example:
 def _mean_errors(
     operation: AttentionOperation | None, scales: QueryKeyScales | None, examples: Sequence[Example]
 ) -> tuple[float, float]:
-    """Mean relative errors of matrix and output over examples; without an operation, those of attention to all alike."""
+    """Return the mean relative errors of matrix and output over examples; without an operation, of uniform attention."""
     errors = []
     for example in examples:
         truth = example.teacher.matrix(example.query, example.key).double()

@@ -1,8 +1,8 @@
-"""Contacts out of attention: logistic regression on symmetrized, APC-corrected attention.
+"""Contacts of residues from attention: logistic regression on symmetrized, APC-corrected attention.
 
 Residues are in contact if their Cβ (of glycine Cα) are less than 8 Å apart. The features of a pair are its weights in all
-heads of all layers; of linear attention, in the matrices that it implies. Each feature is divided by its standard
-deviation over the training pairs, so that the penalty does not fall on heads of faint attention first; that is ours.
+heads of all layers; for linear attention, those of the matrices that it implies. Unlike the paper, each feature is divided by
+its standard deviation over the training pairs. Otherwise the penalty would remove heads of weak attention first.
 
 Source: Rao et al. 2021 (Transformer protein language models are unsupervised structure learners, ICLR), section 3.
 """
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-import xxhash
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention.maps import LayerCall, visit_layers
+from protein_lm.analysis.attention.forms import Matrices, Region
+from protein_lm.analysis.attention.maps import LayerCall, chosen_heads, chosen_layers, visit_layers
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.errors import ConfigError, InputError, ModelError
 from protein_lm.files.plain_files import read_json
 from protein_lm.inference.score import check_length
@@ -31,11 +31,11 @@ from protein_lm.io.structures.chains import Chain
 from protein_lm.model.language_model import ProteinLM
 
 CONTACT_DISTANCE = 8.0
-"""Å."""
+"""Distance in Å below which residues are in contact."""
 MIN_SEPARATION = 6
 """Least |i - j| of the pairs that are trained on."""
 SEPARATIONS = (6, 24)
-"""Least |i - j| of the pairs that precision is told for."""
+"""Values of the least |i - j| for which precision is measured."""
 MAX_BYTES = 4 * 2**30
 """Most memory that the features of all training pairs, or the maps of a layer, may take."""
 _FORMAT = 1
@@ -43,13 +43,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Regression:
-    """Weights of the heads."""
+    """A regression: weights of the heads, and the data that it was trained on."""
 
     weights: list[list[float]]
-    """(layers, heads), of features that are not scaled."""
+    """(layers, heads) weights of features that are not scaled."""
     intercept: float
     model_checksum: str
-    """Of the weights of the model that it was trained for."""
+    """Checksum of the weights of the model that it was trained for."""
     penalty: float
     structures: list[str]
     num_pairs: int
@@ -57,7 +57,7 @@ class Regression:
 
     @property
     def num_heads_used(self) -> int:
-        """Heads whose weight is not 0."""
+        """Number of heads whose weight is not 0."""
         return int(np.count_nonzero(self.weights))
 
     def save(self, path: Path) -> None:
@@ -66,10 +66,10 @@ class Regression:
 
     @classmethod
     def of(cls, model: ProteinLM) -> "Regression":
-        """The one that a model brings with it, as ESM-2 does.
+        """Return the regression of a model that has one of its own, as ESM-2 has.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: the model has none.
         """
         if model.contact_head is None:
             raise ConfigError(
@@ -78,14 +78,14 @@ class Regression:
             )
         head, shape = model.contact_head.regression, (model.config.num_layers, model.config.num_heads)
         weights = head.weight.double().view(shape).tolist()
-        return cls(weights, float(head.bias), model_checksum(model), 0.0, [], 0, 0)
+        return cls(weights, float(head.bias), model_checksum(model, with_settings=False), 0.0, [], 0, 0)
 
     @classmethod
     def load(cls, path: Path, model: ProteinLM) -> "Regression":
         """Read the regression of a model.
 
         Raises:
-            InputError: the file is missing or is none.
+            InputError: the file is missing or is no regression.
             ModelError: it was trained for another model.
         """
         try:
@@ -102,24 +102,15 @@ class Regression:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no contact regression; make one with protein-lm contacts train") from error
         expected = model.config.num_layers, model.config.num_heads
-        if shape != expected or regression.model_checksum != model_checksum(model):
+        if shape != expected or regression.model_checksum != model_checksum(model, with_settings=False):
             raise ModelError(
                 f"{path} was trained for another model; train one for this model with protein-lm contacts train"
             )
         return regression
 
 
-def model_checksum(model: ProteinLM) -> str:
-    """XXH3-128 of all weights and random features, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def corrected(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Symmetrized and corrected for the average product: a_ij - a_i· a_·j / a_··, of (heads, L, L).
+    """Symmetrize (heads, L, L) and correct for the average product: a_ij - a_i· a_·j / a_··.
 
     Source: Dunn et al. 2008 (doi 10.1093/bioinformatics/btm604).
     """
@@ -132,18 +123,17 @@ def corrected(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
 def _visit_features(
     model: ProteinLM, record: SequenceRecord, visit: Callable[[int, NDArray[np.float32]], None]
 ) -> None:
-    """Show the features (heads, L, L) of each layer to `visit`."""
+    """Show the features (heads, L, L) of each layer to `visit`, with the layer's index."""
     _check_memory(model, record)
-    length, heads = len(record), range(model.config.num_heads)
+    residues, tokens = slice(1, len(record) + 1), slice(0, len(record) + alphabet.NUM_SPECIAL_TOKENS)
+    layers, heads = chosen_layers(model, None), chosen_heads(model, None)
 
-    def show(layer: int, call: LayerCall) -> None:
-        matrices = np.zeros((len(heads), length + alphabet.NUM_SPECIAL_TOKENS, length), dtype=np.float32)
-        for start, weights in call.blocks(heads, slice(0, matrices.shape[1])):
-            part = weights[:, :, 1 : length + 1].cpu().numpy()
-            matrices[:, start : start + part.shape[1], : part.shape[2]] = part
-        visit(layer, corrected(matrices[:, 1:-1]))
+    def show(slot: int, call: LayerCall) -> None:
+        matrices = Matrices(Region(residues, residues), 1, len(heads))
+        call.show([matrices], 0, heads, tokens)
+        visit(slot, corrected(matrices.values[0]))
 
-    visit_layers(model, record, show, layers=range(model.config.num_layers))
+    visit_layers(model, record, show, layers=layers)
 
 
 def _check_memory(model: ProteinLM, record: SequenceRecord) -> None:
@@ -156,12 +146,12 @@ def _check_memory(model: ProteinLM, record: SequenceRecord) -> None:
 
 
 def distances(chain: Chain) -> NDArray[np.float64]:
-    """(L, L) between residues in Å; NaN where one was not seen."""
+    """Return the distances (L, L) between residues in Å; NaN if one was not seen."""
     return np.asarray(cdist(chain.points, chain.points), dtype=np.float64)
 
 
 def _known_pairs(between: NDArray[np.float64], separation: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs i < j of residues that were seen, so far apart in the sequence or farther."""
+    """Return the pairs i < j of residues that were seen, with j - i at least `separation`."""
     first, second = np.triu_indices(len(between), separation)
     known = ~np.isnan(between[first, second])
     return first[known], second[known]
@@ -175,7 +165,7 @@ def train_regression(
     Args:
         model: any model.
         examples: proteins, and chains of the same sequence.
-        penalty: of the sum of the absolute (scaled) weights, against the sum over pairs of the loss in nats.
+        penalty: factor of the sum of absolute (scaled) weights, added to the sum over pairs of the loss in nats.
 
     Raises:
         InputError: a protein is longer than the model's window, features would take too much memory, or no pair or all are
@@ -215,7 +205,7 @@ def train_regression(
     return Regression(
         weights=(weights / scales).reshape(shape).tolist(),
         intercept=intercept,
-        model_checksum=model_checksum(model),
+        model_checksum=model_checksum(model, with_settings=False),
         penalty=penalty,
         structures=[chain.name for _, chain in examples],
         num_pairs=num_pairs,
@@ -226,9 +216,16 @@ def train_regression(
 def fit_logistic(
     features: NDArray[np.float32], labels: NDArray[np.bool_], *, penalty: float
 ) -> tuple[NDArray[np.float64], float]:
-    """Weights (F,) and intercept that minimize Σ -log p(label) + penalty Σ |weight| over features (F, N) and labels (N,).
+    """Return the weights (F,) and intercept that minimize Σ -log p(label) + penalty Σ |weight|.
 
-    A weight is the difference of two numbers that are not negative, which makes the penalty smooth: L-BFGS-B does the rest.
+    Each weight is the difference of two numbers that are not negative. So the penalty is smooth, and L-BFGS-B can be used. Of
+    scikit-learn's solvers, liblinear penalizes the intercept too and takes four times the memory, and saga is slower and
+    stops short of the minimum.
+
+    Args:
+        features: (F, N), one row per head.
+        labels: (N,).
+        penalty: factor of the sum of absolute weights.
     """
     count = len(features)
     signs = np.where(labels, -1.0, 1.0)
@@ -250,7 +247,7 @@ def fit_logistic(
 
 
 def predict_contacts(model: ProteinLM, record: SequenceRecord, regression: Regression) -> NDArray[np.float64]:
-    """(L, L) probability that two residues are in contact.
+    """Return the probability (L, L) that two residues are in contact.
 
     Raises:
         InputError: the protein is longer than the model's window, or its maps would take too much memory.
@@ -268,10 +265,10 @@ def predict_contacts(model: ProteinLM, record: SequenceRecord, regression: Regre
 
 
 def precision(probabilities: NDArray[np.float64], chain: Chain) -> pd.DataFrame:
-    """Share of contacts among the most probable pairs of residues that were seen.
+    """Return the share of contacts among the most probable pairs of residues that were seen.
 
-    Columns: min_separation (of |i - j|), top (L, L/2, L/5 with L residues that were seen), num_pairs (of them, or as many as
-    there are), precision, contact_share (among all pairs so far apart: what guessing would give).
+    Columns: min_separation (least |i - j|), top (L, L/2 or L/5, for L residues that were seen), num_pairs (at most as many as
+    there are), precision, contact_share (among all pairs with this separation, the precision of guessing).
     """
     between = distances(chain)
     length = int(chain.is_seen.sum())
@@ -295,10 +292,10 @@ def precision(probabilities: NDArray[np.float64], chain: Chain) -> pd.DataFrame:
 
 
 def likely_pairs(probabilities: NDArray[np.float64], sequence: str, chain: Chain | None) -> pd.DataFrame:
-    """All pairs 6 or more apart, the most probable first.
+    """Return all pairs with |i - j| of 6 or more, the most probable first.
 
-    Columns: residue_i, residue_j (1-based), amino_acids, probability, and with a structure distance_angstrom and is_contact,
-    empty where a residue was not seen.
+    Columns: residue_i, residue_j (from 1), amino_acids, probability, and with a structure distance_angstrom and is_contact,
+    empty if a residue was not seen.
     """
     first, second = np.triu_indices(len(sequence), MIN_SEPARATION)
     order = np.argsort(-probabilities[first, second], kind="stable")

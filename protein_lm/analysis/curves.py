@@ -1,4 +1,4 @@
-"""The learning curves of several runs in one table."""
+"""Table of the learning curves of several runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from protein_lm.errors import ConfigError, InputError
 from protein_lm.training.run_log import METRICS, read_metrics, read_recipe
 
 FACTS = ("run", "objective", "attention", "split", "step", "num_tokens", "seconds")
-"""Columns that say of what a row is; the others are measures."""
+"""Columns that identify a row; the others are measures."""
 
 
 def learning_curves(runs: Sequence[Path]) -> pd.DataFrame:
-    """All rows of metrics.jsonl of each run, long: one row per run, split and logged step.
+    """Return all rows of metrics.jsonl of each run: one row per run, split and logged step.
 
-    Columns: those of `FACTS`, then all columns of the runs' metrics.jsonl, and `unigram_loss_nats`; what a row does not have
-    is empty. `run` is the name of its folder, with as many of the folders around it as tell it from the others.
+    Columns: those of `FACTS`, then all columns of the runs' metrics.jsonl, and `unigram_loss_nats`. Missing values are empty.
+    `run` is the name of the run's folder, with as many parent folders as distinguish it from the others.
 
     Raises:
         InputError: a run, its recipe or its metrics are missing or damaged, or it has no rows yet.
@@ -41,7 +41,7 @@ def learning_curves(runs: Sequence[Path]) -> pd.DataFrame:
 
 
 def check_column(table: pd.DataFrame, column: str) -> None:
-    """Make sure that every run has a column, which those of the first versions may lack.
+    """Check that every run has a column; runs of the first versions lack some.
 
     Raises:
         ConfigError: one does not.
@@ -53,7 +53,7 @@ def check_column(table: pd.DataFrame, column: str) -> None:
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as make the labels differ."""
+    """Return the last parts of each path, as few as make the labels differ."""
     if not runs:
         raise ConfigError("no run is named; give one or more run directories")
     paths = [run.resolve() for run in runs]
@@ -63,7 +63,7 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     depths = [1] * len(paths)
     while True:
         labels = ["/".join(path.parts[-depth:]) for path, depth in zip(paths, depths, strict=True)]
-        alike = [labels.count(label) > 1 for label in labels]
-        if not any(alike):
+        is_repeated = [labels.count(label) > 1 for label in labels]
+        if not any(is_repeated):
             return labels
-        depths = [depth + same for depth, same in zip(depths, alike, strict=True)]
+        depths = [depth + repeated for depth, repeated in zip(depths, is_repeated, strict=True)]

@@ -1,4 +1,4 @@
-"""Proteins of a file or a prepared corpus for an analysis: all, or a seeded draw, handed out in their order."""
+"""Draws of proteins from a file or a corpus for an analysis: all, or a seeded number of them, in their order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from protein_lm.io.records import SequenceRecord
 
 @dataclass(frozen=True)
 class Draw:
-    """What to read of a source. Made by `draw`."""
+    """Choice of proteins of a source, made by `draw`."""
 
     chosen: NDArray[np.bool_] | None
-    """(N,) which of its proteins; None: all of standard input, whose number is not known."""
+    """(N,) True for chosen proteins; None: all of standard input, whose number is not known."""
 
     @property
     def num_chosen(self) -> int | None:
-        """How many that are."""
+        """Number of chosen proteins, if known."""
         return None if self.chosen is None else int(self.chosen.sum())
 
     def records(self, source: Path) -> Iterator[SequenceRecord]:
-        """The proteins that were chosen, in their order.
+        """Read the chosen proteins, in their order.
 
         Raises:
             InputError: as `read_records`.
@@ -43,16 +43,16 @@ class Draw:
 
 
 def draw(source: Path, count: int | None, *, longest: int, seed: int = 0) -> Draw:
-    """Look through a source for what would stop the work later, and draw `count` of the proteins that a model can read.
+    """Check a whole source for errors that would stop the work later, and draw `count` proteins that a model can read.
 
-    Longer ones are chosen besides, so that who reads sees and counts them. Takes a byte for each protein of the source, and
-    for a draw 16 more.
+    Longer proteins are always chosen, so that the reader can count them. Memory is a byte for each protein of the source, and
+    16 more for a draw.
 
     Args:
         source: any file that `readers` reads, or a prepared corpus; `-` is standard input.
-        count: how many, all if there are fewer; None: all.
-        longest: most residues of those that are counted.
-        seed: of the draw.
+        count: number to draw, all if there are fewer; None: all.
+        longest: most residues of the proteins that are drawn.
+        seed: seed of the draw.
 
     Raises:
         InputError: as `read_records`; no protein.
@@ -74,19 +74,17 @@ def draw(source: Path, count: int | None, *, longest: int, seed: int = 0) -> Dra
 
 
 def draw_sequences(source: Path, count: int, *, longest: int, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Residue tokens of a seeded draw of `count` proteins, see `draw`, without those of more than `longest` residues.
+    """Return the residue tokens of a seeded draw of `count` proteins of at most `longest` residues.
 
     Raises:
-        InputError: as `draw`.
-        StoreError: as `draw`.
-        ConfigError: as `draw`.
+        InputError, StoreError, ConfigError: as `draw`.
     """
     records = draw(source, count, longest=longest, seed=seed).records(source)
     return [np.asarray(record.tokens) for record in records if len(record) <= longest]
 
 
 def _fitting(source: Path, longest: int) -> NDArray[np.bool_]:
-    """(N,) which proteins of a source have no more residues than that."""
+    """Return (N,) True for the proteins of a source that have at most `longest` residues."""
     if source.is_dir():
         store = open_corpus(source)
         fits = np.ones(store.num_sequences, dtype=np.bool_)

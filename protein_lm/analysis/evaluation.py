@@ -1,7 +1,7 @@
-"""How well a model predicts a corpus, split by split, beside the unigram baseline.
+"""Evaluation of a model on each split of a corpus, next to the unigram baseline.
 
-Causal models are measured on every residue; masked models on a fixed 15 % of each protein, all of it hidden behind <mask>
-(see `protein_lm.inference.likelihood`). Special tokens are never counted.
+Causal models are measured on every residue. Masked models are measured on a fixed 15 % of each protein, all hidden behind
+<mask> (`protein_lm.inference.likelihood`). Special tokens are never counted.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SEQUENCES_AT_ONCE = 512
 
 
 class _Sums(NamedTuple):
-    """Per protein, arrays (N,)."""
+    """Sums over each protein, arrays (N,)."""
 
     log_likelihood: NDArray[np.float64]
     num_correct: NDArray[np.int64]
@@ -41,19 +41,19 @@ def evaluate(
     tokens_per_batch: int = 8192,
     max_sequences: int | None = None,
 ) -> pd.DataFrame:
-    """One row per split that has sequences.
+    """Return a row for each split that has sequences.
 
     Columns: split, num_sequences, num_residues (scored ones), accuracy, perplexity with its 95 % bootstrap interval over
-    proteins (perplexity_low, perplexity_high), and the same for the unigram baseline, whose probabilities are the residue
-    frequencies of the split `train`; num_too_long counts sequences cropped to their first residues or left out.
+    proteins (perplexity_low, perplexity_high), the same with `unigram_`, num_too_long (sequences that were cropped to their
+    first residues, or left out). The unigram baseline predicts the frequencies of residues in the split `train`.
 
     Args:
         model: the model to measure.
         store: a prepared corpus.
-        splits: which splits to measure.
+        splits: splits to measure.
         long_sequences: what happens to sequences over the model's window.
-        tokens_per_batch: memory against speed; results do not depend on it.
-        max_sequences: measure only the first so many of each split.
+        tokens_per_batch: tokens computed at once, memory against speed; results do not depend on it.
+        max_sequences: most sequences of each split, the first ones; None: all.
 
     Raises:
         InputError: a sequence is longer than the window and the policy is `error`.
@@ -120,7 +120,7 @@ def _sums(results: list[ResidueLogProbabilities]) -> _Sums:
 
 
 def _summary(sums: _Sums, prefix: str) -> dict[str, float]:
-    """Accuracy and perplexity over all residues, with a percentile bootstrap over proteins."""
+    """Return accuracy and perplexity over all residues, with a percentile bootstrap over proteins."""
     generator = np.random.default_rng(0)
     num_proteins = sums.num_residues.size
     resampled = []
@@ -138,7 +138,7 @@ def _summary(sums: _Sums, prefix: str) -> dict[str, float]:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """The table of `evaluate` as aligned lines for a person."""
+    """Return the table of `evaluate` as aligned lines of text."""
     lines = [f"{'split':<10}{'proteins':>9}{'residues':>10}{'accuracy':>10}  {'perplexity (95 % interval)':<28}unigram"]
     for row in table.to_dict("records"):
         measured, baseline = (

@@ -1,8 +1,8 @@
-"""Generated proteins beside real ones: lengths, residues, k-mers, low complexity; and what chance alone would make of it.
+"""Comparison of generated proteins with real ones: lengths, residues, k-mers, low complexity; with a null.
 
-Real sequences are cut into two halves at random. Each measure compares the generated ones with the first half; the null are
-as many real sequences, drawn from the second half with replacement, many times over. A generated set whose value lies within
-the range of these draws cannot be told from real ones by the measure.
+Real sequences are split into two random halves. Each measure compares the generated ones with the first half. The null are as
+many real sequences, drawn many times from the second half with replacement. If the value of a generated set lies within the
+range of these draws, the measure cannot tell it from real sequences.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from protein_lm.errors import InputError
 Residues = NDArray[np.uint8]
 KMER_SIZES = (1, 2, 3)
 LOW_COMPLEXITY_WINDOW, LOW_COMPLEXITY_BITS = 12, 2.2
-"""A residue is of low complexity in any window of so many residues with no more entropy.
+"""Length of a window and its most entropy: all residues of such a window are of low complexity.
 
-The first threshold of SEG (Wootton & Federhen 1993).
+It is the first threshold of SEG (Wootton & Federhen 1993).
 """
 NUM_DRAWS = 50
 
@@ -41,10 +41,10 @@ class Reference(NamedTuple):
 
 
 def reference(store: Corpus, *, max_sequences: int, seed: int) -> Reference:
-    """Up to so many sequences of the split `train`, drawn at random, in two halves.
+    """Draw up to `max_sequences` sequences of the split `train`, in two halves.
 
     Raises:
-        InputError: fewer than two sequences are there.
+        InputError: there are fewer than two sequences.
     """
     indices = store.indices(Split.TRAIN)
     if indices.size < 2:
@@ -55,18 +55,18 @@ def reference(store: Corpus, *, max_sequences: int, seed: int) -> Reference:
 
 
 def compare(generated: Sequence[Residues], real: Reference, *, seed: int) -> pd.DataFrame:
-    """A row per measure: its value for the generated sequences, and mean and 95 % range of the null.
+    """Return a row for each measure: its value for the generated sequences, and mean and 95 % range of the null.
 
-    Measures are `length_distance` (Kolmogorov-Smirnov), `kmer_distance_1`, `_2` and `_3` (Jensen-Shannon distance, base 2, of
-    the frequencies of k-mers of standard residues), all against the first half of real sequences, and `low_complexity`
-    (share of residues) and `median_length` by themselves.
+    Distances are to the first half of the real sequences: `length_distance` (Kolmogorov-Smirnov), `kmer_distance_1`, `_2` and
+    `_3` (Jensen-Shannon distance, base 2, of the frequencies of k-mers of standard residues). `low_complexity` (share of
+    residues) and `median_length` are plain values.
     """
     random = np.random.default_rng(seed)
     against = _Distances(real.first)
     num_low, null = low_complexity_residues(real.second), []
     for _ in range(NUM_DRAWS):
         chosen = random.integers(len(real.second), size=len(generated))
-        null.append(against.measures([real.second[place] for place in chosen], num_low[chosen]))
+        null.append(against.measures([real.second[index] for index in chosen], num_low[chosen]))
     draws = pd.DataFrame(null)
     return (
         pd.DataFrame(
@@ -83,13 +83,13 @@ def compare(generated: Sequence[Residues], real: Reference, *, seed: int) -> pd.
 
 
 def composition(generated: Sequence[Residues], real: Sequence[Residues]) -> pd.DataFrame:
-    """Shares of the standard residues: `residue`, `generated`, `real`."""
+    """Return the shares of the standard residues: `residue`, `generated`, `real`."""
     shares = {name: kmer_frequencies(sequences, 1) for name, sequences in (("generated", generated), ("real", real))}
     return pd.DataFrame({"residue": list(alphabet.STANDARD_RESIDUES), **shares})
 
 
 def kmer_frequencies(sequences: Sequence[Residues], size: int) -> NDArray[np.float64]:
-    """(20^size,) share of each k-mer among those that hold standard residues only; zeros if there is none."""
+    """Return the share (20^size,) of each k-mer among those of standard residues only; zeros if there is none."""
     number = alphabet.NUM_STANDARD
     row = np.concatenate([np.append(residues, alphabet.PAD) for residues in sequences]).astype(np.int64)
     codes = row - alphabet.FIRST_RESIDUE
@@ -100,12 +100,12 @@ def kmer_frequencies(sequences: Sequence[Residues], size: int) -> NDArray[np.flo
 
 
 def low_complexity_residues(sequences: Sequence[Residues]) -> NDArray[np.int64]:
-    """(N,) residues of each sequence that are in windows of low complexity."""
+    """Return (N,) number of residues of each sequence that are in windows of low complexity."""
     return np.array([is_low_complexity(residues).sum() for residues in sequences])
 
 
 def is_low_complexity(residues: Residues) -> NDArray[np.bool_]:
-    """(length,) whether each residue is in a window of low complexity; none is in a sequence shorter than a window."""
+    """Return (length,) True for residues in a window of low complexity; a sequence shorter than a window has none."""
     width = LOW_COMPLEXITY_WINDOW
     marked = np.zeros(residues.size, dtype=bool)
     if residues.size < width:
@@ -123,7 +123,7 @@ def is_low_complexity(residues: Residues) -> NDArray[np.bool_]:
 
 _SHARES = np.arange(1, LOW_COMPLEXITY_WINDOW + 1) / LOW_COMPLEXITY_WINDOW
 _INFORMATION = np.concatenate(([0.0], _SHARES * np.log2(_SHARES)))
-"""p log2 p for a residue that is so often in a window."""
+"""p log2 p of a residue by its number in a window."""
 
 
 class _Distances:

@@ -1,4 +1,4 @@
-"""How far random features are from the kernel that they estimate: matrix and output, over M, length, type and norms."""
+"""Errors of random features against the kernel that they estimate, by number, length, type and norms."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ FEATURE_TYPES = {
     for name, projections in _PROJECTIONS.items()
     for projection in projections
 }
-"""Name `map-projection` -> builder `(head_width, num_features)`."""
+"""Builders `(head_width, num_features)` by the name `map-projection`."""
 SOFTMAX_TYPES = tuple(name for name in FEATURE_TYPES if not name.startswith("relu"))
 NUM_FEATURES = (16, 32, 64, 128, 256, 512, 1024)
 
@@ -54,22 +54,22 @@ def kernel_error(
     num_draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Errors of feature types on the queries and keys of a model's layers, whatever its own attention is.
+    """Measure the errors of feature types on the queries and keys of a model's layers, whatever its own attention is.
 
     Args:
         model: any model; lsh and bidirectional local-global have no queries and keys of the usual kind.
         records: proteins, none longer than the model's window.
         feature_types: names of `FEATURE_TYPES`.
-        num_features: M.
-        lengths: in tokens: only the first so many of each protein; whole proteins if empty. Shorter proteins are left out
-            of that length.
+        num_features: numbers of features, M.
+        lengths: numbers of tokens to read from the start of each protein, which shorter proteins lack; whole proteins if
+            empty.
         norm_scales: factors of queries and keys.
-        num_draws: of the features; the table has means over them.
-        seed: of the first draw.
+        num_draws: draws of the features; the table has means over them.
+        seed: seed of the first draw.
 
     Returns:
         A row per protein, layer, head, length, scale, feature type and M, with the columns of `matrix_errors` and
-        sequence_id, layer, head (1-based).
+        sequence_id, layer, head (from 1).
 
     Raises:
         InputError: a protein longer than the window, or none of the lengths fits any protein.
@@ -84,7 +84,7 @@ def kernel_error(
             raise ConfigError(f"{name} features come in pairs: {odd[0]} is odd; choose even numbers, or other types")
     for number, operation in enumerate(model.operations(), 1):
         if operation.shares_query_and_key or operation.heads_per_output > 1:
-            kind = model.config.attention_kinds[number - 1].value
+            kind = model.config.attention_kinds[number - 1]
             raise ConfigError(
                 f"layer {number} has {kind} attention, whose queries and keys estimate no kernel of this kind"
             )
@@ -119,7 +119,7 @@ def kernel_error(
 
 
 def describe(table: pd.DataFrame) -> str:
-    """The error of each feature type as lines for a person, the least first, beside attention to all alike."""
+    """Return the error of each feature type as lines of text, the least first, next to that of uniform attention."""
     means = [
         (float(group["matrix_error"].mean()), float(group["uniform_matrix_error"].mean()), name)
         for name, group in table.groupby("feature_type")
@@ -142,14 +142,13 @@ def matrix_errors(
     num_draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Errors of feature types on queries, keys and values (1, H, L, E); O(L²) memory, computed in float64.
+    """Measure the errors of feature types on queries, keys and values (1, H, L, E), in float64 and O(L²) memory.
 
     Returns:
-        A row per head, scale, feature type and M. Columns: head (1-based), length (tokens), norm_scale, query_norm and
+        A row per head, scale, feature type and M. Columns: head (from 1), length (tokens), norm_scale, query_norm and
         key_norm (means of |q| and |k|, scaled), kernel (softmax or relu), feature_type, num_features, num_draws;
         matrix_error and output_error (relative, in Frobenius norm, mean over draws), matrix_error_std and
-        output_error_std over draws; uniform_matrix_error and uniform_output_error: the floor, what attention to all
-        alike would give.
+        output_error_std (over draws); uniform_matrix_error and uniform_output_error (of uniform attention).
     """
     rows = []
     query, key, value = (tensor.double() for tensor in (query, key, value))
@@ -187,7 +186,7 @@ def matrix_errors(
 
 
 def relu_kernel_matrix(query: Tensor, key: Tensor, *, num_features: int, epsilon: float, causal: bool) -> Tensor:
-    """What Performer-ReLU estimates: the mean of φ(q)·φ(k) over normal projections, rows normalized.
+    """Return the kernel that Performer-ReLU estimates: the mean of φ(q)·φ(k) over normal projections, rows normalized.
 
     With x, y scaled by E^(-1/4): |x||y| (sin θ + (π - θ) cos θ) / 2π + ε √M (|x| + |y|) / √2π + M ε².
     Source: Cho & Saul 2009 (arc-cosine kernel of order 1) for the first term.
@@ -206,13 +205,13 @@ def relu_kernel_matrix(query: Tensor, key: Tensor, *, num_features: int, epsilon
 def _kernels(
     query: Tensor, key: Tensor, causal: bool, feature_types: Sequence[str]
 ) -> Iterator[tuple[str, Tensor, list[str]]]:
-    """Name and matrix of each kernel, and the feature types that estimate it."""
+    """Yield the name and matrix of each kernel, and the feature types that estimate it."""
     softmax = [name for name in feature_types if not name.startswith("relu")]
     relu = [name for name in feature_types if name.startswith("relu")]
     if softmax:
         yield "softmax", exact_attention_matrix(query, key, causal=causal), softmax
     if relu:
-        # epsilon counts M times: `_draws` takes the kernel at each M, this one is for the floor.
+        # epsilon counts M times: `_draws` takes the kernel at each M, this one is for uniform attention.
         matrix = relu_kernel_matrix(query, key, num_features=256, epsilon=ReLUFeatures.epsilon, causal=causal)
         yield "relu", matrix, relu
 
@@ -249,6 +248,6 @@ def _draws(
 
 
 def relative_errors(matrix: Tensor, truth: Tensor, value: Tensor) -> tuple[float, float]:
-    """Relative errors of a matrix and of its output."""
+    """Return the relative errors of a matrix and of its output, in Frobenius norm."""
     output, exact = matrix @ value, truth @ value
     return float((matrix - truth).norm() / truth.norm()), float((output - exact).norm() / exact.norm())

@@ -1,8 +1,8 @@
 """Attention summed per pair of amino acids, Σ_{i∈a} Σ_{j∈b} A_ij, in time linear in the residues.
 
-Values weighed by attention that are one-hot amino acids give Σ_{j∈b} A_ij for every i. They ride along as 20 more channels
-of the model's own values, so that a linear kind forms its features once and never an L × L matrix; it holds for causal and
-for exact attention just as well. Only arcs, weights over a threshold, need matrices, which are formed some rows at a time.
+If the values are one-hot amino acids, attention's output is Σ_{j∈b} A_ij for every i. Such values are added to those of the
+model as 20 more channels. So a linear kind forms its features once, and never an L × L matrix. The same holds for causal and
+for exact attention. Only arcs, weights over a threshold, need matrices; these are formed some rows at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,24 +27,24 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 NUM_KINDS = len(AMINO_ACIDS)
 AMINO_ACID_IDS = [alphabet.TOKENS.index(letter) for letter in AMINO_ACIDS]
 LEAST_ARC = 0.3
-"""Weights from here on are arcs (Vig et al. 2021, arXiv 2006.15222)."""
+"""Least weight that counts as an arc (Vig et al. 2021, arXiv 2006.15222)."""
 
 
 def amino_acid_indicators(tokens: Tensor) -> Tensor:
-    """(B, L, 20) float32, 1 where the token is the amino acid of the column; rows of other tokens are 0."""
+    """Return (B, L, 20) float32: 1 where the token is the amino acid of the column; rows of other tokens are 0."""
     return (tokens.unsqueeze(-1) == torch.tensor(AMINO_ACID_IDS, device=tokens.device)).float()
 
 
 class PairSums:
-    """Sums of a model's attention per pair of amino acids, apart for each of G groups of proteins.
+    """Sums of a model's attention per pair of amino acids, separate for each of G groups of proteins.
 
-    Memory is G × layers × heads × 420 numbers of 8 bytes, twice that with arcs, whatever the number of proteins.
+    Memory is G × layers × heads × 420 numbers of 8 bytes, twice that with arcs. It does not depend on the number of proteins.
 
     Args:
         model: any model.
-        num_groups: G.
-        arcs: whether arcs are counted besides.
-        tokens_per_batch: memory against speed.
+        num_groups: number of groups, G.
+        arcs: whether arcs are counted as well.
+        tokens_per_batch: tokens computed at once, memory against speed.
     """
 
     def __init__(
@@ -54,27 +54,27 @@ class PairSums:
         forms = 2 if arcs else 1
         shape = forms, model.config.num_layers, model.config.num_heads, num_groups * (NUM_KINDS + 1), NUM_KINDS
         self._sums = torch.zeros(shape, dtype=torch.float64)
-        """In each group, the last of 21 rows is what tokens that are no amino acids pay."""
+        """The last of the 21 rows of each group has the attention of tokens that are no amino acids."""
 
     def sums(self) -> NDArray[np.float64]:
-        """(G, layers, heads, 20, 20): attention that residues of the row's type pay to those of the column's."""
+        """Return (G, layers, heads, 20, 20): attention of residues of the row's type to those of the column's."""
         return self._of_groups(0)
 
     def arcs(self) -> NDArray[np.float64] | None:
-        """The same of numbers of arcs; None if they are not counted."""
+        """Return the numbers of arcs, in the same shape; None if they are not counted."""
         return self._of_groups(1) if len(self._sums) == 2 else None
 
     def dump(self) -> memoryview:
-        """All that was summed."""
+        """Return the sums as bytes."""
         return self._sums.numpy().data.cast("B")
 
     def load(self, content: bytes) -> None:
-        """Take over what `dump` gave of the same model, groups and forms."""
+        """Set the sums to what `dump` returned for the same model, groups and forms."""
         self._sums = torch.frombuffer(bytearray(content), dtype=torch.float64).view(self._sums.shape)
 
     @property
     def num_bytes(self) -> int:
-        """Size of `dump`."""
+        """Number of bytes that `dump` returns."""
         return self._sums.nbytes
 
     @torch.inference_mode()
@@ -87,30 +87,31 @@ class PairSums:
         """
         for batch in fill(tokens_of(sequences), self._tokens_per_batch):
             tokens, packing = pack([sequences[i] for i in batch])
-            places = np.full(alphabet.VOCABULARY_SIZE, NUM_KINDS)
-            places[AMINO_ACID_IDS] = np.arange(NUM_KINDS)
-            row = places[tokens[0].numpy()] + np.repeat(groups[batch], packing.lengths) * (NUM_KINDS + 1)
+            # Row of the sums for each token: that of its amino acid within its group, the last one for other tokens.
+            kinds = np.full(alphabet.VOCABULARY_SIZE, NUM_KINDS)
+            kinds[AMINO_ACID_IDS] = np.arange(NUM_KINDS)
+            row = kinds[tokens[0].numpy()] + np.repeat(groups[batch], packing.lengths) * (NUM_KINDS + 1)
             tokens = tokens.to(self._model.device)
             with self._watched(amino_acid_indicators(tokens), torch.from_numpy(row), packing):
                 self._model.hidden_states(tokens, packing=packing)
 
     @contextmanager
     def _watched(self, kinds: Tensor, row: Tensor, packing: Packing) -> Iterator[None]:
-        """Sum what every operation that runs inside does with amino acids as values.
+        """Add the amino acids as values to every operation that runs inside, and sum its output for them.
 
         Args:
             kinds: (1, L, 20) indicators.
-            row: (L,) where the sums of each token lie.
-            packing: of the tokens.
+            row: (L,) row of the sums for each token.
+            packing: packing of the tokens.
         """
 
         def hooks(layer: int) -> tuple[Any, Any]:
-            def ride(operation: Any, inputs: Any) -> Any:
+            def add_kinds(operation: Any, inputs: Any) -> Any:
                 query, key, value, rows = inputs
-                riders = kinds[:, None].to(value.dtype).expand(-1, value.shape[1], -1, -1)
-                return query, key, torch.cat((value, riders), dim=-1), rows
+                indicators = kinds[:, None].to(value.dtype).expand(-1, value.shape[1], -1, -1)
+                return query, key, torch.cat((value, indicators), dim=-1), rows
 
-            def alight(operation: Any, inputs: Any, output: Tensor) -> Tensor:
+            def split_kinds(operation: Any, inputs: Any, output: Tensor) -> Tensor:
                 own, received = output.split((output.shape[-1] - NUM_KINDS, NUM_KINDS), dim=-1)
                 self._sums[0, layer].index_add_(1, row, received[0].cpu().double())
                 if len(self._sums) == 2:
@@ -118,12 +119,12 @@ class PairSums:
                     self._count_arcs(layer, LayerCall(operation, query, key, value, WHOLE, output), kinds, row, packing)
                 return own
 
-            return ride, alight
+            return add_kinds, split_kinds
 
         handles = []
         for layer, operation in enumerate(self._model.operations()):
-            ride, alight = hooks(layer)
-            handles += [operation.register_forward_pre_hook(ride), operation.register_forward_hook(alight)]
+            before, after = hooks(layer)
+            handles += [operation.register_forward_pre_hook(before), operation.register_forward_hook(after)]
         try:
             yield
         finally:
@@ -131,14 +132,13 @@ class PairSums:
                 handle.remove()
 
     def _count_arcs(self, layer: int, call: LayerCall, kinds: Tensor, row: Tensor, packing: Packing) -> None:
-        heads = range(self._model.config.num_heads)
+        heads = range(1, self._model.config.num_heads + 1)
         for start, end in pairwise(packing.boundaries.tolist()):
             alone = call._replace(query=call.query[:, :, start:end], key=call.key[:, :, start:end])
             for first, weights in alone.blocks(heads, slice(0, end - start)):
                 _, num_rows, seen = weights.shape
                 counts = (weights >= LEAST_ARC).float() @ kinds[0, start : start + seen]
-                places = row[start + first : start + first + num_rows]
-                self._sums[1, layer].index_add_(1, places, counts.cpu().double())
+                self._sums[1, layer].index_add_(1, row[start + first :][:num_rows], counts.cpu().double())
 
     def _of_groups(self, form: int) -> NDArray[np.float64]:
         layers, heads, rows, kinds = self._sums.shape[1:]
@@ -149,12 +149,12 @@ class PairSums:
 def pair_attention(
     model: ProteinLM, sequences: Iterable[NDArray[np.uint8]], *, tokens_per_batch: int = 8192
 ) -> NDArray[np.float64]:
-    """Attention of each layer and head per pair of amino acids, (layers, heads, 20, 20): rows attend.
+    """Return the attention of each layer and head per pair of amino acids, (layers, heads, 20, 20): rows attend.
 
     Args:
         model: any model.
         sequences: residue tokens of each protein, none longer than the model's window.
-        tokens_per_batch: memory against speed.
+        tokens_per_batch: tokens computed at once, memory against speed.
 
     Raises:
         InputError: there is no sequence.

@@ -1,4 +1,4 @@
-"""Pair attention of models over a file or corpus of any size: one pass in constant memory, gone on with when stopped."""
+"""Sums the pair attention of models over a file or corpus of any size, in constant memory; it can be resumed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,33 +11,33 @@ from numpy.typing import NDArray
 from protein_lm import __version__, alphabet
 from protein_lm.analysis.draw import Draw
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS, PairSums
-from protein_lm.checkpoint.directory import fingerprint
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import InputError
-from protein_lm.files.unfinished import Unfinished
+from protein_lm.files.resume import WorkFolder
 from protein_lm.inference.reading import Reading, Summary
 from protein_lm.model.language_model import ProteinLM
 
 NUM_GROUPS = 100
-"""Of proteins, by a hash of their identifiers, for which sums are kept apart: the units of the bootstrap."""
+"""Groups of proteins, by a hash of their identifiers, each with its own sums: the units of the bootstrap."""
 TOKENS_OF_PART = 2**18
-"""Tokens that pass through each model, about, between two saves."""
+"""About how many tokens pass through each model between two saves."""
 
 
 @dataclass(frozen=True)
-class Reader:
-    """What determines the sums but the models and the source."""
+class PairReader:
+    """Settings that determine the sums, besides the models and the source."""
 
     num_sequences: int | None
-    """Size of the draw; None: all."""
+    """Number of sequences to draw; None: all."""
     seed: int
     arcs: bool
     tokens_per_batch: int
 
-    def facts(self, models: Sequence[ProteinLM]) -> dict[str, object]:
-        """For `unfinished`."""
+    def settings(self, models: Sequence[ProteinLM]) -> dict[str, object]:
+        """Return all settings by name, for `unfinished_work`."""
         return {
-            "model": fingerprint(models[0]),
+            "model": model_checksum(models[0]),
             "protein_lm version": __version__,
             "--num-sequences": self.num_sequences,
             "--seed": self.seed,
@@ -49,41 +49,41 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one pass over the proteins gave."""
+class FileSums:
+    """Sums of one pass over the proteins."""
 
     pairs: Sequence[PairSums]
-    """Of each model, in `NUM_GROUPS` groups."""
+    """Sums of each model, in `NUM_GROUPS` groups."""
     summary: Summary
     counts: NDArray[np.int64]
     """(20,) residues of each amino acid."""
     num_residues: int
-    """Of all kinds."""
+    """Residues of all kinds."""
 
     @property
     def absent(self) -> str:
-        """Amino acids that no protein has."""
+        """Letters of amino acids that no protein has."""
         return "".join(letter for letter, count in zip(AMINO_ACIDS, self.counts, strict=True) if not count)
 
 
 def sum_over_file(
-    work: Unfinished,
+    work: WorkFolder,
     models: Sequence[ProteinLM],
     source: Path,
     drawn: Draw,
-    reader: Reader,
+    reader: PairReader,
     *,
     on_progress: Callable[[int, int | None], None] | None = None,
-) -> Found:
-    """Let models read the proteins of a source, those over the window left out; what is done is saved in `work`.
+) -> FileSums:
+    """Let models read the proteins of a source but those over the window, and save the progress.
 
     Args:
-        work: made with `Reader.facts`.
-        models: of one configuration.
-        source: what `drawn` was drawn from.
-        drawn: which of its proteins.
-        reader: how.
-        on_progress: called with the number of sequences read, and of all, if it is known.
+        work: the folder that takes the saved sums, made with `PairReader.settings`.
+        models: models of one configuration.
+        source: the source of `drawn`.
+        drawn: the proteins to read.
+        reader: settings.
+        on_progress: called with the number of sequences read, and of all if it is known.
 
     Raises:
         InputError: as `Reading.parts`; no sequence fits the window; none has any of the 20 amino acids.
@@ -95,7 +95,7 @@ def sum_over_file(
     state = work.state or {"reading": None, "sums": None, "counts": [0] * alphabet.VOCABULARY_SIZE}
     counts, name = np.array(state["counts"], dtype=np.int64), state["sums"]
     if name is not None:
-        with work.path_of_grown(name).open("rb") as file:
+        with work.flushed(name).open("rb") as file:
             for each in pairs:
                 each.load(file.read(each.num_bytes))
     reading = Reading(
@@ -114,9 +114,9 @@ def sum_over_file(
         if counts[AMINO_ACID_IDS].any():
             before, name = name, f"sums-{reading.num_read}"
             for each in pairs:
-                work.grow(name, each.dump())
+                work.append(name, each.dump())
             if before is not None:
-                work.retire(before)
+                work.remove(before)
             work.save({"reading": reading.state(), "sums": name, "counts": counts.tolist()})
         if on_progress:
             on_progress(reading.num_read, drawn.num_chosen)
@@ -131,4 +131,4 @@ def sum_over_file(
             f"none of the {summary.num_used:,} sequences read of {source} has any of the 20 amino acids: nothing to compute "
             "a similarity from"
         )
-    return Found(pairs, summary, counts[AMINO_ACID_IDS], int(counts.sum()))
+    return FileSums(pairs, summary, counts[AMINO_ACID_IDS], int(counts.sum()))

@@ -1,4 +1,4 @@
-"""Which amino acids a model treats alike: out of the attention that they give and receive, and out of its kernel alone.
+"""Measures of the similarity of amino acids: from the attention that they give and receive, and from a model's kernel.
 
 Sources: Choromanski et al. 2021 (arXiv 2009.14794), appendix on amino-acid similarity; Vig et al. 2021 (arXiv 2006.15222).
 """
@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from protein_lm.analysis.attention.maps import LayerCall, visited_calls
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.rows import WHOLE
 from protein_lm.model.block import Block
 from protein_lm.model.language_model import ProteinLM
@@ -22,10 +22,12 @@ Measure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def share_of_target(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each head's attention that lands on each amino acid, Vig's p(a); heads without attention are left out.
+    """Return the share of each head's attention that each amino acid receives, Vig's p(a).
+
+    Heads without attention are left out.
 
     Args:
-        sums: (layers, heads, 20, 20), sums of weights (soft form) or numbers of arcs.
+        sums: (layers, heads, 20, 20), sums of weights or numbers of arcs.
 
     Returns:
         (heads, 20), rows sum to 1.
@@ -36,9 +38,9 @@ def share_of_target(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def correlation_over_heads(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(20, 20) Pearson correlation over heads of `share_of_target`: amino acids that the same heads look at.
+    """Return the (20, 20) Pearson correlation over heads of `share_of_target`: which amino acids the same heads attend to.
 
-    NaN where a type is absent, no head tells it apart, or there are fewer than two heads.
+    Values are NaN if an amino acid is absent, no head tells it apart, or there are fewer than two heads.
     """
     share = share_of_target(sums)
     if len(share) < 2:
@@ -48,10 +50,10 @@ def correlation_over_heads(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def enrichment(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(20, 20) mean over heads of log2(attention from a to b / attention to b from any), symmetrized.
+    """Return the (20, 20) mean over heads of log2(attention from a to b / attention to b from any), symmetrized.
 
-    Positive where residues of one type look at the other more than residues at large do. NaN for types that are absent and
-    pairs that never meet.
+    Positive values mean that residues of one type attend to the other more than residues in general do. Values are NaN for
+    amino acids that are absent and pairs without attention.
 
     Args:
         sums: (layers, heads, 20, 20), sums of weights.
@@ -67,16 +69,15 @@ def enrichment(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @torch.inference_mode()
 def kernel_similarity(model: ProteinLM) -> NDArray[np.float64] | None:
-    """(20, 20) cosine, mean over heads, of the first layer's key features φ of the embeddings of the amino acids alone.
+    """Return the (20, 20) cosine of the first layer's key features φ of the bare amino acids, mean over heads.
 
-    What the weights say without any protein: no neighbours, no positions. None if the first layer is not linear.
+    Features are those of the embeddings, without neighbours or positions. Returns None if the first layer is not linear.
     """
     block = cast(Block, model.blocks[0])
     operation = block.attention.operation
     if not isinstance(operation, LinearOperation):
         return None
-    calls: list[LayerCall] = []
-    with visited_calls(model, lambda _, call: calls.append(call)):
+    with recorded_calls(model) as calls:
         embedded = model.embedding(torch.tensor(AMINO_ACID_IDS, device=model.device)[:, None])
         block.attention(block.attention_norm(embedded), None, WHOLE)
     features = operation.key_features(calls[0].key)[:, :, 0].transpose(0, 1).cpu().double()
@@ -85,6 +86,6 @@ def kernel_similarity(model: ProteinLM) -> NDArray[np.float64] | None:
 
 
 def frame(values: NDArray[Any]) -> pd.DataFrame:
-    """(20, 20) values with amino acids as labels."""
+    """Return (20, 20) values as a table with amino acids as labels."""
     labels = pd.Index(list(AMINO_ACIDS))
     return pd.DataFrame(values, index=labels, columns=labels)

@@ -1,4 +1,4 @@
-"""How a similarity of amino acids agrees with substitution matrices, beside chance and beside other proteins."""
+"""Agreement of a similarity of amino acids with substitution matrices: permutation tests and bootstrap intervals."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ MATRIX = "BLOSUM62"
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a 20 × 20 similarity agrees with a substitution matrix over the pairs of different amino acids."""
+    """Agreement of a 20 × 20 similarity with a substitution matrix, over the pairs of different amino acids."""
 
     pearson: float
     spearman: float
@@ -32,8 +32,8 @@ class Agreement:
 def agreement(similarity: pd.DataFrame, matrix: pd.DataFrame, *, seed: int = 0) -> Agreement:
     """Correlate the strict lower triangles, with a permutation test over the labels (Mantel's).
 
-    Amino acids without values are left out; pairs of one amino acid are correlated with all the others, hence the
-    permutation of whole rows and columns rather than of pairs.
+    Amino acids without values are left out. Pairs that share an amino acid are correlated, so the test permutes whole rows
+    and columns rather than pairs.
     """
     present = [letter for letter in similarity.index if similarity.loc[letter].notna().any()]
     left = similarity.loc[present, present].to_numpy()
@@ -51,22 +51,21 @@ def agreement(similarity: pd.DataFrame, matrix: pd.DataFrame, *, seed: int = 0) 
 
 @dataclass(frozen=True)
 class Resamples:
-    """A measure of the similarity on proteins drawn anew from those that were read, group by group."""
+    """Bootstrap of a measure of the similarity: its values on resampled groups of proteins."""
 
     values: NDArray[np.float64]
-    """(R, 190), strict lower triangles; R is 0 where there are fewer than two groups."""
+    """(R, 190) strict lower triangles; R is 0 if there are fewer than two groups."""
 
     @classmethod
-    def of(cls, sums: NDArray[np.float64], measures: dict[str, Measure], *, seed: int = 0) -> "dict[str, Resamples]":
-        """The bootstrap: as many groups as hold proteins, with replacement.
+    def of(cls, sums: NDArray[np.float64], measures: dict[str, Measure]) -> "dict[str, Resamples]":
+        """Resample as many groups as hold proteins, with replacement.
 
         Args:
             sums: (G, layers, heads, 20, 20) of `PairSums`.
-            measures: by name, functions of the total.
-            seed: of the draws.
+            measures: functions of the total, by name.
         """
         filled = sums[sums.any((1, 2, 3, 4))]
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(0)
         lower = np.tril_indices(len(AMINO_ACIDS), -1)
         values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures}
         for _ in range(NUM_RESAMPLES if len(filled) > 1 else 0):
@@ -77,7 +76,7 @@ class Resamples:
         return {name: cls(np.array(each).reshape(-1, lower[0].size)) for name, each in values.items()}
 
     def interval(self, matrix: pd.DataFrame) -> NDArray[np.float64]:
-        """(2, 2) low and high ends (columns) of the 95 % interval of Pearson and Spearman (rows); NaN if there is none."""
+        """Return the 95 % intervals (2, 2) of Pearson and Spearman (rows), low and high ends; NaN without values."""
         right = matrix.to_numpy()[np.tril_indices(len(AMINO_ACIDS), -1)]
         found = _correlations(self.values, right) if len(self.values) else np.empty((0, 2))
         found = found[np.isfinite(found).all(1)]
@@ -85,14 +84,14 @@ class Resamples:
 
 
 def matrix_names() -> list[str]:
-    """Biopython's matrices that have all 20 amino acids."""
+    """Return the names of Biopython's matrices that have all 20 amino acids."""
     names = substitution_matrices.load()
     assert isinstance(names, list)
     return [name for name in names if set(AMINO_ACIDS) <= set(_load(name).alphabet)]
 
 
 def substitution_matrix(name: str = MATRIX) -> pd.DataFrame:
-    """A substitution matrix (20 × 20) of Biopython, in its own units; of BLOSUM62, half-bits.
+    """Return a substitution matrix (20 × 20) of Biopython, in its own units; those of BLOSUM62 are half-bits.
 
     Raises:
         ConfigError: there is no such matrix.
@@ -103,7 +102,7 @@ def substitution_matrix(name: str = MATRIX) -> pd.DataFrame:
 
 
 def normalized(matrix: pd.DataFrame) -> pd.DataFrame:
-    """(M - min) / max(M - min): the paper's normalization, to 0…1."""
+    """Return (M - min) / max(M - min), the paper's normalization to 0…1."""
     shifted = matrix - matrix.min().min()
     return shifted / shifted.max().max()
 
@@ -115,9 +114,9 @@ def _load(name: str) -> substitution_matrices.Array:
 
 
 def _correlations(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson and Spearman (N, 2) of N rows of pairs (N, P) with one (P,), over the pairs that have values.
+    """Return Pearson and Spearman (N, 2) of N rows of pairs (N, P) with one (P,), over the pairs that have values.
 
-    NaN where there are fewer than three, or all are alike.
+    Values are NaN for fewer than three pairs, or constant values.
     """
     known = np.isfinite(left)
     left, rights = np.where(known, left, np.nan), np.where(known, right, np.nan)

@@ -1,4 +1,4 @@
-"""Tables of scored variants."""
+"""Tables of scored variants, and scans of all substitutions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,15 @@ from protein_lm.io.variants.variant_table import LETTERS, VariantTable, all_subs
 from protein_lm.model.language_model import ProteinLM
 
 SCORE, TOTAL, REASON = "score", "total_score", "reason"
-"""Columns that scoring adds: nats (per residue if a variant has another length), then the sums; why a row has no score."""
+"""Columns that scoring adds: nats (per residue if a variant has another length), the sums, the reason for no score."""
 
 
 def scorable(table: VariantTable, path: Path, scoring: Scoring, *, longest: int) -> VariantTable:
-    """The table with reasons for what a model that reads `longest` residues cannot score, before the work.
+    """Check before the work what a model that reads `longest` residues can score; `reasons` explain the other rows.
 
     Raises:
-        InputError: it has a column of its own with a name that scoring adds, or nothing is left.
-        ConfigError: it has insertions or deletions, and the strategy knows none.
+        InputError: the table has a column with a name that scoring adds, or no row can be scored.
+        ConfigError: it has insertions or deletions, which the strategy cannot score.
     """
     for name in (SCORE, *([TOTAL] if table.has_indels else []), REASON):
         if name in table.frame:
@@ -41,7 +41,7 @@ def scorable(table: VariantTable, path: Path, scoring: Scoring, *, longest: int)
 
 
 def within_window(table: VariantTable, scoring: Scoring, *, longest: int) -> VariantTable:
-    """The table without variants that a model that reads `longest` residues cannot score; `reasons` say why."""
+    """Remove variants that a model that reads `longest` residues cannot score; `reasons` say why."""
     variants, reasons = list(table.variants), list(table.reasons)
     for row, variant in enumerate(variants):
         if variant is None or variant.is_wild_type or is_within(variant, table.wild_type.tokens, longest):
@@ -56,7 +56,7 @@ def within_window(table: VariantTable, scoring: Scoring, *, longest: int) -> Var
 
 
 def num_in_windows(table: VariantTable, *, longest: int) -> int:
-    """Variants of the table that a model that reads `longest` residues does not read whole."""
+    """Return the number of variants that a model that reads `longest` residues does not read whole."""
     return sum(
         not (each is None or each.is_wild_type or is_within(each, table.wild_type.tokens, longest))
         for each in table.variants
@@ -64,7 +64,7 @@ def num_in_windows(table: VariantTable, *, longest: int) -> int:
 
 
 def scored(model: ProteinLM, table: VariantTable, scoring: Scoring) -> pd.DataFrame:
-    """The table with `score`, NaN where a row names no variant that the wild type can have, and `reason`, why it does not.
+    """Add `score` to the table, NaN if a row has no valid variant, and `reason`, which then says why.
 
     If a variant has another length than the wild type, all scores are per residue, and `total_score` has the sums.
     """
@@ -81,9 +81,9 @@ def scored(model: ProteinLM, table: VariantTable, scoring: Scoring) -> pd.DataFr
 def scan(
     model: ProteinLM, wild_type: SequenceRecord, scoring: Scoring, *, first_residue: int = 1
 ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """All 19 substitutions at each of the L residues: `mutant` and `score`, and the scores as a matrix (L, 20).
+    """Score all 19 substitutions at each of the L residues: `mutant` and `score`, and the scores as a matrix (L, 20).
 
-    The matrix's columns are `data.variants.LETTERS`; the wild type has 0, and residues that are none of the 20 have no
+    The matrix's columns are in the order of `LETTERS`, and the wild type has 0. Residues that are none of the 20 have no
     scores (NaN) and no rows in the table.
 
     Raises:
@@ -98,9 +98,9 @@ def scan(
     names = [name_of(variant, wild_type.tokens, first_residue=first_residue) for variant in variants]
     matrix = np.full((len(wild_type), len(LETTERS)), np.nan)
     columns = {letter: column for column, letter in enumerate(LETTERS)}
-    for place, letter in enumerate(wild_type.sequence):
+    for index, letter in enumerate(wild_type.sequence):
         if letter in columns:
-            matrix[place, columns[letter]] = 0.0
+            matrix[index, columns[letter]] = 0.0
     for name, variant, value in zip(names, variants, scores.tolist(), strict=True):
         matrix[variant.sites[0], columns[name[-1]]] = value
     return pd.DataFrame({"mutant": names, SCORE: scores}), matrix

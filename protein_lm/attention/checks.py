@@ -1,4 +1,4 @@
-"""What every attention operation asks of its tensors."""
+"""Checks of the tensors that attention is called with."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def check_inputs(
     *,
     empty_rows: bool = False,
 ) -> None:
-    """Refuse tensors that no attention can be computed from; `empty_rows` allows rows without any real token.
+    """Refuse tensors that do not fit each other; `empty_rows` allows rows without any real token.
 
     Raises:
         ValueError: shapes that do not fit each other or hold a 0; a mask of another shape or type, or with a row without

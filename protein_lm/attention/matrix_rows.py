@@ -1,4 +1,4 @@
-"""Some rows at a time of the attention matrices that `reference` forms whole, for one sequence without padding.
+"""Rows of attention matrices, a few at a time, for one sequence without padding.
 
 Analysis walks over long sequences with these: no (L, L) is ever in memory. Spans count queries from 0.
 """
@@ -12,7 +12,7 @@ from protein_lm.attention.feature_maps.performer import FeatureMap
 
 
 def exact_matrix_rows(query: Tensor, key: Tensor, *, causal: bool) -> Callable[[slice], Tensor]:
-    """Rows of the softmax attention of queries and keys (B, H, L, E), see `AttentionOperation.matrix_rows`."""
+    """Form rows of the softmax attention of (B, H, L, E); see `AttentionOperation.matrix_rows`."""
     scaled = query * query.shape[-1] ** -0.5
 
     def rows(span: slice) -> Tensor:
@@ -27,7 +27,7 @@ def exact_matrix_rows(query: Tensor, key: Tensor, *, causal: bool) -> Callable[[
 def linear_matrix_rows(
     query: Tensor, key: Tensor, feature_map: FeatureMap, *, causal: bool
 ) -> Callable[[slice], Tensor]:
-    """Rows of the matrix that a linear attention of queries and keys (B, H, L, E) implies; holds features of all keys."""
+    """Form rows of the matrix that a linear attention of (B, H, L, E) implies; features of all keys stay in memory."""
     key_features = feature_map.key_features(key).mT.contiguous()
 
     def rows(span: slice) -> Tensor:

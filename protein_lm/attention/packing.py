@@ -16,9 +16,9 @@ Plan = TypeVar("Plan")
 
 
 class Packing:
-    """Where the N sequences of one packed row of L tokens begin and end."""
+    """Boundaries of the N sequences of one packed row of L tokens."""
 
-    goes_on = False
+    continues = False
     """Whether the first and the last sequence may have tokens beyond the row."""
 
     def __init__(self, boundaries: Sequence[int] | Tensor, length: int) -> None:
@@ -35,14 +35,14 @@ class Packing:
                 f"boundaries run from {ends[0]} to {ends[-1]}; they must run from 0 to the {length} tokens"
             )
         if (np.diff(ends) < 1).any():
-            place = int(np.argmax(np.diff(ends) < 1))
-            raise ValueError(f"boundaries must rise: {ends[place]} is followed by {ends[place + 1]}")
+            index = int(np.argmax(np.diff(ends) < 1))
+            raise ValueError(f"boundaries must rise: {ends[index]} is followed by {ends[index + 1]}")
         self.boundaries = ends
         self._plans: dict[object, Any] = {}
 
     @classmethod
     def of_lengths(cls, lengths: Iterable[int]) -> "Packing":
-        """The packing of sequences of these lengths in tokens."""
+        """Pack sequences of these lengths in tokens."""
         ends = np.cumsum([0, *lengths])
         return cls(ends.tolist(), int(ends[-1]))
 
@@ -52,7 +52,7 @@ class Packing:
         return int(self.boundaries[-1])
 
     def plan(self, key: object, build: Callable[[], Plan]) -> Plan:
-        """How an operation cuts this row: built once for all layers and passes, remembered by `key`."""
+        """Return an operation's plan for this row, built once for all layers and passes and kept by `key`."""
         if key not in self._plans:
             self._plans[key] = build()
         return self._plans[key]
@@ -73,7 +73,7 @@ class Packing:
         return np.arange(self.length) - np.repeat(self.boundaries[:-1], self.lengths)
 
     def has_neighbour(self, offset: int, device: torch.device) -> Tensor:
-        """(L,) boolean: whether the token `offset` places on (before, if negative) belongs to the same sequence."""
+        """Tell whether the token `offset` tokens later (earlier if negative) belongs to the same sequence: (L,)."""
 
         def build() -> Tensor:
             neighbours = np.arange(self.length) + offset
@@ -87,7 +87,7 @@ class Packing:
 class PackingPart(Packing):
     """A stretch of a packed row; positions and neighbours are those in the whole row."""
 
-    goes_on = True
+    continues = True
 
     def __init__(self, whole: Packing, span: slice) -> None:
         """Take the tokens `span` of the row `whole`."""
@@ -98,9 +98,9 @@ class PackingPart(Packing):
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """See `Packing`."""
+        """(S,) positions in the whole sequences."""
         return self._whole.positions[self._span]
 
     def has_neighbour(self, offset: int, device: torch.device) -> Tensor:
-        """See `Packing`; the neighbour may lie beyond the stretch."""
+        """Tell the same as `Packing` does, (S,); the neighbour may lie beyond the stretch."""
         return self._whole.has_neighbour(offset, device)[self._span]

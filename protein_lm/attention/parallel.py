@@ -1,12 +1,11 @@
-"""Rows that several processes hold together, each a stretch of their tokens.
+"""Rows that several processes share, each with a stretch of their tokens.
 
-What linear attention needs of the other processes is the states Σ φ(k)ᵀ[v, 1] of M × (E + 1) numbers per head: in a causal
-model those of earlier processes, else those of all; and in the backward pass the gradients of these, which come from later
-processes, or from all. A short convolution needs the few tokens next to its stretch. Nothing that is sent depends on the
-length of a row.
+Linear attention needs the states Σ φ(k)ᵀ[v, 1] of other processes, M × (E + 1) numbers per head: those of earlier processes
+in a causal model, else those of all. The gradients of states come back from later processes, or from all. A short convolution
+needs the few tokens next to its stretch. Nothing that is sent depends on the length of a row.
 
-Every process calls the same operations in the same order on its own stretch; each process's gradients of weights are what
-its stretch gives to them, so their sum over the processes is the gradient of the losses' sum.
+Every process calls the same operations in the same order on its own stretch. Each has the gradients of weights from its
+stretch alone; their sum over the processes is the gradient of the sum of all losses.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ Group = torch.distributed.ProcessGroup
 
 
 def spans(length: int, group: Group) -> list[slice]:
-    """The tokens of a row of `length` that each process of a group holds, in order; all about equally many.
+    """Split a row of `length` tokens into one span per process of a group, in order and of about one length.
 
     Raises:
         ValueError: there are fewer tokens than processes.
@@ -33,12 +32,12 @@ def spans(length: int, group: Group) -> list[slice]:
 
 
 def own_span(length: int, group: Group) -> slice:
-    """The tokens of a row of `length` that this process holds."""
+    """Return the tokens of a row of `length` that this process holds."""
     return spans(length, group)[group.rank()]
 
 
 class Part:
-    """The stretch of the rows of a batch that this process holds, and what it exchanges with those who hold the others."""
+    """The stretch of a batch's rows that this process holds, and its exchange with the processes that hold the others."""
 
     def __init__(self, group: Group, length: int, packing: Packing | None = None) -> None:
         """Split rows of `length` tokens, or one packed row, over a group that all its processes enter.
@@ -59,15 +58,15 @@ class Part:
         self._later = [p for p in processes if p > self.rank and first[p] == last[self.rank]]
 
     def from_earlier(self, last: Tensor) -> Tensor:
-        """Sum of the states that earlier processes have of the first sequence here; this one gives that of its `last`."""
+        """Sum the states that earlier processes have of the first sequence here; give `last`, that of the last one."""
         return self._gather(last)[self._earlier].sum(0)
 
     def from_later(self, first: Tensor) -> Tensor:
-        """Sum of the states that later processes have of the last sequence here; this one gives that of its `first`."""
+        """Sum the states that later processes have of the last sequence here; give `first`, that of the first one."""
         return self._gather(first)[self._later].sum(0)
 
     def from_both(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """`from_earlier(last)` and `from_later(first)` at once."""
+        """Return `from_earlier(last)` and `from_later(first)`, with one exchange."""
         if self.packing is None:  # first and last are the same sequence for all
             firsts = lasts = self._gather(first)
         else:
@@ -75,22 +74,24 @@ class Part:
         return lasts[self._earlier].sum(0), firsts[self._later].sum(0)
 
     def with_neighbours(self, hidden: Tensor, before: int, after: int) -> Tensor:
-        """Tokens (B, S, D) of this stretch between those next to it, (B, before + S + after, D); zeros beyond the row.
+        """Put the tokens next to this stretch around it: (B, S, D) -> (B, before + S + after, D), zeros beyond the row.
 
-        Gradients go back to the processes that the neighbours came from.
+        Gradients go back to the processes that hold these tokens.
         """
         if not before + after:
             return hidden
         length = hidden.shape[1]
+        # The last `before` and the first `after` tokens of each stretch, (processes, B, before + after, D).
         ends = _padded(hidden[:, max(0, length - before) :], front=max(0, before - length))
         starts = _padded(hidden[:, :after], back=max(0, after - length))
         edges = torch.cat((ends, starts), dim=1)
         exact = edges.to(torch.promote_types(edges.dtype, torch.float32))
         gathered = _Gather.apply(exact, self.group).to(edges.dtype)
-        # All edges in order, so that even those who need none of them pass a gradient on: others wait for it.
+        # All edges in order: even a process that needs none of them passes a gradient on, since others wait for it.
         num_tokens = [span.stop - span.start for span in self.spans]
         all_ends = [edge[:, max(0, before - n) : before] for edge, n in zip(gathered, num_tokens, strict=True)]
         all_starts = [edge[:, before : before + min(after, n)] for edge, n in zip(gathered, num_tokens, strict=True)]
+        # Tokens of earlier ends, and of starts up to the own one: there the neighbours begin.
         left = sum(ends.shape[1] for ends in all_ends[: self.rank])
         right = sum(starts.shape[1] for starts in all_starts[: self.rank + 1])
         earlier = _padded(torch.cat(all_ends, dim=1), front=before)[:, left : left + before]
@@ -106,7 +107,7 @@ def _padded(tokens: Tensor, front: int = 0, back: int = 0) -> Tensor:
 
 
 def _gathered(tensor: Tensor, group: Group) -> Tensor:
-    """The tensors (N, ...) of all processes."""
+    """Gather the tensors of all N processes, (N, ...)."""
     gathered = tensor.new_empty(group.size(), *tensor.shape)
     torch.distributed.all_gather(list(gathered), tensor.contiguous(), group=group)
     return gathered

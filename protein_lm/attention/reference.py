@@ -15,7 +15,7 @@ from protein_lm.attention.packing import Packing
 def visible_keys(
     length: int, *, causal: bool, valid_mask: Tensor | None, device: torch.device, packing: Packing | None = None
 ) -> Tensor:
-    """Boolean (B or 1, 1, L, L): which keys (last axis) each query may see."""
+    """Tell which keys (last axis) each query may see: boolean (B or 1, 1, L, L)."""
     visible = torch.ones(1, 1, length, length, dtype=torch.bool, device=device)
     if causal:
         visible = visible.tril()
@@ -30,7 +30,7 @@ def visible_keys(
 def exact_attention_matrix(
     query: Tensor, key: Tensor, *, causal: bool, valid_mask: Tensor | None = None, packing: Packing | None = None
 ) -> Tensor:
-    """Softmax attention matrix (B, H, L, L) of q·k / √E."""
+    """Form the softmax attention matrix (B, H, L, L) of q·k / √E."""
     visible = visible_keys(query.shape[2], causal=causal, valid_mask=valid_mask, device=query.device, packing=packing)
     scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
     return torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1).nan_to_num(0.0)
@@ -45,7 +45,7 @@ def linear_attention_matrix(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """The matrix (B, H, L, L) that a linear attention implies without forming it: φ(q)·φ(k), rows normalized."""
+    """Form the matrix (B, H, L, L) that a linear attention implies: φ(q)·φ(k), rows normalized."""
     visible = visible_keys(query.shape[2], causal=causal, valid_mask=valid_mask, device=query.device, packing=packing)
     kernel = feature_map.query_features(query) @ feature_map.key_features(key).transpose(-2, -1)
     kernel = kernel * visible

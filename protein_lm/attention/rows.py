@@ -1,4 +1,4 @@
-"""What attention is told of the rows of a batch besides queries, keys and values."""
+"""The rows of a batch as attention knows them: padding, packing, and the stretch that a process holds."""
 
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ class Rows(NamedTuple):
     """Padded rows have a mask, a packed row has a packing, rows that are whole sequences have neither."""
 
     valid_mask: Tensor | None = None
-    """(B, L) boolean, True for real tokens: others are seen by none."""
+    """(B, L) boolean, True for real tokens; no query sees the others."""
     packing: Packing | None = None
     """The sequences of a packed row, which do not see each other."""
     part: Part | None = None
-    """What stretch of the rows these tokens are. None: they are the whole rows."""
+    """The stretch of the rows that these tokens are. None: they are the whole rows."""
 
     def split(self, shape: tuple[int, int], group: Group) -> "Rows":
-        """This process's stretch of whole rows (B, L) that a group holds together.
+        """Take this process's stretch of whole rows (B, L) that a group shares.
 
         Raises:
             ValueError: the mask or packing does not fit the rows, or there are fewer tokens than processes.
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
         return torch.arange(start, start + length)
 
     def of_one_process(self) -> dict[str, Any]:
-        """Mask and packing of whole rows, for attention that cannot do with a stretch.
+        """Return mask and packing of whole rows, for attention that cannot be split.
 
         Raises:
             ValueError: the rows are split.

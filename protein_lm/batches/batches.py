@@ -1,7 +1,7 @@
 """Sequences -> packed batches of token ids under a budget of tokens, without padding.
 
-What happens to one sequence (crop, mask) is a pure function of (seed, visit, its index in the corpus), whatever batch it is
-in; a visit is an epoch, or with weights the number of times that its store was gone through.
+The crop and the mask of a sequence are a pure function of (seed, visit, its index in the corpus); its batch does not matter.
+A visit is an epoch, or with weights the number of times that its store was gone through.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.batches.masking import corrupted, drawn
 from protein_lm.batches.order import keys_of_visits
-from protein_lm.batches.plan import Planned, TrainingPlan, filled
+from protein_lm.batches.plan import PlannedBatch, TrainingPlan, filled, numbered
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 IGNORED = -100
 """Target of positions that are not predicted."""
@@ -74,45 +74,45 @@ def tokens_of(sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
 
 
 class TrainingBatches:
-    """The planned batches of a store, as tokens and targets for one objective."""
+    """The planned batches of a corpus, as tokens and targets for one objective."""
 
-    def __init__(self, store: Corpus, config: DataConfig, *, objective: Objective, max_length: int, seed: int) -> None:
+    def __init__(self, corpus: Corpus, config: DataConfig, *, objective: Objective, max_length: int, seed: int) -> None:
         """Plan the training.
 
         Raises:
             InputError: as `TrainingPlan`.
             ConfigError: as `TrainingPlan`.
         """
-        self.plan = TrainingPlan(store, config, max_length=max_length, seed=seed)
-        self._store, self._config, self._objective, self._seed = store, config, objective, seed
+        self.plan = TrainingPlan(corpus, config, max_length=max_length, seed=seed)
+        self._corpus, self._config, self._objective, self._seed = corpus, config, objective, seed
 
-    def batch(self, planned: Planned) -> Batch:
-        """Gather, mask and pack the residues of a batch."""
+    def batch(self, planned: PlannedBatch) -> Batch:
+        """Gather, mask and pack the residues of a batch: P pieces with R residues make L tokens."""
         pieces, lead = planned.pieces, 0 if self.plan.concatenates else 1
-        sizes = lead + pieces.lengths + pieces.ends
-        firsts = np.cumsum(sizes) - sizes
+        sizes = lead + pieces.lengths + pieces.ends  # (P,) tokens of each piece: <cls>, residues, <eos>
+        firsts = np.cumsum(sizes) - sizes  # (P,) index of its first token
         rows = pieces.rows - pieces.rows[0]
         packing = Packing.of_lengths(np.bincount(rows, sizes).astype(np.int64))
-        owners = np.repeat(np.arange(len(pieces)), pieces.lengths)
-        within = np.arange(owners.size) - np.repeat(np.cumsum(pieces.lengths) - pieces.lengths, pieces.lengths)
-        places = (firsts + lead)[owners] + within
-        of_sequence = pieces.starts[owners] + within
-        begins = self._store.places_of(pieces.indices)
-        residues = self._store.residues_at(begins[owners] + of_sequence).astype(np.int64)
+        owners, within = numbered(pieces.lengths)  # (R,) piece of each residue, and its number in the piece
+        indices = (firsts + lead)[owners] + within  # (R,) index of its token
+        in_sequence = pieces.starts[owners] + within  # (R,) its number in the whole sequence
+        begins = self._corpus.offsets_of(pieces.indices)  # (P,) first residue of each sequence in the corpus
+        residues = self._corpus.residues_at(begins[owners] + in_sequence).astype(np.int64)
         tokens = np.empty(packing.length, dtype=np.int64)
         if lead:
             tokens[firsts] = alphabet.CLS
         tokens[(firsts + sizes - 1)[pieces.ends]] = alphabet.EOS
-        tokens[places] = residues
+        tokens[indices] = residues
         row = torch.from_numpy(tokens)[None]
         if self._objective is Objective.CAUSAL:
             return Batch(row, packing, causal_targets(row, packing))
+        # (R,) a random number for each residue, from the seed, its visit, its sequence and its number there.
         keys = keys_of_visits(pieces.visits, 2, self._seed)
-        draws = mix(mix(pieces.indices.astype(np.uint64) ^ keys)[owners] + of_sequence.astype(np.uint64))
-        wanted = np.maximum(1, np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64))
-        chosen = drawn(draws, pieces.lengths, np.minimum(wanted, pieces.lengths))
-        places, residues = places[chosen], residues[chosen]
+        draws = mix(mix(pieces.indices.astype(np.uint64) ^ keys)[owners] + in_sequence.astype(np.uint64))
+        counts = np.maximum(1, np.rint(self._config.mask_fraction * pieces.lengths).astype(np.int64))
+        chosen = drawn(draws, pieces.lengths, np.minimum(counts, pieces.lengths))  # (K,) residues to predict
+        indices, residues = indices[chosen], residues[chosen]
         targets = np.full(packing.length, IGNORED, dtype=np.int64)
-        targets[places] = residues
-        tokens[places] = corrupted(residues, mix(draws[chosen]))
+        targets[indices] = residues
+        tokens[indices] = corrupted(residues, mix(draws[chosen]))  # `row` shares this memory
         return Batch(row, packing, torch.from_numpy(targets)[None])

@@ -1,4 +1,4 @@
-"""What the cells of a table say of a sequence that is to be learned: its labels, and its split."""
+"""Reads the cells of a table of labels: the labels of a sequence, and its split."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,26 +11,21 @@ from protein_lm.errors import ConfigError, InputError, quoted
 from protein_lm.io.residues import residues_of
 
 Label = float | str | None
-"""A number or the name of a class; None: there is no label."""
+"""A number or the name of a class; None where the label is missing."""
 
 SPLIT, FLIP_SET, FLIP_VALIDATION = "split", "set", "validation"
 _FLIP_SPLITS = {"train": Split.TRAIN, "test": Split.TEST}
 _TRUTHS = {"true": True, "false": False, "": False, "nan": False}
 _NO_NUMBER = "nan"
 _UNRESOLVED = "Xx"
-"""Residue classes that mean no label unless `head.no_label` says otherwise."""
+"""Residue classes that mean a missing label unless `head.no_label` says otherwise."""
 
 
 class LabelReader:
     """Reads cells of labels for a task."""
 
     def __init__(self, task: Task, no_label: str | None) -> None:
-        """Choose how cells are read.
-
-        Args:
-            task: what is to be predicted.
-            no_label: as `HeadConfig.no_label`.
-        """
+        """Choose how cells are read; `no_label` is that of `HeadConfig`."""
         self._task, self._mark = task, no_label
         self._marked_number = _number(no_label) if no_label is not None else None
         self._read_one: Callable[[str], Label] = self._number if task.is_regression else self._class
@@ -38,25 +33,25 @@ class LabelReader:
     def read(self, text: str, sequence: str) -> list[Label]:
         """The labels in one cell: one, or one for each residue of the sequence in the same row.
 
-        What the policy of `residues` leaves out of the sequence may have a label too, which is left out with it.
+        Letters that reading leaves out of the sequence, such as gaps, may have a label too. It is left out with them.
 
         Raises:
-            ValueError: why there are none.
+            ValueError: the cell cannot be read.
         """
         text = text.strip()
         is_empty = not text or text.lower() == _NO_NUMBER or text == self._mark
         if not self._task.is_of_residues:
             return [None if is_empty else self._read_one(text)]
         letters = sequence.strip()
-        places = residues_of(letters).places
+        kept = residues_of(letters).places  # indices of the letters that are residues
         if is_empty:
-            return [None] * places.size
+            return [None] * kept.size
         parts = text.split() if self._task.is_regression else list(text)
         if len(parts) == len(letters):
-            parts = [parts[place] for place in places]
-        if len(parts) != places.size:
+            parts = [parts[index] for index in kept]
+        if len(parts) != kept.size:
             what = "numbers, with blanks between them" if self._task.is_regression else "letters"
-            raise ValueError(f"{len(parts):,} labels for {places.size:,} residues; give one for each: {what}")
+            raise ValueError(f"{len(parts):,} labels for {kept.size:,} residues; give one for each: {what}")
         return [self._read_one(part) for part in parts]
 
     def _number(self, text: str) -> Label:
@@ -84,26 +79,26 @@ class LabelReader:
 def given_splits(frame: pd.DataFrame, where: Sequence[str]) -> list[Split | None]:
     """The splits that a table gives its rows, None where it leaves one open.
 
-    They are in the column `split`; or, without it, in FLIP's `set` (train, test) and `validation` (True for rows of `train`
-    that are for validation).
+    They are in the column `split`. Without it they are in FLIP's `set` (train, test) and `validation` (True for rows of
+    `train` that are for validation).
 
     Args:
         frame: the table, all cells text.
-        where: what messages call each row.
+        where: names of the rows in messages.
 
     Raises:
         InputError: a cell is no split, or not one of FLIP's.
     """
     if SPLIT in frame:
-        return [_split(cell.strip(), place) for cell, place in zip(frame[SPLIT], where, strict=True)]
+        return [_split(cell.strip(), row) for cell, row in zip(frame[SPLIT], where, strict=True)]
     truths = frame[FLIP_VALIDATION].tolist() if FLIP_VALIDATION in frame else [""] * len(frame)
     if FLIP_SET in frame:
-        rows = zip(frame[FLIP_SET], truths, where, strict=True)
-        return [_flip_split(name, truth, place) for name, truth, place in rows]
+        cells = zip(frame[FLIP_SET], truths, where, strict=True)
+        return [_flip_split(name, truth, row) for name, truth, row in cells]
     is_flips = all(truth.strip().lower() in _TRUTHS for truth in truths)
-    if is_flips and (chosen := next((place for truth, place in zip(truths, where, strict=True) if truth.strip()), "")):
+    if is_flips and (first := next((row for truth, row in zip(truths, where, strict=True) if truth.strip()), "")):
         raise InputError(
-            f"{chosen}: a column {FLIP_VALIDATION} without FLIP's column {FLIP_SET}; name the splits in a column {SPLIT}, or "
+            f"{first}: a column {FLIP_VALIDATION} without FLIP's column {FLIP_SET}; name the splits in a column {SPLIT}, or "
             "rename it"
         )
     return [None] * len(frame)

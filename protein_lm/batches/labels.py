@@ -1,15 +1,14 @@
 """A table of labelled sequences -> token ids, splits and labels in memory; its training batches.
 
-Columns: `sequence`, the labels, and if they are there `sequence_id` and `split` (train, valid, test, held_out, or empty), or
-FLIP's `set` and `validation`. Where no split is given, a hash of the sequence decides, so that equal sequences are on the
-same side.
+Columns are `sequence` and the labels. There may be `sequence_id` and `split` (train, valid, test, held_out, or empty), or
+FLIP's `set` and `validation`. Where no split is given, a hash of the sequence decides: equal sequences get the same split.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,22 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.packing import Packing
-from protein_lm.batches.batches import IGNORED, pack
+from protein_lm.batches.batches import IGNORED, pack, tokens_of
 from protein_lm.batches.label_cells import FLIP_SET, FLIP_VALIDATION, SPLIT, Label, LabelReader, given_splits
-from protein_lm.batches.plan import Planned, TrainingPlan
-from protein_lm.choices import LongPolicy, Task, TrainingLongPolicy
-from protein_lm.config import DataConfig, HeadConfig, LabelledDataConfig
-from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import hash_identifiers
+from protein_lm.batches.order import shuffled
+from protein_lm.batches.plan import PlanPosition, check_budget, filled
+from protein_lm.choices import LongPolicy
+from protein_lm.config import HeadConfig, LabelledDataConfig
 from protein_lm.corpus.split import Split, SplitRule
 from protein_lm.errors import InputError
 from protein_lm.files.tables import read_table
 from protein_lm.files.text_table import shown_names
-from protein_lm.io.records import Annotations
+from protein_lm.io.hashing import hash_identifiers
 from protein_lm.io.residues import read_residues
 
 Labels = NDArray[Any]
-"""Numbers, NaN where there is none; or indices of classes, `IGNORED` where there is none."""
+"""Numbers, NaN where a label is missing; or indices of classes, `IGNORED` where one is missing."""
 SEQUENCE, IDENTIFIER = "sequence", "sequence_id"
 
 
@@ -45,14 +43,14 @@ class SequenceTable:
     frame: pd.DataFrame
     """Rows of the table that were kept, all cells text."""
     rows: NDArray[np.int64]
-    """(N,) their numbers in the table, the first below the header being 1."""
+    """(N,) their row numbers in the table; the first below the header is 1."""
     identifiers: list[str]
     """`sequence_id`, or the row's number where there is no such column."""
     residues: list[NDArray[np.uint8]]
     too_long: list[str]
-    """Identifiers of those over the window, which were dropped or cropped."""
+    """Identifiers of sequences over the window, which were dropped or cropped."""
     sha256: str
-    """Of the file."""
+    """Checksum of the file."""
 
     def take(self, kept: Sequence[int]) -> "SequenceTable":
         """Some of the sequences, by index."""
@@ -68,17 +66,17 @@ class SequenceTable:
 def read_sequence_table(
     path: Path, *, max_residues: int, long_sequences: LongPolicy, label_column: str = SEQUENCE
 ) -> SequenceTable:
-    """Read a table with a column `sequence`, by the policy of `residues`.
+    """Read a table with a column `sequence`; letters are treated as `protein_lm.io.residues` says.
 
     Args:
-        path: see `tables.read_table`.
+        path: a file that `read_table` reads.
         max_residues: the model's window.
-        long_sequences: what becomes of sequences over it.
-        label_column: another column that is expected.
+        long_sequences: error, drop, or crop to the first residues.
+        label_column: another column to keep.
 
     Raises:
-        InputError: the file cannot be read, has no column `sequence` or no rows, a row holds no protein sequence, or one over
-            the window while `long_sequences` is `error`; or all were dropped.
+        InputError: the file cannot be read, or has no column `sequence` or no rows. A row holds no protein sequence, or one
+            over the window while `long_sequences` is `error`. Or all were dropped.
     """
     wanted = (SEQUENCE, IDENTIFIER, label_column, SPLIT, FLIP_SET, FLIP_VALIDATION)
     frame, sha256 = read_table(path, needs=(SEQUENCE,), wanted=wanted)
@@ -109,110 +107,64 @@ def read_sequence_table(
     return SequenceTable(path, frame.iloc[kept], rows[kept], [names[i] for i in kept], residues, too_long, sha256)
 
 
-class LabelTable(Corpus):
-    """N labelled sequences in memory, ready to train on."""
+@dataclass(frozen=True)
+class LabelTable:
+    """N labelled sequences in memory."""
 
-    def __init__(
-        self,
-        table: SequenceTable,
-        splits: NDArray[np.uint8],
-        labels: Labels,
-        classes: tuple[str, ...],
-        task: Task,
-        *,
-        num_unlabelled: int,
-    ) -> None:
-        """Put sequences and labels together.
-
-        Args:
-            table: the sequences.
-            splits: (N,) values of `Split`.
-            labels: (N,) of sequences, or (T,) of the residues of all sequences back to back: numbers, or indices into
-                `classes`.
-            classes: names of the classes, sorted; none for numbers.
-            task: what is to be predicted.
-            num_unlabelled: sequences of the file that have no label at all, and are not in the table.
-        """
-        self.path, self.splits, self.labels, self.classes = table.path, splits, labels, classes
-        self.manifest = {"sources": [{"name": table.path.name, "sha256": table.sha256}]}
-        self.num_long = len(table.too_long)
-        """Sequences over the model's window that were dropped or cropped."""
-        self.num_unlabelled = num_unlabelled
-        """Sequences that were left out since they have no label."""
-        self._is_of_residues = task.is_of_residues
-        self._identifiers = table.identifiers
-        self._tokens = np.concatenate(table.residues)
-        self._offsets = np.cumsum([0, *map(len, table.residues)], dtype=np.int64)
-
-    @property
-    def num_residues(self) -> int:
-        """See `Corpus`."""
-        return self._tokens.size
+    path: Path
+    sha256: str
+    """Checksum of the file."""
+    residues: list[NDArray[np.uint8]]
+    """Token ids of each sequence."""
+    splits: NDArray[np.uint8]
+    """(N,) values of `Split`."""
+    labels: Labels
+    """(T,) labels of all sequences back to back: numbers, or indices into `classes`."""
+    bounds: NDArray[np.int64]
+    """(N + 1,) where the labels of each sequence begin and end: it has one label, or one for each residue."""
+    classes: tuple[str, ...]
+    """Names of the classes, sorted; none for numbers."""
+    num_long: int
+    """Sequences over the model's window that were dropped or cropped."""
+    num_unlabelled: int
+    """Sequences of the file without any label; they are not in the table."""
 
     @property
     def sources(self) -> list[dict[str, Any]]:
-        """See `Corpus`."""
-        return self.manifest["sources"]
+        """The file and its checksum, as manifests list them."""
+        return [{"name": self.path.name, "sha256": self.sha256}]
 
     @property
     def identity(self) -> dict[str, str]:
-        """See `Corpus`; the labels belong to it."""
+        """Checksums of everything that training depends on."""
+        offsets = np.cumsum([0, *map(len, self.residues)], dtype=np.int64)
         named = {
-            "the sequences": (self._tokens, self._offsets),
+            "the sequences": (np.concatenate(self.residues), offsets),
             "the splits": (self.splits,),
             "the labels": (self.labels,),
         }
-        sums = {name: _sha256(*(array.tobytes() for array in arrays)) for name, arrays in named.items()}
+        sums = {
+            name: hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+            for name, arrays in named.items()
+        }
         return {**sums, "the classes": ", ".join(self.classes)}
 
-    @property
-    def groups(self) -> dict[str, range]:
-        """See `Corpus`: the table itself."""
-        return {self.path.name: range(self.num_sequences)}
+    def indices(self, split: Split) -> NDArray[np.int64]:
+        """Indices of the sequences of a split, in order."""
+        return np.flatnonzero(self.splits == split)
 
-    def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
-        return self._offsets[indices + 1] - self._offsets[indices]
-
-    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
-        return self._offsets[indices]
-
-    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `Corpus`."""
-        return self._tokens[places]
-
-    def residues(self, index: int) -> NDArray[np.uint8]:
-        """See `Corpus`."""
-        return self._tokens[self._offsets[index] : self._offsets[index + 1]]
-
-    def sequence_id(self, index: int) -> str:
-        """See `Corpus`."""
-        return self._identifiers[index]
-
-    def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
-        """See `Corpus`: nothing is known."""
-        return Annotations.none(indices.size)
-
-    def of(self, indices: NDArray[np.int64]) -> Labels:
+    def labels_of(self, indices: NDArray[np.int64]) -> Labels:
         """Labels of some sequences, back to back."""
-        if not self._is_of_residues:
-            return self.labels[indices]
-        return np.concatenate([self.labels[self._offsets[i] : self._offsets[i + 1]] for i in indices.tolist()])
+        return np.concatenate([self.labels[self.bounds[i] : self.bounds[i + 1]] for i in indices.tolist()])
 
-    def known(self, indices: NDArray[np.int64]) -> Labels:
-        """As `of`, without what has no label."""
-        labels = self.of(indices)
+    def training_labels(self) -> Labels:
+        """All labels of the split train, without those that are missing."""
+        labels = self.labels_of(self.indices(Split.TRAIN))
         return labels[has_label(labels)]
-
-    def training_statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of the numbers in training."""
-        labels = self.known(self.indices(Split.TRAIN))
-        return float(labels.mean()), float(labels.std())
 
 
 def has_label(labels: Labels) -> NDArray[np.bool_]:
-    """Which of some labels are there."""
+    """Which labels are not missing."""
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORED
 
 
@@ -220,8 +172,8 @@ def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_r
     """Read a table of labelled sequences for a task. Sequences without a label are left out.
 
     Raises:
-        InputError: as `read_sequence_table` or `given_splits`; or a label is no number, of the wrong length, or of a class
-            that training does not have; or the training labels are fewer than two or all the same.
+        InputError: as `read_sequence_table` or `given_splits`. A label is no number, of the wrong length, or of a class that
+            training does not have. Or the training labels are fewer than two, or all the same.
         ConfigError: the fractions of the splits leave nothing to train on.
     """
     table = read_sequence_table(
@@ -239,9 +191,11 @@ def read_labels(path: Path, head: HeadConfig, data: LabelledDataConfig, *, max_r
     num_unlabelled = len(cells) - len(kept)
     table, cells = table.take(kept), [cells[number] for number in kept]
     splits = _splits(table, data)
-    classes, labels = ((), _array(cells)) if head.task.is_regression else _classes(table, cells, splits)
-    result = LabelTable(table, splits, labels, classes, head.task, num_unlabelled=num_unlabelled)
-    _check_training(result, path)
+    classes, labels = ((), _numbers(cells)) if head.task.is_regression else _classes(table, cells, splits)
+    bounds = np.cumsum([0, *map(len, cells)], dtype=np.int64)
+    num_long = len(table.too_long)
+    result = LabelTable(path, table.sha256, table.residues, splits, labels, bounds, classes, num_long, num_unlabelled)
+    _check_training(result)
     return result
 
 
@@ -262,26 +216,25 @@ def _cells(table: SequenceTable, head: HeadConfig) -> list[list[Label]]:
 def _classes(
     table: SequenceTable, cells: list[list[Label]], splits: NDArray[np.uint8]
 ) -> tuple[tuple[str, ...], Labels]:
-    """Names of the classes, and indices into them.
+    """Names of the classes, and (T,) the class of each label.
 
     Raises:
         InputError: a class is never in training.
     """
     in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
     classes = tuple(sorted(name for name in in_training if isinstance(name, str)))
-    places: dict[Label, int] = {None: IGNORED}
-    places.update((name, place) for place, name in enumerate(classes))
-    for number, cell in enumerate(cells):
-        if unseen := [name for name in cell if name not in places]:
+    numbers: dict[Label, int] = {None: IGNORED} | {name: number for number, name in enumerate(classes)}
+    for row, split, cell in zip(table.rows, splits, cells, strict=True):
+        if unseen := [name for name in cell if name not in numbers]:
             raise InputError(
-                f"{table.path}, row {table.rows[number]}: class {unseen[0]!r} is in the split "
-                f"{Split(splits[number]).label} and never in train, so it cannot be learned; move a row of it to train, or "
+                f"{table.path}, row {row}: class {unseen[0]!r} is in the split "
+                f"{Split(split).label} and never in train, so it cannot be learned; move a row of it to train, or "
                 "remove it"
             )
-    return classes, np.array([places[name] for cell in cells for name in cell], dtype=np.int64)
+    return classes, np.array([numbers[name] for cell in cells for name in cell], dtype=np.int64)
 
 
-def _array(cells: list[list[Label]]) -> Labels:
+def _numbers(cells: list[list[Label]]) -> Labels:
     return np.array([np.nan if label is None else label for cell in cells for label in cell], dtype=np.float64)
 
 
@@ -295,23 +248,19 @@ def _splits(table: SequenceTable, data: LabelledDataConfig) -> NDArray[np.uint8]
     return splits
 
 
-def _sha256(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def _check_training(table: LabelTable, path: Path) -> None:
-    indices = table.indices(Split.TRAIN)
-    if indices.size < 2:
-        raise InputError(f"{path}: {indices.size} labelled sequences are left to train on; at least 2 are needed")
-    labels = table.known(indices)
+def _check_training(table: LabelTable) -> None:
+    number = table.indices(Split.TRAIN).size
+    if number < 2:
+        raise InputError(f"{table.path}: {number} labelled sequences are left to train on; at least 2 are needed")
+    labels = table.training_labels()
     if (labels == labels[0]).all():
         what = f"of class {table.classes[int(labels[0])]!r}" if table.classes else f"{labels[0]:g}"
-        raise InputError(f"{path}: all {labels.size:,} training labels are {what}: there is nothing to learn")
+        raise InputError(f"{table.path}: all {labels.size:,} training labels are {what}: there is nothing to learn")
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Sequences back to back in one row, and what is to be predicted of them."""
+    """Sequences back to back in one row, and the labels to predict."""
 
     tokens: Tensor
     """(1, L) int64."""
@@ -327,23 +276,48 @@ class LabelledBatch:
         return LabelledBatch(self.tokens.to(device), self.packing, targets.to(device), self.labelled.to(device))
 
 
-class LabelledBatches:
-    """The planned batches of a table's training split."""
+class PlannedLabels(NamedTuple):
+    """The sequences of a batch, by index in the table."""
 
-    def __init__(self, table: LabelTable, tokens_per_batch: int, *, max_length: int, seed: int) -> None:
+    indices: NDArray[np.int64]
+    next_position: PlanPosition
+    """Where the next batch begins."""
+
+
+class LabelledBatches:
+    """Batches of the training split of a table, shuffled anew for each epoch."""
+
+    def __init__(self, table: LabelTable, tokens_per_batch: int, *, seed: int) -> None:
         """Plan the training.
 
         Raises:
             ConfigError: a batch does not hold the longest sequence.
         """
-        config = DataConfig(tokens_per_batch=tokens_per_batch, long_sequences=TrainingLongPolicy.ERROR)
-        self.plan = TrainingPlan(table, config, max_length=max_length, seed=seed)
-        self._table = table
+        self._table, self._budget, self._seed = table, tokens_per_batch, seed
+        self._sizes = tokens_of(table.residues)
+        longest = self._sizes[table.indices(Split.TRAIN)].max()
+        check_budget(longest, tokens_per_batch, row="the longest sequence")
 
-    def batch(self, planned: Planned) -> LabelledBatch:
+    def planned(self, position: PlanPosition) -> Iterator[PlannedLabels]:
+        """All batches from a position on, without end; a batch never holds two epochs."""
+        number = len(self._table.residues)
+        while True:
+            epoch, start = position.epoch, 0
+            positions = np.arange(position.sequence, number)
+            order = shuffled(positions, number, self._seed, epoch)  # the sequences at these positions
+            is_training = self._table.splits[order] == Split.TRAIN
+            positions, order = positions[is_training], order[is_training]
+            for end in filled(self._sizes[order], self._budget):
+                is_inside = end < order.size
+                position = PlanPosition(epoch, int(positions[end])) if is_inside else PlanPosition(epoch + 1)
+                yield PlannedLabels(order[start:end], position)
+                start = end
+            if not order.size:
+                position = PlanPosition(epoch + 1)
+
+    def batch(self, planned: PlannedLabels) -> LabelledBatch:
         """The sequences of a batch with their labels."""
-        indices = planned.pieces.indices
-        tokens, packing = pack([self._table.residues(i) for i in indices.tolist()])
-        labels = self._table.of(indices)
+        tokens, packing = pack([self._table.residues[i] for i in planned.indices.tolist()])
+        labels = self._table.labels_of(planned.indices)
         labelled = np.flatnonzero(has_label(labels))
         return LabelledBatch(tokens, packing, torch.from_numpy(labels[labelled]), torch.from_numpy(labelled))

@@ -1,11 +1,12 @@
 """Which residues of which sequences make which batch of training.
 
-A pure function of (seed, epoch), computed piece by piece from any place on: nothing is held that grows with the corpus, a run
-goes on exactly where it stopped, and any number of processes sees the same batches.
+A plan is a pure function of (seed, epoch), computed piece by piece from any position on. It holds nothing that grows with the
+corpus, a run resumes exactly where it stopped, and any number of processes sees the same batches.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +17,22 @@ from protein_lm.batches.order import keys_of_visits, shuffled
 from protein_lm.choices import TrainingLongPolicy, Windows
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.hashing import mix
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.native.numpy_reader import mix
 
-_PLANNED_PLACES = 2**14
+_PLANNED_POSITIONS = 2**14
+"""Positions of the order that are planned at once."""
 _SCANNED_SEQUENCES = 2**20
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class PlanPosition:
     """Where a batch begins."""
 
     epoch: int = 0
     sequence: int = 0
-    """Place in the epoch's order."""
+    """Position of its first sequence in the epoch's order."""
     part: int = 0
     """Within that sequence: number of its window, or with `concatenate` its first token."""
 
@@ -42,7 +44,7 @@ class Pieces:
     indices: NDArray[np.int64]
     """(P,) sequences, by index in the corpus."""
     visits: NDArray[np.int64]
-    """(P,) how often each may have come before: what is random about it changes with this."""
+    """(P,) how often each sequence may have come before; random choices depend on it."""
     starts: NDArray[np.int64]
     """(P,) first residue."""
     lengths: NDArray[np.int64]
@@ -51,32 +53,52 @@ class Pieces:
     """(P,) whether <eos> follows."""
     rows: NDArray[np.int64]
     """(P,) number of the row of the packing that each belongs to, ascending."""
-    places: NDArray[np.int64]
-    """(P, 2) `Place.sequence` and `Place.part` of each."""
+    positions: NDArray[np.int64]
+    """(P, 2) `PlanPosition.sequence` and `PlanPosition.part` of each."""
 
     def __len__(self) -> int:
         return self.indices.size
 
     def __getitem__(self, span: slice) -> "Pieces":
-        return Pieces(
-            self.indices[span],
-            self.visits[span],
-            self.starts[span],
-            self.lengths[span],
-            self.ends[span],
-            self.rows[span],
-            self.places[span],
-        )
+        return Pieces(*(getattr(self, field.name)[span] for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A batch to be."""
+class PlannedBatch:
+    """The pieces of a batch."""
 
     epoch: int
     pieces: Pieces
-    next_place: Place
+    next_position: PlanPosition
     """Where the next batch begins."""
+
+
+class _Order(NamedTuple):
+    """S sequences in the order of training."""
+
+    positions: NDArray[np.int64]
+    """(S,) in the epoch's order."""
+    indices: NDArray[np.int64]
+    """(S,) in the corpus."""
+    visits: NDArray[np.int64]
+    """(S,) how often each may have come before."""
+    lengths: NDArray[np.int64]
+    """(S,) residues."""
+
+    def at(self, chosen: NDArray) -> "_Order":
+        """The sequences of some indices, or under a mask."""
+        return _Order(*(values[chosen] for values in self))
+
+
+class _Survey(NamedTuple):
+    """Facts about the training sequences of one store."""
+
+    number: int
+    num_too_long: int
+    longest: int
+    """Residues of the longest sequence that is kept."""
+    first_too_long: int
+    """Index of the first sequence over the window, -1 if there is none."""
 
 
 def filled(lengths: NDArray[np.int64], budget: int) -> list[int]:
@@ -93,33 +115,43 @@ def filled(lengths: NDArray[np.int64], budget: int) -> list[int]:
     return ends
 
 
-class TrainingPlan:
-    """Batches of a store's training split, epoch after epoch, for models of one window."""
+def numbered(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For groups of some sizes back to back: (T,) the group of each member, and (T,) its number within the group.
 
-    def __init__(self, store: Corpus, config: DataConfig, *, max_length: int, seed: int) -> None:
+    >>> numbered(np.array([2, 0, 3]))
+    (array([0, 0, 2, 2, 2]), array([0, 1, 0, 1, 2]))
+    """
+    groups = np.repeat(np.arange(counts.size), counts)
+    return groups, np.arange(groups.size) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+class TrainingPlan:
+    """Batches of a corpus's training split, epoch after epoch, for models of one window."""
+
+    def __init__(self, corpus: Corpus, config: DataConfig, *, max_length: int, seed: int) -> None:
         """Look at the lengths of the training sequences.
 
         Raises:
             InputError: a sequence is longer than the window and the policy is `error`.
             ConfigError: no sequence is left, or a batch does not hold the longest row.
         """
-        self._store, self._config, self._seed, self._max_length = store, config, seed, max_length
+        self._corpus, self._config, self._seed, self._max_length = corpus, config, seed, max_length
         self.concatenates = config.windows is Windows.CONCATENATE
         self.max_residues = max_length - alphabet.NUM_SPECIAL_TOKENS
         self._drops_long = config.long_sequences is TrainingLongPolicy.DROP
-        surveys = {name: self._survey(group) for name, group in store.groups.items()}
+        surveys = {name: self._survey(group) for name, group in corpus.groups.items()}
         self.num_sequences = sum(survey.number for survey in surveys.values())
         self.num_too_long = sum(survey.num_too_long for survey in surveys.values())
         if self.num_too_long and config.long_sequences is TrainingLongPolicy.ERROR:
             first = next(survey.first_too_long for survey in surveys.values() if survey.num_too_long)
             raise InputError(
-                f"sequence {store.sequence_id(first)} has {store.length(first):,} residues; this model "
+                f"sequence {corpus.sequence_id(first)} has {corpus.length(first):,} residues; this model "
                 f"reads {self.max_residues:,}; set data.long_sequences to crop, window or drop, or raise model.max_length"
             )
         if self._drops_long:
             self.num_sequences -= self.num_too_long
         if not self.num_sequences:
-            raise ConfigError(f"{store.path}: no training sequence fits model.max_length {max_length}; raise it")
+            raise ConfigError(f"{corpus.path}: no training sequence fits model.max_length {max_length}; raise it")
         if config.window_overlap >= self.max_residues:
             raise ConfigError(
                 f"data.window_overlap {config.window_overlap} leaves nothing of a window of {self.max_residues} residues; "
@@ -127,157 +159,146 @@ class TrainingPlan:
             )
         self._mixture = self._mix(surveys) if config.weights else None
         longest = max(survey.longest for survey in surveys.values())
-        longest = max_length if self.concatenates else min(longest, self.max_residues) + alphabet.NUM_SPECIAL_TOKENS
-        if longest > config.tokens_per_batch:
-            what = "a window" if self.concatenates else "the longest sequence"
-            raise ConfigError(
-                f"data.tokens_per_batch {config.tokens_per_batch} is below {what} of {longest} tokens; "
-                "raise it, or lower model.max_length"
-            )
-
-    def batches(self, place: Place = Place()) -> Iterator[Planned]:
-        """All batches from a place on, without end; a batch never holds two epochs."""
-        size = _PLANNED_PLACES
-        while True:
-            epoch, start = place.epoch, 0
-            pieces, is_last = self._pieces(place, size)
-            ends = self._ends(pieces, is_last=is_last)
-            for end in ends:
-                goes_on = end < len(pieces)
-                place = Place(epoch, *pieces.places[end].tolist()) if goes_on else Place(epoch + 1)
-                yield Planned(epoch, pieces[start:end], place)
-                start = end
-            if is_last and not ends:
-                place = Place(epoch + 1)
-            size = size if ends or is_last else 2 * size  # a batch may need more sequences than were looked at
-
-    def _pieces(self, place: Place, size: int) -> tuple[Pieces, bool]:
-        """The pieces of up to `size` places of the order, and whether the epoch ends with them."""
-        total = self._store.num_sequences
-        places = np.arange(place.sequence, min(place.sequence + size, total))
-        indices, visits = self._order(places, place.epoch)
-        lengths = self._store.lengths_of(indices)
-        keep = self._store.splits[indices] == Split.TRAIN
-        if self._drops_long:
-            keep &= lengths <= self.max_residues
-        places, indices, visits, lengths = places[keep], indices[keep], visits[keep], lengths[keep]
-        part = place.part if places.size and places[0] == place.sequence else 0
-        is_last = place.sequence + size >= total
-        if self.concatenates:
-            return self._cut(places, indices, visits, lengths, part, is_last=is_last), is_last
-        return self._whole(places, indices, visits, lengths, part), is_last
-
-    def _order(self, places: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(P,) sequences at places of an epoch, and their visits."""
-        total = self._store.num_sequences
-        if self._mixture:
-            return self._mixture.at(places + epoch * total)
-        return shuffled(places, total, self._seed, epoch), np.full(places.size, epoch)
-
-    def _whole(
-        self,
-        places: NDArray[np.int64],
-        indices: NDArray[np.int64],
-        visits: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        part: int,
-    ) -> Pieces:
-        """Each sequence a row of its own, long ones cropped or as several windows; the first `part` windows are left out."""
-        numbers = np.zeros_like(indices)
-        starts = np.zeros_like(indices)
-        if self._config.long_sequences is TrainingLongPolicy.WINDOW:
-            stride = self.max_residues - self._config.window_overlap
-            counts = 1 + -(-np.maximum(0, lengths - self.max_residues) // stride)
-            owners = np.repeat(np.arange(indices.size), counts)
-            numbers = (np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts))[part:]
-            places, indices, visits, lengths = (values[owners][part:] for values in (places, indices, visits, lengths))
-            starts = np.minimum(numbers * stride, np.maximum(0, lengths - self.max_residues))
-        else:
-            spare = np.maximum(0, lengths - self.max_residues)
-            keys = keys_of_visits(visits, 1, self._seed)
-            uniform = (mix(indices.astype(np.uint64) ^ keys) >> np.uint64(11)) * 2.0**-53
-            starts = (uniform * (spare + 1)).astype(np.int64)
-        return Pieces(
-            indices,
-            visits,
-            starts,
-            np.minimum(lengths, self.max_residues),
-            np.ones(indices.size, dtype=bool),
-            np.arange(indices.size),
-            np.stack((places, numbers), axis=1),
+        check_budget(
+            max_length if self.concatenates else min(longest, self.max_residues) + alphabet.NUM_SPECIAL_TOKENS,
+            config.tokens_per_batch,
+            row="a window" if self.concatenates else "the longest sequence",
         )
 
-    def _cut(
-        self,
-        places: NDArray[np.int64],
-        indices: NDArray[np.int64],
-        visits: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        part: int,
-        *,
-        is_last: bool,
-    ) -> Pieces:
-        """All sequences with <eos> behind each, one after the other from token `part` of the first on, cut into windows."""
-        sizes = lengths + 1
-        seams = np.cumsum(sizes) - part  # where sequences end
+    def batches(self, position: PlanPosition = PlanPosition()) -> Iterator[PlannedBatch]:
+        """All batches from a position on, without end; a batch never holds two epochs."""
+        size = _PLANNED_POSITIONS
+        while True:
+            epoch, start = position.epoch, 0
+            pieces, is_last = self._pieces(position, size)
+            ends = self._ends(pieces, is_last=is_last)
+            for end in ends:
+                is_inside = end < len(pieces)
+                position = (
+                    PlanPosition(epoch, *pieces.positions[end].tolist()) if is_inside else PlanPosition(epoch + 1)
+                )
+                yield PlannedBatch(epoch, pieces[start:end], position)
+                start = end
+            if is_last and not ends:
+                position = PlanPosition(epoch + 1)
+            size = size if ends or is_last else 2 * size  # a batch may need more sequences than were looked at
+
+    def _pieces(self, position: PlanPosition, size: int) -> tuple[Pieces, bool]:
+        """The pieces of up to `size` positions of the order, and whether the epoch ends with them."""
+        total = self._corpus.num_sequences
+        is_last = position.sequence + size >= total
+        order = self._order(np.arange(position.sequence, min(position.sequence + size, total)), position.epoch)
+        keep = self._corpus.splits[order.indices] == Split.TRAIN
+        if self._drops_long:
+            keep &= order.lengths <= self.max_residues
+        order = order.at(keep)
+        # The first sequence may have been begun by the batch before; if it is not kept, no part of it was.
+        part = position.part if keep.size and keep[0] else 0
+        if self.concatenates:
+            return self._cut(order, part, is_last=is_last), is_last
+        if self._config.long_sequences is TrainingLongPolicy.WINDOW:
+            return self._windows(order)[part:], is_last
+        return self._crops(order), is_last
+
+    def _order(self, positions: NDArray[np.int64], epoch: int) -> _Order:
+        """The sequences at some positions of an epoch."""
+        total = self._corpus.num_sequences
+        if self._mixture:
+            indices, visits = self._mixture.at(positions + epoch * total)
+        else:
+            indices, visits = shuffled(positions, total, self._seed, epoch), np.full(positions.size, epoch)
+        return _Order(positions, indices, visits, self._corpus.lengths_of(indices))
+
+    def _crops(self, order: _Order) -> Pieces:
+        """One row for each sequence; of a long one, a window that begins at a random residue."""
+        keys = keys_of_visits(order.visits, 1, self._seed)
+        uniform = (mix(order.indices.astype(np.uint64) ^ keys) >> np.uint64(11)) * 2.0**-53  # (S,) in [0, 1)
+        starts = (uniform * (np.maximum(0, order.lengths - self.max_residues) + 1)).astype(np.int64)
+        return self._rows(order, starts, np.zeros_like(starts))
+
+    def _windows(self, order: _Order) -> Pieces:
+        """One row for each window of each sequence. The last window of a sequence ends with it."""
+        stride = self.max_residues - self._config.window_overlap
+        spare = np.maximum(0, order.lengths - self.max_residues)  # (S,) residues beyond the first window
+        owners, numbers = numbered(1 + -(-spare // stride))  # (P,) sequence of each window, and its number there
+        return self._rows(order.at(owners), np.minimum(numbers * stride, spare[owners]), numbers)
+
+    def _rows(self, order: _Order, starts: NDArray[np.int64], numbers: NDArray[np.int64]) -> Pieces:
+        """Pieces that are rows of their own, from `starts` to the end of a window or of the sequence."""
+        return Pieces(
+            order.indices,
+            order.visits,
+            starts,
+            np.minimum(order.lengths, self.max_residues),
+            np.ones(starts.size, dtype=bool),
+            np.arange(starts.size),
+            np.stack((order.positions, numbers), axis=1),
+        )
+
+    def _cut(self, order: _Order, part: int, *, is_last: bool) -> Pieces:
+        """Rows of one window each, cut out of the stream of all sequences with <eos> behind each.
+
+        The stream begins with token `part` of the first sequence. Only the last row of an epoch may be shorter.
+        """
+        sizes = order.lengths + 1  # (S,) tokens of each sequence, <eos> included
+        seams = np.cumsum(sizes) - part  # (S,) where sequences end in the stream
         total = int(seams[-1]) if seams.size else 0
         last_cut = total if is_last else total // self._max_length * self._max_length
         cuts = np.append(np.arange(0, last_cut, self._max_length), last_cut)
+        # (P + 1,) where pieces begin and end in the stream: at the seams and at the cuts.
         bounds = np.unique(np.concatenate((seams[seams < last_cut], cuts)))
         begins, stops = bounds[:-1], bounds[1:]
-        owners = np.searchsorted(seams, begins, side="right")
-        offsets = begins - (seams[owners] - sizes[owners])
-        until = stops - (seams[owners] - sizes[owners])
-        shown = np.minimum(until, lengths[owners]) - np.minimum(offsets, lengths[owners])
+        owners = np.searchsorted(seams, begins, side="right")  # (P,) sequence of each piece
+        firsts = seams[owners] - sizes[owners]  # (P,) where that sequence begins in the stream
+        offsets, until = begins - firsts, stops - firsts  # (P,) first token of the piece in its sequence, and its end
+        lengths = order.lengths[owners]
         return Pieces(
-            indices[owners],
-            visits[owners],
+            order.indices[owners],
+            order.visits[owners],
             offsets,
-            shown,
+            np.minimum(until, lengths) - np.minimum(offsets, lengths),
             until == sizes[owners],
             begins // self._max_length,
-            np.stack((places[owners], offsets), axis=1),
+            np.stack((order.positions[owners], offsets), axis=1),
         )
 
     def _ends(self, pieces: Pieces, *, is_last: bool) -> list[int]:
-        """Where batches end, in pieces; the last one only if the epoch ends there, or else it may not be full yet."""
+        """Where batches end, in pieces. Only at the end of an epoch is the last batch among them: it may not be full yet."""
         if not len(pieces):
             return []
-        if self.concatenates:
-            rows = self._config.tokens_per_batch // self._max_length
-            last_row = int(pieces.rows[-1])
-            wanted = np.arange(rows, last_row + 1 + rows * is_last, rows)
-            ends = np.searchsorted(pieces.rows, wanted, side="left")
-            return sorted(set(ends[ends > 0].tolist()))
-        ends = filled(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS, self._config.tokens_per_batch)
-        return ends if is_last else ends[:-1]
+        if not self.concatenates:
+            ends = filled(pieces.lengths + alphabet.NUM_SPECIAL_TOKENS, self._config.tokens_per_batch)
+            return ends if is_last else ends[:-1]
+        rows = self._config.tokens_per_batch // self._max_length  # of a batch
+        wanted = np.arange(rows, int(pieces.rows[-1]) + 1 + rows * is_last, rows)  # (B,) first row after each batch
+        ends = np.searchsorted(pieces.rows, wanted, side="left")
+        return sorted(set(ends[ends > 0].tolist()))
 
-    def _mix(self, surveys: "dict[str, _Survey]") -> Mixture:
+    def _mix(self, surveys: dict[str, _Survey]) -> Mixture:
         """The order by weight of the stores that have one; shares are of the sequences that are trained on."""
-        weights, groups = self._config.weights or {}, self._store.groups
+        weights, groups = self._config.weights or {}, self._corpus.groups
         if unknown := sorted(weights.keys() - groups.keys()):
             raise ConfigError(
-                f"data.weights names {unknown[0]}, which is no store of {self._store.path}; it has {', '.join(groups)}"
+                f"data.weights names {unknown[0]}, which is no store of {self._corpus.path}; it has {', '.join(groups)}"
             )
         if missing := sorted(groups.keys() - weights.keys()):
             raise ConfigError(
-                f"data.weights has no weight for {missing[0]}, a store of {self._store.path}; give it one"
+                f"data.weights has no weight for {missing[0]}, a store of {self._corpus.path}; give it one"
             )
         kept = {name: survey.number - survey.num_too_long * self._drops_long for name, survey in surveys.items()}
-        for name, number in kept.items():
-            if not number:
-                raise ConfigError(f"data.weights: {name} has no sequence to train on; join the corpus without it")
+        if empty := [name for name, number in kept.items() if not number]:
+            raise ConfigError(f"data.weights: {empty[0]} has no sequence to train on; join the corpus without it")
         shares = [weights[name] * len(group) / kept[name] for name, group in groups.items()]
         return Mixture(list(groups.values()), shares, self._seed)
 
-    def _survey(self, group: range) -> "_Survey":
+    def _survey(self, group: range) -> _Survey:
         """Look at the training sequences of a store."""
         number = too_long = longest = 0
         first = -1
         for start in range(group.start, group.stop, _SCANNED_SEQUENCES):
             indices = np.arange(start, min(start + _SCANNED_SEQUENCES, group.stop))
-            indices = indices[self._store.splits[indices] == Split.TRAIN]
-            lengths = self._store.lengths_of(indices)
+            indices = indices[self._corpus.splits[indices] == Split.TRAIN]
+            lengths = self._corpus.lengths_of(indices)
             is_long = lengths > self.max_residues
             if first < 0 and is_long.any():
                 first = int(indices[np.argmax(is_long)])
@@ -288,11 +309,14 @@ class TrainingPlan:
         return _Survey(number, too_long, longest, first)
 
 
-@dataclass(frozen=True)
-class _Survey:
-    number: int
-    """Of training sequences."""
-    num_too_long: int
-    longest: int
-    """Length in residues, of those that are kept."""
-    first_too_long: int
+def check_budget(longest: int, tokens_per_batch: int, *, row: str) -> None:
+    """Make sure that a batch holds the longest row.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if longest > tokens_per_batch:
+        raise ConfigError(
+            f"data.tokens_per_batch {tokens_per_batch} is below {row} of {longest} tokens; raise it, or lower "
+            "model.max_length"
+        )

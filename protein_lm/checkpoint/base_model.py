@@ -1,4 +1,4 @@
-"""Where the model lies that adapters or a head were trained on, and whether it is still the same."""
+"""The base model that adapters or a head were trained on: where it lies, and that it is still the same."""
 
 import math
 import os
@@ -19,16 +19,16 @@ class Base:
 
     path: Path
     xxh3_128: str
-    """Of the file of its weights."""
+    """Checksum of the file of its weights."""
     adapters: dict[str, Any] | None = None
-    """`rank` and `alpha` of the adapters that were trained on it, if there are any."""
+    """`rank` and `alpha` of adapters that were trained on it, if there are any."""
 
     @classmethod
     def of(cls, path: Path, config: TrainingConfig) -> "Base":
-        """A model directory that training now starts from.
+        """Describe the model directory that training starts from.
 
         Raises:
-            ModelError: it refers to another one itself.
+            ModelError: it refers to another model itself.
         """
         if not (path / WEIGHTS).is_file():
             raise ModelError(
@@ -40,13 +40,13 @@ class Base:
 
     @classmethod
     def read(cls, folder: Path, facts: dict[str, Any]) -> "Base":
-        """What `facts` gave, its weights found and checked.
+        """Read what `facts` wrote, then find and check the weights.
 
         Raises:
-            ModelError: the model is gone, or another one stands in its place.
+            ModelError: the model is gone, or its weights have changed.
         """
         try:
-            places = Path(facts["path"]), Path(os.path.normpath(folder / facts["relative_path"]))
+            paths = Path(facts["path"]), Path(os.path.normpath(folder / facts["relative_path"]))
             recorded, adapters = str(facts["xxh3_128"]), facts.get("adapters")
             if adapters is not None:
                 adapters = {"rank": int(adapters["rank"]), "alpha": float(adapters["alpha"])}
@@ -54,10 +54,10 @@ class Base:
                     raise ValueError
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{folder}: damaged, its config.json does not say on which model it stands") from error
-        found = next((path for path in places if (path / WEIGHTS).is_file()), None)
+        found = next((path for path in paths if (path / WEIGHTS).is_file()), None)
         if found is None:
             raise ModelError(
-                f"{folder}: was trained on the model {places[0]}, which is gone; put it back there, or a link to it"
+                f"{folder}: was trained on the model {paths[0]}, which is gone; put it back there, or a link to it"
             )
         if checksum(found / WEIGHTS) != recorded:
             raise ModelError(
@@ -67,7 +67,7 @@ class Base:
         return cls(found, recorded, adapters)
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """What the config.json of a model directory in `folder` says of its base."""
+        """Facts about the base for the config.json of a model directory in `folder`."""
         relative = os.path.relpath(self.path, folder.resolve())
         found = {"path": str(self.path), "relative_path": relative, "xxh3_128": self.xxh3_128}
         return found if self.adapters is None else {**found, "adapters": self.adapters}

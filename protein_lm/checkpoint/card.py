@@ -1,4 +1,4 @@
-"""What a model is and how it came about, in words: the facts that its card and the report of its run share."""
+"""A model described in words: facts that its card and the report of its run share."""
 
 import html
 import math
@@ -8,15 +8,17 @@ from typing import Any
 from protein_lm import __version__
 from protein_lm.model.language_model import ProteinLM
 
+CARD = "README.md"
+"""Name of the card in a model directory."""
 _LABELS = {"step": "optimizer steps", "num_tokens": "tokens seen in training"}
 
 
 def model_facts(model: ProteinLM, training: Mapping[str, Any]) -> dict[str, str]:
-    """What there is to say of a model, by name; names and values are plain text, on one line each.
+    """Facts about a model by name; names and values are plain text, one line each.
 
     Args:
         model: the model.
-        training: what its config.json says about training.
+        training: facts about training in its config.json.
     """
     config = model.config
     facts = {
@@ -33,7 +35,7 @@ def model_facts(model: ProteinLM, training: Mapping[str, Any]) -> dict[str, str]
 
 
 def model_card(model: ProteinLM, training: Mapping[str, Any]) -> str:
-    """The text of a card: Markdown, with the head that the Hub reads."""
+    """The text of a card: Markdown, with the metadata that the Hub reads."""
     objective = model.config.objective.value
     lines = [
         *("---", "library_name: protein_lm", "tags:", "- protein", f"- {objective}-language-model", "---", ""),

@@ -1,4 +1,4 @@
-"""Models of other libraries, told by their names and files: what they are, and the command that makes models of ours of them.
+"""Models of other libraries, recognised by their names and files, and the command that converts each.
 
 Nothing is fetched or unpickled here.
 """
@@ -6,19 +6,14 @@ Nothing is fetched or unpickled here.
 from pathlib import Path
 from typing import Any
 
+from esm import pretrained
+
+from protein_lm.checkpoint.config_file import CONFIG
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.files import plain_files
 
-CONFIG = "config.json"
-RELEASES = (
-    "esm2_t6_8M_UR50D",
-    "esm2_t12_35M_UR50D",
-    "esm2_t30_150M_UR50D",
-    "esm2_t33_650M_UR50D",
-    "esm2_t36_3B_UR50D",
-    "esm2_t48_15B_UR50D",
-)
-"""ESM-2 as its authors released it."""
+RELEASES = tuple(name for name in vars(pretrained) if name.startswith("esm2_"))
+"""Names of ESM-2 as its authors released it, by fair-esm."""
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
 """How zip archives and bare pickles begin."""
@@ -27,10 +22,10 @@ _LONGEST_NAME = 200
 
 
 def as_path(name: str) -> Path:
-    """A name that may be that of a file, a folder, or nothing.
+    """The path of a name, which may be a file, a folder, or nothing.
 
     Raises:
-        ModelError: the system cannot tell: too long, not permitted.
+        ModelError: the system cannot look for it: too long, or not permitted.
     """
     try:
         Path(name).exists()
@@ -41,7 +36,7 @@ def as_path(name: str) -> Path:
 
 
 def describe(name: str) -> str | None:
-    """What `name` is, if it is known to be no model directory of ours, and what to do about it; None: nothing is known."""
+    """Say what `name` is and what to do about it, if it is known to be no model directory of ours; else None."""
     path = as_path(name)
     if path.is_dir():
         return _describe_folder(path)
@@ -62,7 +57,7 @@ def is_transformers(path: Path) -> bool:
 
 
 def describe_on_hub(name: str, folder: Path) -> str | None:
-    """What a model on the Hub is, by its config.json in `folder`, if it is one of the library transformers."""
+    """Describe a model of the library transformers on the Hub by its config.json in `folder`; None for others."""
     if not is_transformers(folder):
         return None
     return f"{_kind(folder)}; download it with: {download_command(name)}, and then: protein-lm convert DIR -o MODEL"
@@ -75,7 +70,7 @@ def download_command(name: str) -> str:
 
 
 def part_of_folder(path: Path) -> str | None:
-    """What to do about a file that is of no use without others of its folder; None for other files."""
+    """Say what to do about a file that is useless without others of its folder; None for other files."""
     if path.name == CONFIG or ((path.parent / CONFIG).is_file() and path.suffix in (".safetensors", ".bin", ".json")):
         return f"{path}: not a model directory but a file; give the folder that holds it, {path.parent}"
     if path.suffix == ".safetensors":
@@ -86,10 +81,10 @@ def part_of_folder(path: Path) -> str | None:
 
 
 def plain_file(folder: Path, name: Any) -> Path:
-    """A file that another one in `folder` names: in this folder, not behind a link out of it but in the Hub's cache.
+    """The path of a file that another file in `folder` names. A link may lead out of the folder only into the Hub's cache.
 
     Raises:
-        ModelError: no name of a file in it, missing, or something else than a plain file.
+        ModelError: no name of a file in the folder, a missing file, or no plain file.
     """
     if not plain_files.is_plain_name(name) or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ModelError(f"{folder}: damaged, it names {quoted(name)} where a file of this folder must stand")

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: found by name, fetched once into the Hub's cache, put there.
+"""Models on the Hugging Face Hub: found by name, fetched once into the Hub's cache, and pushed.
 
 Only the files of a model directory are ever fetched. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what
 they mean to every program of the Hub.
@@ -72,7 +72,7 @@ class HubModel:
         return cls(name, info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
     def fetch(self, files: Sequence[str]) -> Path:
-        """The folder in the cache with those of `files` that the model has; what is fetched is said on standard error.
+        """Fetch those of `files` that the model has into the cache; their folder. Standard error names what is fetched.
 
         Raises:
             ModelError: the Hub cannot be reached and the cache does not have the model, or the connection breaks.
@@ -104,13 +104,13 @@ class HubModel:
 
 
 def push(folder: Path, files: Sequence[str], repository: str, *, private: bool = False) -> str:
-    """Put those of `files` that `folder` has into a repository of the Hub, made if it is not there, as one commit.
+    """Put those of `files` that `folder` has into a repository of the Hub as one commit; a missing repository is made.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ModelError: the name has not the form org/model, or the Hub cannot be reached or refuses.
+        ModelError: the name does not have the form org/model, or the Hub cannot be reached or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HFValidationError
@@ -130,11 +130,11 @@ def push(folder: Path, files: Sequence[str], repository: str, *, private: bool =
 
 
 def _parts(name: str) -> tuple[str, str | None]:
-    """Repository and revision, None for its main one."""
+    """Repository and revision; None for the main revision."""
     repository, _, revision = name.partition("@")
     return repository, revision or None
 
 
 def _line(error: Exception) -> str:
-    """The first line of what the Hub or the system says."""
+    """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors): written, and read from plain files alone, whose header is looked at first."""
+"""Files of tensors (safetensors). Only plain files are read, and their header is checked first."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from protein_lm.files.plain_files import check_plain
 
 
 class Header(NamedTuple):
-    """What a file says of a tensor."""
+    """Shape and type of a tensor in a file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -45,7 +45,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_headers(path: Path) -> dict[str, Header]:
-    """Shapes and types of the tensors of a file, whose size is what they need; nothing of them is read.
+    """Read shapes and types of the tensors in a file, and check that its size fits; no tensor is read.
 
     Raises:
         ModelError: as `load_tensors`.
@@ -62,10 +62,10 @@ def read_headers(path: Path) -> dict[str, Header]:
 
 
 def check_floating(found: Mapping[str, Header], path: Path) -> None:
-    """Refuse weights that are no floating-point numbers.
+    """Refuse weights of another type than floating-point numbers.
 
     Raises:
-        ModelError: one is whole, complex or of another type.
+        ModelError: a weight has another type.
     """
     for name, header in found.items():
         if not header.dtype.startswith(("F", "BF")):
@@ -73,7 +73,7 @@ def check_floating(found: Mapping[str, Header], path: Path) -> None:
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Header], path: Path) -> None:
-    """Compare what a file holds with the weights to fill.
+    """Compare the tensors of a file with the weights to fill.
 
     Raises:
         ModelError: a weight is missing, has another shape, is no floating-point number, or belongs to another model.

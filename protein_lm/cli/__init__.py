@@ -1,4 +1,7 @@
-"""The command line: parse, call one function, print. Heavy imports stand inside the verbs, so that help is quick."""
+"""The command line: each verb parses its options, calls one function and prints.
+
+Heavy imports are inside the verbs, so that help is quick.
+"""
 
 import gc
 import os
@@ -17,27 +20,24 @@ from protein_lm.files.output import reason
 _VERBS = {
     "data": ["data"],
     "contacts": ["contacts"],
-    "training": ["train", "curves", "finetune"],
-    "inference": ["evaluate", "score", "predict"],
+    "train": ["train", "finetune", "curves", "report"],
+    "score": ["evaluate", "score", "embed", "predict"],
     "variants": ["variants"],
-    "generation": ["generate", "infill", "compare"],
-    "embedding": ["embed"],
-    "attention": ["attention"],
-    "analysis": ["kernel-error"],
-    "conversion": ["convert"],
-    "models": ["info", "push"],
+    "generate": ["generate", "infill", "compare"],
+    "attention": ["attention", "kernel-error"],
     "similarity": ["similarity"],
-    "report": ["report"],
+    "convert": ["convert"],
+    "info": ["info", "push"],
     "kernels": ["kernels"],
 }
-"""By the file that has them."""
+"""Verbs by the module that has them; help lists them in this order."""
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 2, with one line on standard error, for what a user can mend."""
+    """Run the command line and return its exit status: 2, with one line on standard error, for an error the user can fix."""
     _load(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ClosedPipe:
             return _BROKEN_PIPE
     if arguments is None:
-        gc.freeze()  # the process ends: its last collection need not look at all that there is
+        gc.freeze()  # the process ends; spares its last collection of garbage
     return status
 
 
@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _report(
                 "there is not enough memory; give fewer tokens at once, a shorter sequence or a smaller model"
             )
-        # Wrong usage. Typer carries a click of its own or not, depending on its version, hence no class to name.
+        # Wrong usage. Some versions of Typer have a click of their own, so there is no class to name here.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
@@ -80,13 +80,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch got no memory; torch has a class for it on accelerators alone."""
+    """Tell whether Python or torch got no memory; torch has a class for it on accelerators alone."""
     is_of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_of_torch)
 
 
 def _load(arguments: Sequence[str]) -> None:
-    """Import the file of the verb that is asked for; all of them where none is, as for help."""
+    """Import the module of the verb that is asked for; all of them if none is, as for help."""
     files = [file for file, verbs in _VERBS.items() if arguments and arguments[0] in verbs]
     for file in files or _VERBS:
         import_module(f"protein_lm.cli.{file}")

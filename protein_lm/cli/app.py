@@ -1,4 +1,4 @@
-"""The Typer application that the verbs of the other files belong to."""
+"""The Typer application to which the other modules add their verbs."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 from protein_lm import __version__
 
 app = typer.Typer(
-    help="Train protein language models with linear attention, score with them, look inside them.",
+    help="Train protein language models with linear attention, use them, look inside them.",
     pretty_exceptions_enable=False,
     add_completion=False,
 )

@@ -1,4 +1,4 @@
-"""The verbs that read contacts of residues out of attention."""
+"""The verbs under `protein-lm contacts`: train, predict."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,27 +7,32 @@ import typer
 
 from protein_lm.choices import FigureFormat
 from protein_lm.cli.app import app
-from protein_lm.cli.options import Device, ModelName
+from protein_lm.cli.options import Device, FormatOfFigures, ModelName, OutputFolder
 
-contacts = typer.Typer(help="Contacts of residues out of attention, by logistic regression.")
+contacts = typer.Typer(help="Predict contacts of residues from attention, by logistic regression.")
 app.add_typer(contacts, name="contacts")
 
 
 @contacts.command(epilog="Example: protein-lm contacts train 1abc.cif 2ptc.pdb:I --model run -o contacts.json")
 def train(
     structures: Annotated[
-        list[str], typer.Argument(metavar="FILE[:CHAIN]...", help="PDB or mmCIF, plain or compressed.")
+        list[str],
+        typer.Argument(metavar="FILE[:CHAIN]...", help="Structures to train on: PDB or mmCIF, plain or compressed."),
     ],
     model: ModelName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSON", help="File to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSON", help="Regression to make: .json.")],
     fasta: Annotated[
         Path | None,
-        typer.Option("--fasta", metavar="FASTA", help="Sequences that the structures are parts of, in the same order."),
+        typer.Option(
+            "--fasta",
+            metavar="FASTA",
+            help="Sequences that contain the structures, in the same order; those of the structures if not given.",
+        ),
     ] = None,
-    penalty: Annotated[float, typer.Option(min=0, help="Of the sum of absolute weights (L1).")] = 0.15,
+    penalty: Annotated[float, typer.Option(min=0, help="Penalty of the sum of absolute weights (L1).")] = 0.15,
     device: Device = "auto",
 ) -> None:
-    """Learn from a few structures which heads tell contacts (Rao et al. 2021)."""
+    """Train a regression on a few structures: which heads tell contacts (Rao et al. 2021)."""
     from protein_lm.files.output import check_absent
 
     check_absent(output)
@@ -36,11 +41,11 @@ def train(
     from protein_lm.results.contacts import read_training_examples, write_regression
 
     examples = read_training_examples(structures, fasta)
-    made = write_regression(load_model(model, device=device), examples, output, penalty=penalty)
-    num_heads = sum(len(of_layer) for of_layer in made.weights)
+    regression = write_regression(load_model(model, device=device), examples, output, penalty=penalty)
+    num_heads = sum(len(of_layer) for of_layer in regression.weights)
     print(
-        f"{output}: {made.num_heads_used} of {num_heads} heads used; {made.num_pairs:,} pairs, {made.num_contacts:,} in "
-        f"contact, of {len(examples)} structures"
+        f"{output}: {regression.num_heads_used} of {num_heads} heads used; {regression.num_pairs:,} pairs, "
+        f"{regression.num_contacts:,} in contact, of {len(examples)} structures"
     )
 
 
@@ -50,27 +55,29 @@ def train(
 )
 def predict(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A FASTA file, or a structure as FILE or FILE:CHAIN.")
+        str, typer.Argument(metavar="SOURCE", help="Proteins: a FASTA file, or a structure as FILE or FILE:CHAIN.")
     ],
     model: ModelName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    output: OutputFolder,
     regression: Annotated[
         Path | None,
         typer.Option(
             "--regression",
             "-r",
             metavar="JSON",
-            help="File made by contacts train; ESM-2 brings a regression of its own.",
+            help="Regression made by contacts train; if not given, that of the model itself, which ESM-2 has.",
         ),
     ] = None,
     structure: Annotated[
         str | None,
-        typer.Option(metavar="FILE[:CHAIN]", help="Structure of the one protein in SOURCE, to compare with."),
+        typer.Option(
+            metavar="FILE[:CHAIN]", help="Structure of the only protein in SOURCE, to compare with: PDB or mmCIF."
+        ),
     ] = None,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figure.")] = FigureFormat.PNG,
+    figure_format: FormatOfFigures = FigureFormat.PNG,
     device: Device = "auto",
 ) -> None:
-    """Probability of contact of all pairs of residues as table and map; with a structure, precision beside the true map."""
+    """Predict the probability of contact of all pairs of residues; with a structure, measure the precision as well."""
     from protein_lm.files.output import check_absent
 
     check_absent(output)

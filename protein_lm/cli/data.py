@@ -1,8 +1,8 @@
-"""The verbs under `protein-lm data`; as everywhere here, heavy imports stand inside them."""
+"""The verbs under `protein-lm data`: download, prepare, join, inspect, cluster, leakage, verify, export."""
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,27 +11,38 @@ import typer
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.cli.app import app
-from protein_lm.cli.options import bytes_progress
+from protein_lm.cli.options import OutputTable, bytes_progress, tell_names
 
-_SHOWN = 20
-data = typer.Typer(help="Prepare sequences for training, and look at what was prepared.")
+data = typer.Typer(help="Prepare a corpus for training, and inspect it.")
 app.add_typer(data, name="data")
+
+_MOST_FAMILIES = 20
+"""Families that are named at most."""
+PreparedCorpus = Annotated[
+    Path, typer.Argument(metavar="CORPUS", help="Corpus: a folder made by data prepare or data join.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads of MMseqs2; 0: one for each processor.")]
 
 
 @data.command("download", epilog="Example: protein-lm data download uniref50 -o downloads --dry-run")
 def download_data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="swissprot, trembl, uniref50, uniref90 or uniref100.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="File to fetch: swissprot, trembl, uniref50, uniref90 or uniref100.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the file.")],
     release: Annotated[
-        str, typer.Option(metavar="R", help="Stop if the server has another release than this.")
+        str,
+        typer.Option(metavar="R", help="Release to fetch, for example 2026_01; stop if the server has another one."),
     ] = "current",
-    base: Annotated[str | None, typer.Option(metavar="URL", help="Base address of a mirror.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print address, release, sizes.")] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="URL", help="Base address of a mirror; UniProt's server if not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the address, release and sizes.")] = False,
 ) -> None:
-    """Fetch a release file of UniProt, going on where it broke off, and check it against the release's list."""
-    from protein_lm.corpus.download import BASE, STORE_BYTES_PER_BYTE, Server
+    """Download a release file of UniProt, and check its size and MD5. A download that broke off is resumed."""
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, UniProtServer
 
-    with Server(base or BASE) as server:
+    with closing(UniProtServer(base or BASE)) as server:
         file = server.find(name, release)
         store_bytes = STORE_BYTES_PER_BYTE * file.num_bytes
         print(
@@ -50,76 +61,81 @@ def prepare_data(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="FASTA, UniProtKB .dat, UniProtKB or UniRef XML, CSV, TSV or Parquet; plain, .gz, .xz or .zst; folders of "
-            "these; - for standard input.",
+            help="Proteins: FASTA, UniProtKB .dat, UniProtKB or UniRef XML, CSV, TSV or Parquet; plain, .gz, .xz or .zst; "
+            "folders of these; - for standard input.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="STORE", help="Folder to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CORPUS", help="Folder to make.")],
     residues: Annotated[
         ResiduePolicy,
         typer.Option(
-            help="What happens to B, J, O, U, X, Z: keep the letter (J becomes X), make it X, drop the sequence, stop."
+            help="Letters B, J, O, U, X, Z: keep them (J becomes X), change them to X, drop the sequence, or stop."
         ),
     ] = ResiduePolicy.KEEP,
     on_error: Annotated[
-        OnError, typer.Option(help="A record at fault stops the command, or is skipped and counted.")
+        OnError, typer.Option(help="Records that cannot be read: stop, or skip and count them.")
     ] = OnError.STOP,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    valid_fraction: Annotated[float, typer.Option(help="Fraction of sequences for validation.")] = 0.05,
-    test_fraction: Annotated[float, typer.Option(help="Fraction of sequences for the test.")] = 0.05,
+    valid_fraction: Annotated[float, typer.Option(help="Fraction of sequences for the split valid, 0 to 1.")] = 0.05,
+    test_fraction: Annotated[float, typer.Option(help="Fraction of sequences for the split test, 0 to 1.")] = 0.05,
     split_table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="TSV or CSV with columns sequence_id and split (train, valid, test, held_out, or empty: by hash).",
+            help="Splits of sequences: TSV or CSV with sequence_id and split (train, valid, test, held_out; empty: by hash).",
         ),
     ] = None,
     clusters: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="TSV or CSV with columns sequence_id and cluster_id, or MMseqs2's: clusters are split, not sequences.",
+            help="Clusters of sequences that get one split: TSV or CSV with sequence_id and cluster_id, or MMseqs2's table.",
         ),
     ] = None,
     hold_out_families: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FAMILIES",
-            help="Pfam accessions (PF00069,PF07714), a file of them, or performer (that paper's 20): their members get the "
-            "split held_out. Repeatable.",
+            help="Families whose members get the split held_out: Pfam accessions (PF00069,PF07714), a file of them, or "
+            "performer (the 20 of that paper). Repeatable.",
         ),
     ] = None,
     family_table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="TSV or CSV with columns sequence_id and family_id, or Pfam's; UniProtKB .dat and XML need none.",
+            help="Families of sequences: TSV or CSV with sequence_id and family_id, or Pfam's table; UniProtKB .dat and XML "
+            "need none.",
         ),
     ] = None,
-    min_length: Annotated[int, typer.Option(help="Drop shorter sequences (residues).")] = 1,
-    max_length: Annotated[int | None, typer.Option(help="Drop longer sequences (residues).")] = None,
+    min_length: Annotated[int, typer.Option(help="Drop shorter sequences, in residues.")] = 1,
+    max_length: Annotated[
+        int | None, typer.Option(help="Drop longer sequences, in residues; no limit if not given.")
+    ] = None,
     drop_fragments: Annotated[
-        bool, typer.Option("--drop-fragments", help="Drop what is marked as a fragment.")
+        bool, typer.Option("--drop-fragments", help="Drop sequences that are marked as fragments.")
     ] = False,
     taxon_ids: Annotated[
         list[int] | None,
-        typer.Option("--taxon", metavar="ID", help="Keep only this NCBI taxonomy identifier. Repeatable."),
+        typer.Option(
+            "--taxon", metavar="ID", help="Keep only this NCBI taxonomy identifier. Repeatable; all if not given."
+        ),
     ] = None,
     min_cluster_size: Annotated[int, typer.Option(help="Drop UniRef clusters of fewer members.")] = 0,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Processes that parse, threads with the compiled reader; by default all processors but one, at most four "
-            "threads, and processes for large files if there are three processors.",
+            help="Processes that parse; threads with the compiled reader. Default: all processors but one, at most four "
+            "threads; processes only for large files and three processors or more.",
         ),
     ] = None,
     protein_existence: Annotated[
         list[int] | None,
-        typer.Option(metavar="LEVEL", help="Keep only this level of evidence, 1 to 5. Repeatable."),
+        typer.Option(metavar="LEVEL", help="Keep only this level of evidence, 1 to 5. Repeatable; all if not given."),
     ] = None,
 ) -> None:
-    """Read sequence files, filter, drop duplicates, split, and write a token store for training."""
+    """Make a corpus for training: read sequence files, filter them, drop duplicates, split, and write tokens."""
     from protein_lm.corpus.filters import Filters
     from protein_lm.corpus.prepare import prepare
     from protein_lm.files.sources import sequence_files
@@ -154,9 +170,10 @@ def prepare_data(
         )
     if families := manifest["split"]["families"]:
         numbers = families["num_held_out"]
-        if absent := [family for family, number in numbers.items() if not number]:
-            shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
-            print(f"{len(absent):,} of {len(numbers):,} families have no sequence held out: {shown}", file=sys.stderr)
+        absent = [family for family, number in numbers.items() if not number]
+        tell_names(
+            f"of {len(numbers):,} families have no sequence held out", absent, number=len(absent), most=_MOST_FAMILIES
+        )
     dropped = {name.replace("_", " "): count for name, count in manifest["num_dropped"].items() if count}
     listed = f" ({', '.join(f'{name} {count:,}' for name, count in dropped.items())})" if dropped else ""
     print(
@@ -167,15 +184,15 @@ def prepare_data(
 
 @data.command("join", epilog="Example: protein-lm data join shards/* -o uniref50")
 def join_data(
-    stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Folders made by data prepare or data join, in order.")
+    corpora: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS...", help="Folders made by data prepare or data join, in order.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CORPUS", help="Folder to make.")],
 ) -> None:
-    """Make one corpus of several token stores, which stay where they are; a sequence of two is taken from the first."""
+    """Join several corpora into one, without copying them. A sequence that several have is taken from the first."""
     from protein_lm.corpus.joined import join
 
-    manifest = join(stores, output)
+    manifest = join(corpora, output)
     number = sum(numbers["num_sequences"] for numbers in manifest["splits"].values())
     print(
         f"{output}: {number:,} sequences of {len(manifest['parts'])} stores; "
@@ -185,18 +202,18 @@ def join_data(
 
 @data.command("inspect", epilog="Example: protein-lm data inspect swissprot")
 def inspect_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    corpus: PreparedCorpus,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON instead.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FIGURE", help="Draw lengths and residues: .png, .svg or .pdf to make."),
+        typer.Option(metavar="FIGURE", help="Figure of lengths and residues to make: .png, .svg or .pdf."),
     ] = None,
 ) -> None:
-    """Show what a token store holds, and how long its sequences are."""
+    """Show what a corpus holds: sources, splits, residues and lengths."""
     from protein_lm.corpus.inspect import measure, report
     from protein_lm.corpus.joined import open_corpus
 
-    opened = open_corpus(store)
+    opened = open_corpus(corpus)
     if plot:
         from protein_lm.plots.saving import check_figure_output
 
@@ -220,31 +237,27 @@ def inspect_data(
 
 @data.command("cluster", epilog="Example: protein-lm data cluster swissprot -o clusters.tsv --identity 0.5")
 def cluster_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help=".tsv to make.")],
-    identity: Annotated[float, typer.Option(help="Least share of identical residues in an alignment.")] = 0.5,
-    coverage: Annotated[float, typer.Option(help="Least share of both sequences in the alignment.")] = 0.5,
-    fast: Annotated[bool, typer.Option("--fast", help="In linear time (linclust); misses some relatives.")] = False,
-    threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
+    corpus: PreparedCorpus,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help="Table to make: .tsv.")],
+    identity: Annotated[float, typer.Option(help="Least share of identical residues in an alignment, 0 to 1.")] = 0.5,
+    coverage: Annotated[float, typer.Option(help="Least share of both sequences in the alignment, 0 to 1.")] = 0.5,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Cluster in linear time (linclust); misses some relatives.")
+    ] = False,
+    threads: Threads = 0,
 ) -> None:
-    """Cluster a token store with MMseqs2, for `data prepare --clusters`."""
+    """Cluster the sequences of a corpus with MMseqs2, for `data prepare --clusters`."""
     from protein_lm.corpus.clusters import cluster
     from protein_lm.corpus.joined import open_corpus
 
-    opened = open_corpus(store)
+    opened = open_corpus(corpus)
     number = cluster(opened, output, identity=identity, coverage=coverage, fast=fast, threads=threads)
     print(f"{output}: {opened.num_sequences:,} sequences in {number:,} clusters")
 
 
 @data.command("leakage", epilog="Example: protein-lm data leakage swissprot")
-def leakage_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output.")
-    ] = "-",
-    threads: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
-) -> None:
-    """Search what is kept back against what is trained on (MMseqs2): shares with relatives of 30, 50, 90 % identity."""
+def leakage_data(corpus: PreparedCorpus, output: OutputTable = "-", threads: Threads = 0) -> None:
+    """Measure the leakage of a split with MMseqs2: shares with relatives in training of 30, 50 and 90 % identity."""
     from protein_lm.files.tables import check_table_output, write_table
 
     check_table_output(output)
@@ -252,43 +265,48 @@ def leakage_data(
     from protein_lm.corpus.clusters import leakage
     from protein_lm.corpus.joined import open_corpus
 
-    write_table(leakage(open_corpus(store), threads=threads), output)
+    write_table(leakage(open_corpus(corpus), threads=threads), output)
 
 
 @data.command("verify", epilog="Example: protein-lm data verify swissprot")
-def verify_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare or data join.")],
-) -> None:
-    """Check every file of a prepared or joined corpus against its checksum."""
+def verify_data(corpus: PreparedCorpus) -> None:
+    """Check every file of a corpus against its checksum."""
     from protein_lm.corpus.joined import open_corpus
     from protein_lm.corpus.verify import files_of, verify
 
-    opened = open_corpus(store)
+    opened = open_corpus(corpus)
     with _progress("checking", files_of(opened)) as on_progress:
         num_bytes = verify(opened, on_progress)
-    print(f"{store}: {opened.num_sequences:,} sequences, {num_bytes:,} bytes as they were written")
+    print(f"{corpus}: {opened.num_sequences:,} sequences, {num_bytes:,} bytes as they were written")
 
 
 @data.command("export", epilog="Example: protein-lm data export swissprot -o train.fasta.gz --split train")
 def export_data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder made by data prepare.")],
+    corpus: PreparedCorpus,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help=".fasta, .fa, .faa, these with .gz, or .parquet.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to make: .fasta, .fa or .faa, also with .gz, or .parquet."
+        ),
     ],
     splits: Annotated[
         list[str] | None,
-        typer.Option("--split", metavar="SPLIT", help="train, valid, test or held_out. Repeatable; all if none."),
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Split to write: train, valid, test or held_out. Repeatable; all if not given.",
+        ),
     ] = None,
 ) -> None:
-    """Write the sequences of a token store as FASTA or as a table."""
+    """Write the sequences of a corpus as FASTA or as a table."""
     from protein_lm.corpus.export import export
     from protein_lm.corpus.joined import open_corpus
     from protein_lm.corpus.split import Split, parse_split
 
-    number = export(open_corpus(store), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
+    number = export(open_corpus(corpus), output, splits=[parse_split(name) for name in splits or ()] or list(Split))
     print(f"{output}: {number:,} sequences")
 
 
 def _progress(label: str, files: Sequence[Path]) -> AbstractContextManager[Callable[[int], None] | None]:
-    """A bar for the bytes read of some files."""
+    """Show a progress bar for the bytes read of some files."""
     return bytes_progress(label, sum(file.stat().st_size for file in files if file.is_file()))

@@ -1,4 +1,4 @@
-"""Verbs about the compiled kernels and the compiled reader."""
+"""The verb under `protein-lm kernels`: build."""
 
 from typing import Annotated
 
@@ -8,17 +8,19 @@ from protein_lm.cli.app import app
 from protein_lm.errors import ConfigError, OutputError
 
 kernels = typer.Typer(
-    help="Compiled kernels: linear attention on CPUs, two to three times as fast, and reading files, up to six times.",
+    help="Compiled kernels: linear attention on CPUs is 2 to 3 times as fast, and reading files up to 6 times.",
     no_args_is_help=True,
 )
 
 
 @kernels.command(epilog="Example: protein-lm kernels build")
 def build(
-    every_level: Annotated[bool, typer.Option("--all", help="Also the levels that this processor lacks.")] = False,
-    only_missing: Annotated[bool, typer.Option("--missing", help="Leave alone what is built already.")] = False,
+    every_level: Annotated[
+        bool, typer.Option("--all", help="Also build the levels that this processor lacks.")
+    ] = False,
+    only_missing: Annotated[bool, typer.Option("--missing", help="Build only what is not built yet.")] = False,
 ) -> None:
-    """Build them with the C++ compiler of this machine ($CXX, or c++, g++, clang++), for the levels of its processor."""
+    """Build the kernels for this processor, with its C++ compiler ($CXX, or c++, g++, clang++)."""
     from protein_lm.native import build as building
 
     try:

@@ -1,4 +1,4 @@
-"""The verb that says which amino acids a model treats alike."""
+"""The verb that measures the similarity of amino acids to a model: similarity."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,16 @@ import typer
 
 from protein_lm.choices import FigureFormat, ReadingLongPolicy
 from protein_lm.cli.app import app
-from protein_lm.cli.options import BatchTokens, Device, ModelName, Resume, sequence_progress, tell_long
+from protein_lm.cli.options import (
+    BatchTokens,
+    Device,
+    FormatOfFigures,
+    ModelName,
+    OutputFolder,
+    Resume,
+    progress,
+    tell_long,
+)
 from protein_lm.errors import ConfigError
 from protein_lm.files.sources import STANDARD_INPUT
 
@@ -24,21 +33,22 @@ def similarity(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="Any file of proteins, a folder made by data prepare, or - for standard input."
+            metavar="SOURCE",
+            help="Proteins: any sequence file, a corpus made by data prepare, or - for standard input.",
         ),
     ],
     model: ModelName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    output: OutputFolder,
     num_sequences: Annotated[
-        str, typer.Option(metavar="N|all", help="Sequences to draw from the source, or all of them.")
+        str, typer.Option(metavar="N|all", help="Number of sequences to draw from the source, or all.")
     ] = "800",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of this draw.")] = 0,
     matrices: Annotated[
         list[str] | None,
         typer.Option(
             "--matrix",
             metavar="NAME",
-            help="Substitution matrix of Biopython. Repeatable, the first is drawn; BLOSUM62.",
+            help="Substitution matrix of Biopython to compare with. Repeatable, the first is drawn; BLOSUM62 if not given.",
         ),
     ] = None,
     num_untrained: Annotated[
@@ -47,20 +57,22 @@ def similarity(
             "--untrained",
             min=0,
             metavar="K",
-            help="Also K models of this configuration with random weights, as the null.",
+            help="Number of untrained models of the same configuration to compare with.",
         ),
     ] = 0,
     arcs: Annotated[
-        bool, typer.Option("--arcs", help="Also out of weights of 0.3 or more alone, as Vig et al.; O(length²) time.")
+        bool,
+        typer.Option("--arcs", help="Also measure with weights of 0.3 or more alone, as Vig et al.; O(length²) time."),
     ] = False,
     resume: Resume = False,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the figures.")] = FigureFormat.PNG,
+    figure_format: FormatOfFigures = FigureFormat.PNG,
     batch_tokens: BatchTokens = 8192,
     device: Device = "auto",
 ) -> None:
-    """Which amino acids the model treats alike: 20 × 20 tables and figures, beside substitution matrices.
+    """Measure which amino acids a model treats similarly: 20 × 20 tables and figures, compared with substitution matrices.
 
-    Out of the attention that amino acids give and receive, and of the first layer's kernel; in one pass over the residues.
+    Measures come from the attention that amino acids give and receive, and from the first layer's kernel. One pass over the
+    residues is enough.
     """
     if num_sequences != ALL and not (num_sequences.isdecimal() and int(num_sequences) > 0):
         raise ConfigError(f"--num-sequences {num_sequences}: expected a number from 1, or all")
@@ -69,15 +81,15 @@ def similarity(
             "standard input is read only once and not drawn from; name a file, or add --num-sequences all"
         )
 
-    from protein_lm.analysis.pair_attention_file import Reader
+    from protein_lm.analysis.pair_attention_file import PairReader
     from protein_lm.analysis.substitution import MATRIX, substitution_matrix
     from protein_lm.checkpoint.directory import load_model
     from protein_lm.results.similarity import write_similarity
 
     for name in matrices or ():
         substitution_matrix(name)
-    reader = Reader(None if num_sequences == ALL else int(num_sequences), seed, arcs, batch_tokens)
-    with sequence_progress("reading") as on_progress:
+    reader = PairReader(None if num_sequences == ALL else int(num_sequences), seed, arcs, batch_tokens)
+    with progress("reading") as on_progress:
         found = write_similarity(
             load_model(model, device=device),
             source,
@@ -100,7 +112,7 @@ def similarity(
 
 
 def _lines(agreements: "pd.DataFrame") -> list[str]:
-    """A line for each measure and matrix: the model, and what untrained ones reach."""
+    """Return a line for each measure and matrix: the model's agreement, and that of untrained models."""
     import pandas as pd
 
     trained = agreements["model"] == "trained"

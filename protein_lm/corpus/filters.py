@@ -1,7 +1,7 @@
-"""Which records of a source are wanted."""
+"""Filters: which records of a source are wanted."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +16,20 @@ LEVELS = frozenset(range(1, 6))
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a record must be to be kept. A record that does not say what a filter asks is dropped by it."""
+    """Conditions for a record to be kept. A filter drops records that lack the annotation it asks for."""
 
     min_length: int = 1
-    """In residues."""
+    """Residues."""
     max_length: int | None = None
-    """In residues. None: any."""
+    """Residues. None: any number."""
     drop_fragments: bool = False
     """Whether records marked as fragments are dropped."""
     taxon_ids: frozenset[int] = field(default_factory=frozenset)
-    """NCBI taxonomy identifiers, exactly these; none: all."""
+    """NCBI taxonomy identifiers, without those below them in the tree. Empty: all."""
     min_cluster_size: int = 0
-    """Least number of members of a UniRef cluster; 0: any, and records that are no clusters."""
+    """Least number of members of a UniRef cluster. 0: any, and records that are no clusters."""
     protein_existence: frozenset[int] = field(default_factory=frozenset)
-    """Levels of evidence; none: all."""
+    """Levels of evidence. Empty: all."""
 
     def __post_init__(self) -> None:
         if self.min_length < 1:
@@ -48,15 +48,8 @@ class Filters:
             raise ConfigError(f"minimum cluster size {self.min_cluster_size} is below 0; choose 1 or more")
 
     def facts(self) -> dict[str, object]:
-        """What the manifest says."""
-        return {
-            "min_length": self.min_length,
-            "max_length": self.max_length,
-            "drop_fragments": self.drop_fragments,
-            "taxon_ids": sorted(self.taxon_ids),
-            "min_cluster_size": self.min_cluster_size,
-            "protein_existence": sorted(self.protein_existence),
-        }
+        """Return the entry for the manifest."""
+        return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(self).items()}
 
 
 REASONS = (
@@ -70,58 +63,58 @@ REASONS = (
     "other_evidence",
     "duplicate_sequence",
 )
-"""Why a record may be dropped; each counts under the first that applies."""
+"""Reasons to drop a record; each record counts under the first that applies."""
 
 
 @dataclass(slots=True)
 class Selection:
-    """What filters did to records."""
+    """Records that passed the filters, and why others did not."""
 
     keep: NDArray[np.bool_]
-    """(N,) the records to keep."""
+    """(N,) whether a record is kept."""
     num_dropped: Counter[str]
-    """By reason."""
-    was_said: frozenset[str]
-    """Fields of `Annotations` that filters can ask for and that some record has."""
+    """Records by reason."""
+    annotated: frozenset[str]
+    """Fields of `Annotations` that filters ask for and that some record has."""
 
 
 _ASKED = {"taxon_ids": "taxon", "cluster_sizes": "cluster size", "protein_existence": "level of protein existence"}
 
 
 def select(records: Columns, wanted: Filters, policy: ResiduePolicy) -> Selection:
-    """Apply filters to records; each that is dropped counts under the first reason that applies."""
-    said = records.annotations
+    """Apply filters to records."""
+    annotations = records.annotations
     unwanted = {"too_short": records.lengths < wanted.min_length}
     if wanted.max_length is not None:
         unwanted["too_long"] = records.lengths > wanted.max_length
     if policy is ResiduePolicy.DROP:
         unwanted["ambiguous_residue"] = records.has_ambiguous
     if wanted.drop_fragments:
-        unwanted["fragment"] = (said.flags & FRAGMENT) > 0
+        unwanted["fragment"] = (annotations.flags & FRAGMENT) > 0
     if wanted.taxon_ids:
-        unwanted["other_taxon"] = ~np.isin(said.taxon_ids, sorted(wanted.taxon_ids))
+        unwanted["other_taxon"] = ~np.isin(annotations.taxon_ids, sorted(wanted.taxon_ids))
     if wanted.min_cluster_size:
-        unwanted["small_cluster"] = said.cluster_sizes < wanted.min_cluster_size
+        unwanted["small_cluster"] = annotations.cluster_sizes < wanted.min_cluster_size
     if wanted.protein_existence:
-        unwanted["other_evidence"] = ~np.isin(said.protein_existence, sorted(wanted.protein_existence))
+        unwanted["other_evidence"] = ~np.isin(annotations.protein_existence, sorted(wanted.protein_existence))
     keep = np.ones(records.lengths.size, dtype=bool)
     dropped = Counter(malformed=records.num_faulty)
     for reason, out in unwanted.items():
         if out.any():
             dropped[reason] += int((keep & out).sum())
             keep &= ~out
-    return Selection(keep, +dropped, frozenset(name for name in _ASKED if getattr(said, name).any()))
+    return Selection(keep, +dropped, frozenset(name for name in _ASKED if getattr(annotations, name).any()))
 
 
-def check_answered(wanted: Filters, was_said: frozenset[str]) -> None:
-    """Raise InputError where a filter asked for what no record says."""
+def check_annotated(wanted: Filters, annotated: frozenset[str]) -> None:
+    """Raise InputError if a filter asked for an annotation that no record has."""
     asked = {
         "taxon_ids": wanted.taxon_ids,
         "cluster_sizes": wanted.min_cluster_size,
         "protein_existence": wanted.protein_existence,
     }
     for name, is_asked in asked.items():
-        if is_asked and name not in was_said:
+        if is_asked and name not in annotated:
             raise InputError(
                 f"no record of the sources states its {_ASKED[name]}, so it cannot be asked for; leave the filter out, or "
                 "give files with UniProt's or UniRef's headers"

@@ -1,4 +1,4 @@
-"""What is in a token store: numbers for a person or, as they stand in the manifest, for a program."""
+"""Numbers about a corpus: measured, and shown on a console."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ _FULL, _EIGHTHS = "█", " ▏▎▍▌▋▊▉"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """What a store holds beyond its manifest."""
+    """Numbers that are not in the manifest."""
 
     residue_counts: dict[str, int]
-    """Letter -> number in the whole store, most frequent first, without letters that do not occur."""
+    """Residues by letter, most frequent first, without letters that do not occur."""
     longest: list[tuple[str, int]]
     """Identifier and length in residues of the longest sequences."""
     lengths: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Contents:
     """(K,) sequences of each length, by split."""
 
     def histogram(self) -> Iterator[tuple[int, int, int]]:
-        """Shortest and longest length of a bin, in residues, and the number of sequences in it; bounds double."""
+        """Yield least and greatest length of each bin, in residues, and its sequences; bounds double."""
         exponents = np.frexp(self.lengths)[1] - 1
         numbers = np.bincount(exponents, sum(self.numbers.values()))
         for exponent in range(int(exponents[0]), numbers.size):
@@ -45,7 +45,7 @@ class Contents:
 
 
 def measure(store: Corpus) -> Contents:
-    """Look through a whole store, a part at a time."""
+    """Read a whole corpus, a part at a time."""
     counts = np.zeros(256, dtype=np.int64)
     longest: list[tuple[int, int]] = []
     lengths, numbers = np.empty(0, dtype=np.int64), np.empty((len(Split), 0), dtype=np.int64)
@@ -54,7 +54,7 @@ def measure(store: Corpus) -> Contents:
         counts += np.bincount(store.tokens_of(block), minlength=256)
         first = np.argsort(-part, kind="stable")[:_NUM_LONGEST]
         longest = sorted([*longest, *zip((-part[first]).tolist(), block[first].tolist(), strict=True)])[:_NUM_LONGEST]
-        lengths, numbers = _with(lengths, numbers, part, store.splits[block])
+        lengths, numbers = _add(lengths, numbers, part, store.splits[block])
     letters = dict(zip(RESIDUES, counts[FIRST_RESIDUE : FIRST_RESIDUE + NUM_RESIDUES].tolist(), strict=True))
     return Contents(
         residue_counts=dict(sorted(((k, n) for k, n in letters.items() if n), key=lambda item: -item[1])),
@@ -64,22 +64,23 @@ def measure(store: Corpus) -> Contents:
     )
 
 
-def _with(
+def _add(
     lengths: NDArray[np.int64], numbers: NDArray[np.int64], part: NDArray[np.int64], splits: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different lengths (K,) and the numbers (splits, K) with more sequences (N,) and their splits (N,)."""
-    together, places = np.unique(np.concatenate((lengths, part)), return_inverse=True)
+    """Add sequences of lengths `part` (N,) and `splits` (N,) to the different lengths (K,) and their numbers (splits, K)."""
+    # (M,) all different lengths; (K + N,) the index of each old and each new length among them
+    together, indices = np.unique(np.concatenate((lengths, part)), return_inverse=True)
     total = np.zeros((len(Split), together.size), dtype=np.int64)
-    total[:, places[: lengths.size]] = numbers
-    np.add.at(total, (splits, places[lengths.size :]), 1)
+    total[:, indices[: lengths.size]] = numbers
+    np.add.at(total, (splits, indices[lengths.size :]), 1)
     return together, total
 
 
 def report(store: Corpus, contents: Contents) -> "Iterator[RenderableType]":
-    """Lines and tables for a console (Rich, without markup), one after the other.
+    """Yield lines and tables for a console (Rich, without markup).
 
     Raises:
-        StoreError: the manifest lacks what is told of a corpus.
+        StoreError: the manifest lacks something that they show.
     """
     try:
         for each in _parts(store, contents):

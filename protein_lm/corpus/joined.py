@@ -1,12 +1,12 @@
 """Several token stores as one corpus, without a copy of their tokens.
 
-A joined corpus is a folder with
+All sequences of all parts, in order, are numbered from 0: a sequence's record. A joined corpus is a folder with
 
-| file | holds |
+| file | contents |
 |---|---|
-| `records.npy` | int64 (N,), numbers of its sequences among those of all parts in order, those that repeat left out |
+| `records.npy` | int64 (N,), records of its sequences: all that repeat no earlier one |
 | `splits.npy` | uint8 (N,), values of `Split` |
-| `manifest.json` | where the parts lie, checksums of their manifests, sizes of the files above, checksums of their values |
+| `manifest.json` | paths of the parts and checksums of their manifests; sizes and checksums of the files above |
 """
 
 import json
@@ -25,11 +25,12 @@ from protein_lm import __version__
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.duplicates import Ledger, RecordSet, fingerprints
-from protein_lm.corpus.hashing import hash_letters
-from protein_lm.corpus.split import Split
+from protein_lm.corpus.split import Split, count_by_split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, FORMAT_VERSION, MANIFEST, TokenStore, map_array, read_manifest
 from protein_lm.errors import InputError, StoreError
 from protein_lm.files.output import checksum, new_directory
+from protein_lm.files.resume import WorkFolder
+from protein_lm.io.hashing import hash_letters
 from protein_lm.io.records import Annotations, Spans
 
 _FILES = {"records.npy": np.int64, "splits.npy": np.uint8}
@@ -37,14 +38,14 @@ _READ_RECORDS = 2**12
 
 
 class JoinedStore(Corpus):
-    """Read access to a folder that `data join` made."""
+    """Reads a folder that `data join` made."""
 
     def __init__(self, path: Path, manifest: dict[str, Any], parts: Sequence[TokenStore]) -> None:
         self.path, self.manifest, self.parts = path, manifest, parts
         self.splits: NDArray[np.uint8] = map_array(path / "splits.npy", np.uint8)
         self._records: NDArray[np.int64] = map_array(path / "records.npy", np.int64)
         self._bounds = np.cumsum([0, *(part.num_sequences for part in parts)])
-        """Where the records of each part begin and end."""
+        """(parts + 1,) first record of each part, and the number of all."""
         self._token_bounds = np.cumsum([0, *(part.num_residues for part in parts)])
 
     @classmethod
@@ -57,79 +58,70 @@ class JoinedStore(Corpus):
         manifest = read_manifest(path)
         parts = []
         for facts in manifest["parts"]:
-            place = Path(os.path.normpath(path / facts["path"]))
-            if not place.is_dir():
-                raise StoreError(f"{path}: its part {place} does not exist; put it back, or join again")
-            part = TokenStore.open(place)
-            if checksum(place / MANIFEST) != facts["manifest_xxh3_128"]:
-                raise StoreError(f"{path}: its part {place} is another store than was joined; join again")
+            folder = Path(os.path.normpath(path / facts["path"]))
+            if not folder.is_dir():
+                raise StoreError(f"{path}: its part {folder} does not exist; put it back, or join again")
+            part = TokenStore.open(folder)
+            if checksum(folder / MANIFEST) != facts["manifest_xxh3_128"]:
+                raise StoreError(f"{path}: its part {folder} is another store than was joined; join again")
             parts.append(part)
         return cls(path, manifest, parts)
 
     @property
     def num_residues(self) -> int:
-        """See `Corpus`."""
         return sum(numbers["num_residues"] for numbers in self.manifest["splits"].values())
 
     @property
     def sources(self) -> list[dict[str, Any]]:
-        """See `Corpus`."""
         return [source for part in self.parts for source in part.sources]
 
     @property
     def identity(self) -> dict[str, str]:
-        """See `Corpus`."""
-        of_parts = {part["name"]: part["manifest_xxh3_128"] for part in self.manifest["parts"]}
-        return {name: facts["xxh3_128"] for name, facts in self.manifest["files"].items()} | of_parts
+        parts = {part["name"]: part["manifest_xxh3_128"] for part in self.manifest["parts"]}
+        return {name: facts["xxh3_128"] for name, facts in self.manifest["files"].items()} | parts
 
     @property
     def groups(self) -> dict[str, range]:
-        """See `Corpus`."""
         ends = np.searchsorted(self._records, self._bounds).tolist()
         names = (facts["name"] for facts in self.manifest["parts"])
         return {name: range(*span) for name, span in zip(names, pairwise(ends), strict=True)}
 
     def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
         lengths = np.empty(indices.size, dtype=np.int64)
         for number, chosen, inside in _by_part(self._records[indices], self._bounds):
             lengths[chosen] = self.parts[number].lengths_of(inside)
         return lengths
 
-    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
-        places = np.empty(indices.size, dtype=np.int64)
+    def offsets_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        offsets = np.empty(indices.size, dtype=np.int64)
         for number, chosen, inside in _by_part(self._records[indices], self._bounds):
-            places[chosen] = self.parts[number].places_of(inside) + self._token_bounds[number]
-        return places
+            offsets[chosen] = self.parts[number].offsets_of(inside) + self._token_bounds[number]
+        return offsets
 
-    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `Corpus`."""
-        residues = np.empty(places.size, dtype=np.uint8)
-        for number, chosen, inside in _by_part(places, self._token_bounds):
+    def residues_at(self, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
+        residues = np.empty(offsets.size, dtype=np.uint8)
+        for number, chosen, inside in _by_part(offsets, self._token_bounds):
             residues[chosen] = self.parts[number].residues_at(inside)
         return residues
 
     def residues(self, index: int) -> NDArray[np.uint8]:
-        """See `Corpus`."""
         part, inside = self._part_of(index)
         return part.residues(inside)
 
     def sequence_id(self, index: int) -> str:
-        """See `Corpus`."""
         part, inside = self._part_of(index)
         return part.sequence_id(inside)
 
     def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
-        """See `Corpus`."""
-        found = Annotations.none(indices.size)
+        annotations = Annotations.none(indices.size)
         for number, chosen, inside in _by_part(self._records[indices], self._bounds):
-            of_part = self.parts[number].annotations_of(inside)
+            part = self.parts[number].annotations_of(inside)
             for name in ANNOTATIONS.values():
-                getattr(found, name)[chosen] = getattr(of_part, name)
-        return found
+                getattr(annotations, name)[chosen] = getattr(part, name)
+        return annotations
 
     def _part_of(self, index: int) -> tuple[TokenStore, int]:
+        """Return the part of a sequence, and its index there."""
         record = int(self._records[index])
         number = int(np.searchsorted(self._bounds, record, side="right")) - 1
         return self.parts[number], record - int(self._bounds[number])
@@ -138,13 +130,17 @@ class JoinedStore(Corpus):
 def _by_part(
     values: NDArray[np.int64], bounds: NDArray[np.int64]
 ) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Number of each part between whose bounds some values lie, which these are, and what they are inside."""
-    owners = np.searchsorted(bounds, values, side="right") - 1
-    found = []
+    """Sort records or offsets (N,) by part, given the bounds (parts + 1,) of the parts.
+
+    Returns:
+        For each part that has any: its number, the indices (K,) of its values, and these values counted from its bound (K,).
+    """
+    owners = np.searchsorted(bounds, values, side="right") - 1  # (N,) number of the part
+    by_part = []
     for number in np.unique(owners).tolist():
         chosen = np.flatnonzero(owners == number)
-        found.append((number, chosen, values[chosen] - bounds[number]))
-    return found
+        by_part.append((number, chosen, values[chosen] - bounds[number]))
+    return by_part
 
 
 def open_corpus(path: Path) -> Corpus:
@@ -156,19 +152,21 @@ def open_corpus(path: Path) -> Corpus:
     return JoinedStore.open(path) if "parts" in read_manifest(path) else TokenStore.open(path)
 
 
-def _stores_of(path: Path) -> Sequence[TokenStore]:
-    return JoinedStore.open(path).parts if "parts" in read_manifest(path) else [TokenStore.open(path)]
+def stores_of(corpus: Corpus) -> Sequence[TokenStore]:
+    """Return the stores that a corpus consists of."""
+    if isinstance(corpus, JoinedStore):
+        return corpus.parts
+    return [corpus] if isinstance(corpus, TokenStore) else []
 
 
 def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
     """Make one corpus of several and return its manifest.
 
-    Of sequences with the same residues the first is kept, in the order of the parts; it keeps its split, so that what is kept
-    back by an earlier part is not trained on by way of a later one. Memory does not grow with the corpus, but for a bit per
-    sequence.
+    The first of sequences with the same residues is kept, in the order of the parts. It keeps its split: a sequence that an
+    earlier part keeps back is not trained on by way of a later one. Memory grows by a bit per sequence.
 
     Args:
-        paths: folders that `data prepare` or `data join` made; of the latter, their parts are taken.
+        paths: folders that `data prepare` made, or `data join`, whose parts are taken.
         output: the folder to make.
 
     Raises:
@@ -176,22 +174,26 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
         InputError: two parts have the same name, or an identifier stands for different residues.
         OutputError: the output exists already or cannot be written.
     """
-    parts = [part for path in paths for part in _stores_of(path)]
+    corpora = [open_corpus(path) for path in paths]
+    parts = [part for corpus in corpora for part in stores_of(corpus)]
     names = [name for part in parts for name in part.groups]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two stores are called {min(repeated)}; name each store once, or rename a folder")
     with new_directory(output) as folder, ThreadPoolExecutor(1) as disk, ExitStack() as stack:
-        repeats = _repeats(parts, folder)
+        with closing(WorkFolder(folder)) as work:
+            repeats = _repeats(parts, work)
         files = {
             name: stack.enter_context(closing(ArrayFile(folder / name, dtype, disk))) for name, dtype in _FILES.items()
         }
-        first, splits = 0, {split.label: {"num_sequences": 0, "num_residues": 0} for split in Split}
+        first, counts = 0, np.zeros((2, len(Split)), dtype=np.int64)
         for part in parts:
+            if part.splits.max(initial=0) >= len(Split):
+                raise StoreError(f"{part.path} is damaged: splits.npy has an impossible value; prepare it again")
             for block in part.blocks():
-                block = block[~repeats.has(block + first)]
+                block = block[~repeats.has(block + first)]  # indices in the part; records begin at `first`
                 files["records.npy"].append(block + first)
                 files["splits.npy"].append(part.splits[block])
-                _count(splits, part.splits[block], part.lengths_of(block))
+                counts += count_by_split(part.splits[block], part.lengths_of(block))
             first += part.num_sequences
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -205,16 +207,16 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
                 for name, part in zip(names, parts, strict=True)
             ],
             "num_dropped": {"duplicate_sequence": repeats.num_members},
-            "splits": splits,
+            "splits": labelled_counts(counts),
             "files": {name: file.complete() for name, file in files.items()},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
-def _repeats(parts: Sequence[TokenStore], folder: Path) -> RecordSet:
-    """Which sequences repeat earlier ones, numbered over all parts."""
-    sequences, identifiers = Ledger(folder, "sequences"), Ledger(folder, "identifiers")
+def _repeats(parts: Sequence[TokenStore], work: WorkFolder) -> RecordSet:
+    """Return the records of sequences that repeat earlier ones."""
+    sequences, identifiers = Ledger(work, "sequences"), Ledger(work, "identifiers")
     first = 0
     for part in parts:
         for block in part.blocks(_READ_RECORDS):
@@ -239,7 +241,7 @@ def _id_hashes(part: TokenStore, block: NDArray[np.int64]) -> NDArray[np.uint64]
 
 
 def _refuse_identifier(suspects: NDArray[np.uint64], parts: Sequence[TokenStore]) -> None:
-    """Refuse an identifier that stands for two sequences; once more for the same sequence is a duplicate sequence."""
+    """Refuse an identifier of two different sequences. If the sequences are the same, one is a duplicate."""
     seen: dict[str, tuple[TokenStore, bytes]] = {}
     for part in parts:
         for block in part.blocks(_READ_RECORDS):
@@ -251,10 +253,3 @@ def _refuse_identifier(suspects: NDArray[np.uint64], parts: Sequence[TokenStore]
                         f"sequence {identifier} has other residues in {part.path} than in {earlier.path}; "
                         "prepare one of them without it"
                     )
-
-
-def _count(splits: dict[str, dict[str, int]], of_sequences: NDArray[np.uint8], lengths: NDArray[np.int64]) -> None:
-    for split in Split:
-        chosen = of_sequences == split
-        splits[split.label]["num_sequences"] += int(chosen.sum())
-        splits[split.label]["num_residues"] += int(lengths[chosen].sum())

@@ -1,17 +1,17 @@
-"""A prepared corpus on disk: token ids of all sequences back to back, and what is known about them.
+"""A prepared corpus on disk: token ids of all sequences back to back, and their annotations.
 
-| file | holds |
+| file | contents |
 |---|---|
 | `tokens.npy` | uint8 (T,), residues of all N sequences back to back, no special tokens |
 | `offsets.npy` | int64 (N + 1,), sequence i is `tokens[offsets[i]:offsets[i + 1]]` |
 | `splits.npy` | uint8 (N,), values of `Split` |
 | `ids.npy` | uint8, UTF-8 of all N identifiers back to back |
 | `id_offsets.npy` | int64 (N + 1,), identifier i is `ids[id_offsets[i]:id_offsets[i + 1]]` |
-| `taxon_ids.npy` | int32 (N,), NCBI taxonomy identifiers, 0 where not known |
-| `cluster_sizes.npy` | int32 (N,), members of a UniRef cluster, 0 where not known |
-| `protein_existence.npy` | uint8 (N,), UniProtKB's level of evidence 1 to 5, 0 where not known |
+| `taxon_ids.npy` | int32 (N,), NCBI taxonomy identifiers, 0 if unknown |
+| `cluster_sizes.npy` | int32 (N,), members of a UniRef cluster, 0 if unknown |
+| `protein_existence.npy` | uint8 (N,), UniProtKB's level of evidence 1 to 5, 0 if unknown |
 | `flags.npy` | uint8 (N,), bits 1 fragment, 2 reviewed, 4 unreviewed (`records.FRAGMENT` ...) |
-| `manifest.json` | where it came from and how it was made; sizes of the files above and checksums of their values |
+| `manifest.json` | sources and settings; sizes of the files above and checksums of their values |
 """
 
 from pathlib import Path
@@ -43,12 +43,12 @@ ANNOTATIONS = {
     "protein_existence.npy": "protein_existence",
     "flags.npy": "flags",
 }
-"""Files of what records say about themselves -> attributes of `records.Annotations`."""
+"""Files of annotations -> attributes of `records.Annotations`."""
 MANIFEST = "manifest.json"
 
 
 class TokenStore(Corpus):
-    """Read access to a folder that `data prepare` made; arrays are memory-mapped, so that opening costs nothing."""
+    """Reads a folder that `data prepare` made. Arrays are memory-mapped, so that opening costs nothing."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -77,51 +77,41 @@ class TokenStore(Corpus):
 
     @property
     def num_residues(self) -> int:
-        """See `Corpus`."""
         return self.tokens.size
 
     @property
     def sources(self) -> list[dict[str, Any]]:
-        """See `Corpus`."""
         return self.manifest["sources"]
 
     @property
     def identity(self) -> dict[str, str]:
-        """See `Corpus`."""
         return {name: self.manifest["files"][name]["xxh3_128"] for name in ("tokens.npy", "offsets.npy", "splits.npy")}
 
     @property
     def groups(self) -> dict[str, range]:
-        """See `Corpus`: the store itself."""
         return {self.path.resolve().name: range(self.num_sequences)}
 
     def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
         return self.offsets[indices + 1] - self.offsets[indices]
 
-    def places_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `Corpus`."""
+    def offsets_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.offsets[indices]
 
-    def residues_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `Corpus`."""
-        return self.tokens[places]
+    def residues_at(self, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.tokens[offsets]
 
     def residues(self, index: int) -> NDArray[np.uint8]:
-        """See `Corpus`."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def sequence_id(self, index: int) -> str:
-        """See `Corpus`."""
         return self.ids[self.id_offsets[index] : self.id_offsets[index + 1]].tobytes().decode()
 
     def annotations_of(self, indices: NDArray[np.int64]) -> Annotations:
-        """See `Corpus`."""
         return Annotations(**{name: getattr(self.annotations, name)[indices] for name in ANNOTATIONS.values()})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a prepared or joined corpus, whose files are all there in their sizes.
+    """Return the manifest of a prepared or joined corpus, after a check that all its files have their sizes.
 
     Raises:
         StoreError: as `TokenStore.open`.
@@ -161,7 +151,7 @@ _FACTS = {"num_read", "num_dropped", "residue_policy", "residue_changes", "split
 
 
 def _check_facts(manifest: dict[str, Any]) -> None:
-    """Raise ValueError, KeyError, TypeError or AttributeError if a manifest lacks what every reader of it asks for."""
+    """Raise ValueError, KeyError, TypeError or AttributeError if a manifest lacks what its readers need."""
     for name, facts in manifest["files"].items():
         if not (is_plain_name(name) and isinstance(facts["xxh3_128"], str)):
             raise ValueError(f"it names {quoted(name)}, which is no file of this folder")
@@ -171,20 +161,20 @@ def _check_facts(manifest: dict[str, Any]) -> None:
     for numbers in manifest["splits"].values():
         for key in ("num_sequences", "num_residues"):
             int(numbers[key])
-    of_sources, of_parts = ("name", "sha256"), ("name", "path", "manifest_xxh3_128")
+    keys = ("name", "path", "manifest_xxh3_128") if is_joined else ("name", "sha256")
     if not is_joined and (missing := _FACTS - manifest.keys()):
         raise ValueError(f"it has no {min(missing)}")
     for facts in manifest["parts" if is_joined else "sources"]:
-        for key in of_parts if is_joined else of_sources:
+        for key in keys:
             if not isinstance(facts[key], str):
                 raise ValueError(f"{key} is {quoted(facts[key])}")
 
 
 def map_array(path: Path, dtype: type) -> NDArray:
-    """Map an array file as a plain array: slicing a `np.memmap` costs microseconds more.
+    """Map an array file as a plain array. Slicing an `np.memmap` would cost microseconds more.
 
     Raises:
-        StoreError: it holds something else.
+        StoreError: it is damaged, or holds another type or shape.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

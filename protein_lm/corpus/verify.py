@@ -1,4 +1,4 @@
-"""Whether a corpus still holds what was written."""
+"""Checks that a corpus still holds what was written."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from protein_lm.alphabet import FIRST_RESIDUE, NUM_RESIDUES
 from protein_lm.corpus.array_file import checksum_of_values
 from protein_lm.corpus.corpus import Corpus
-from protein_lm.corpus.joined import JoinedStore
+from protein_lm.corpus.joined import JoinedStore, stores_of
 from protein_lm.corpus.split import Split
 from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import StoreError
@@ -17,15 +17,15 @@ _SCANNED = 2**24
 
 
 def files_of(corpus: Corpus) -> list[Path]:
-    """The files that `verify` reads."""
+    """Return the files that `verify` reads."""
     return [folder / name for folder, files in _folders(corpus) for name in files]
 
 
 def verify(corpus: Corpus, on_progress: Callable[[int], None] | None = None) -> int:
-    """Compare every file with its checksum, and look whether its values can be; returns the bytes read.
+    """Compare every file with its checksum, check its values, and return the bytes read.
 
     Raises:
-        StoreError: a file is not what was written; the first one is named.
+        StoreError: a file is not as it was written; the message names the first one.
     """
     done = 0
     for folder, files in _folders(corpus):
@@ -38,23 +38,16 @@ def verify(corpus: Corpus, on_progress: Callable[[int], None] | None = None) -> 
             done += facts["bytes"]
             if on_progress:
                 on_progress(done)
-    for store in _stores(corpus):
+    for store in stores_of(corpus):
         _check_values(store)
     return done
 
 
-def _stores(corpus: Corpus) -> Iterator[TokenStore]:
-    if isinstance(corpus, JoinedStore):
-        yield from corpus.parts
-    elif isinstance(corpus, TokenStore):
-        yield corpus
-
-
 def _folders(corpus: Corpus) -> Iterator[tuple[Path, dict[str, dict]]]:
-    """Each folder, and what its manifest says about its files."""
+    """Yield each folder, and the list of files in its manifest."""
     if isinstance(corpus, JoinedStore):
         yield corpus.path, corpus.manifest["files"]
-    for store in _stores(corpus):
+    for store in stores_of(corpus):
         yield store.path, store.manifest["files"]
 
 
@@ -67,7 +60,7 @@ def _check_values(store: TokenStore) -> None:
         values = getattr(store, name.removesuffix(".npy"))
         for start in range(0, values.size, _SCANNED):
             if (wrong := is_impossible(values[max(0, start - 1) : start + _SCANNED])).any():
-                place = max(0, start - 1) + int(np.argmax(wrong))
+                index = max(0, start - 1) + int(np.argmax(wrong))
                 raise StoreError(
-                    f"{store.path} is damaged: {name} has an impossible value at {place:,}; prepare it again"
+                    f"{store.path} is damaged: {name} has an impossible value at {index:,}; prepare it again"
                 )

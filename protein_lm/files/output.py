@@ -1,6 +1,6 @@
-"""Results appear under their final name whole or not at all: write beside, flush to disk, rename.
+"""Results appear under their final name whole or not at all: written next to it, flushed to disk, renamed.
 
-Of two commands with one output the second is refused, see `claimed`; what appears meanwhile is not replaced.
+If two commands have the same output, the second is refused (`claimed`). A file that appears meanwhile is not replaced.
 """
 
 import errno
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -25,7 +26,7 @@ except ImportError:  # Windows: folders of killed processes stay, and nothing is
 
 _OLD = "old"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems that know no locks say."""
+"""Errors of file systems without locks."""
 _READ_BYTES = 2**22
 
 
@@ -37,10 +38,14 @@ def check_absent(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path, *, replace: bool = False, is_claimed: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the final name, on any error it is removed.
+    """Yield a temporary path next to `path`; on success it takes the final name, on any error it is removed.
 
-    The temporary name keeps the suffix of `path`, since many writers choose their format by it. `replace` allows
-    an existing file (a running log's figure, for example) to be replaced; `is_claimed` says that the caller claimed `path`.
+    The temporary name keeps the suffix of `path`, since many writers choose their format by it.
+
+    Args:
+        path: the final name.
+        replace: whether an existing file may be replaced.
+        is_claimed: whether the caller has claimed `path`.
 
     Raises:
         OutputError: `path` exists and `replace` is False, another command writes it, the disk is full, or the folder cannot
@@ -55,7 +60,7 @@ def new_file(path: Path, *, replace: bool = False, is_claimed: bool = False) -> 
         partial = Path(name)
         try:
             yield partial
-            partial.chmod(0o666 & ~_umask())
+            partial.chmod(new_file_mode())
             flush(partial)
             if replace:
                 partial.replace(path)
@@ -70,10 +75,15 @@ def new_file(path: Path, *, replace: bool = False, is_claimed: bool = False) -> 
 def new_directory(
     path: Path, *, replace: bool = False, is_claimed: bool = False, adopt: Callable[[Path], bool] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the final name, on any error it is removed.
+    """Yield a temporary folder next to `path`; on success it takes the final name, on any error it is removed.
 
-    A process that is killed while it replaces a folder leaves the old one under a hidden name for a moment: `recover` puts it
-    back. `adopt` says of a temporary folder that a killed process left whether it is gone on with; otherwise it is removed.
+    A process that is killed while it replaces a folder may leave the old one under a hidden name; `recover` puts it back.
+
+    Args:
+        path: the final name.
+        replace: whether an existing folder may be replaced.
+        is_claimed: whether the caller has claimed `path`.
+        adopt: tells whether to use a temporary folder that a killed process left, which is removed otherwise.
 
     Raises:
         OutputError: as `new_file`.
@@ -82,10 +92,10 @@ def new_directory(
         check_absent(path)
     with clear_errors(path), nullcontext() if replace or is_claimed else claimed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = recover(path, adopt)
-        partial, lock = found or (_hidden(path, "partial"), None)
+        adopted = recover(path, adopt)
+        partial, lock = adopted or (_hidden(path, "partial"), None)
         try:  # an interruption may come as soon as the folder is there
-            if found is None:
+            if adopted is None:
                 lock = _make_locked(partial)
             yield partial
             partial.chmod(0o777 & ~_umask())
@@ -102,10 +112,10 @@ def new_directory(
 
 
 def give_name(partial: Path, path: Path) -> None:
-    """Rename a file or folder to a name that nobody has.
+    """Rename a file or folder to a free name.
 
     Raises:
-        OutputError: something appeared there meanwhile; it stays as it is.
+        OutputError: something has this name now; it stays unchanged.
     """
     if not partial.is_dir():
         try:
@@ -127,7 +137,7 @@ def give_name(partial: Path, path: Path) -> None:
 
 
 def _exchange(partial: Path, path: Path) -> None:
-    """Put `partial` into the place of the folder `path`, which is removed."""
+    """Replace the folder `path` by `partial`."""
     retired, lock = _hidden(path, "retired"), None
     try:
         lock = _make_locked(retired)
@@ -144,12 +154,12 @@ def _exchange(partial: Path, path: Path) -> None:
 
 
 def _hidden(path: Path, role: str) -> Path:
-    """A name beside `path` that nobody else has."""
+    """Return a free name next to `path`."""
     return path.with_name(f".{path.name}.{role}-{secrets.token_hex(8)}")
 
 
 def _make_locked(folder: Path) -> int | None:
-    """Make a folder; its descriptor, locked, so that others can tell that its process still lives."""
+    """Make a folder and return its descriptor, locked: so others can tell that its process is alive."""
     while True:
         folder.mkdir(mode=0o700)
         if fcntl is None:
@@ -162,7 +172,7 @@ def _make_locked(folder: Path) -> int | None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file or folder unless another process has it locked."""
+    """Lock a file or folder; return False if another process has locked it."""
     assert fcntl is not None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +182,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _lock_if_possible(descriptor: int) -> bool:
-    """The same; True where the file system knows no locks."""
+    """Lock as `_lock`; return True on a file system without locks."""
     try:
         return _lock(descriptor)
     except OSError as error:
@@ -183,10 +193,10 @@ def _lock_if_possible(descriptor: int) -> bool:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Keep other commands off an output, whether it is there already or not.
+    """Keep other commands off an output, whether it exists or not.
 
-    The lock is on the hidden file `.NAME.lock` beside it, and ends with its process, however that ends. Where that file
-    cannot be made, it is on the output itself, if this is a folder.
+    The lock is on the hidden file `.NAME.lock` next to it, and ends with its process, however that ends. If that file cannot
+    be made, the lock is on the output itself, if this is a folder.
 
     Raises:
         OutputError: another command has claimed it, or the folder around it cannot be written.
@@ -194,14 +204,14 @@ def claimed(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    place = Path(os.path.realpath(path))
-    beside = place.with_name(f".{place.name}.lock") if place.name else place
+    target = Path(os.path.realpath(path))
+    lock_file = target.with_name(f".{target.name}.lock") if target.name else target
     descriptor = None
     try:  # an interruption may come as soon as the file is there
         with clear_errors(path):
-            beside.parent.mkdir(parents=True, exist_ok=True)
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
             while descriptor is None:
-                descriptor, lock = _open_lock(beside, place)
+                descriptor, lock = _open_lock(lock_file, target)
                 if not _lock_if_possible(descriptor):
                     raise OutputError(f"{path}: another command is at work there; wait for it or name another output")
                 if not _has_name(descriptor, lock):  # its owner has removed it
@@ -209,23 +219,23 @@ def claimed(path: Path) -> Iterator[None]:
                     os.close(stale)
         yield
     finally:
-        _let_go(descriptor, beside)
+        _unlock(descriptor, lock_file)
 
 
 _TO_LOCK = 0 if fcntl is None else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def _open_lock(beside: Path, place: Path) -> tuple[int, Path]:
-    """A descriptor of what is to be locked, and its name."""
+def _open_lock(lock_file: Path, target: Path) -> tuple[int, Path]:
+    """Open the file or folder to lock; return its descriptor and its path."""
     try:
-        return os.open(beside, _TO_LOCK), beside  # systems refuse to make a file of another user's in a common folder
+        return os.open(lock_file, _TO_LOCK), lock_file  # O_CREAT is refused for another user's file in a common folder
     except OSError:
         try:
-            return os.open(beside, _TO_LOCK | os.O_CREAT, 0o666), beside
+            return os.open(lock_file, _TO_LOCK | os.O_CREAT, 0o666), lock_file
         except OSError:
-            if not place.is_dir():
+            if not target.is_dir():
                 raise
-            return os.open(place, os.O_RDONLY), place
+            return os.open(target, os.O_RDONLY), target
 
 
 def _has_name(descriptor: int, path: Path) -> bool:
@@ -234,28 +244,31 @@ def _has_name(descriptor: int, path: Path) -> bool:
     return False
 
 
-def _let_go(descriptor: int | None, beside: Path) -> None:
-    """Remove a lock's file, if nobody else has it locked, and close it; None: it may have been made or not."""
+def _unlock(descriptor: int | None, lock_file: Path) -> None:
+    """Close a lock, and remove its file unless another process has locked it; None: the file may exist or not."""
     with suppress(OSError):
         if descriptor is None:
-            descriptor = os.open(beside, _TO_LOCK)
-        if _lock_if_possible(descriptor) and _has_name(descriptor, beside):
-            beside.unlink()
+            descriptor = os.open(lock_file, _TO_LOCK)
+        if _lock_if_possible(descriptor) and _has_name(descriptor, lock_file):
+            lock_file.unlink()
     if descriptor is not None:
         os.close(descriptor)
 
 
 def flush_tree(folder: Path) -> None:
-    """Make sure that a folder and all that is in it are on the disk."""
+    """Make sure that a folder and all its contents are on the disk."""
     for file in [*folder.rglob("*"), folder]:
         flush(file)
 
 
 def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Path, int] | None:
-    """Tidy up after processes that were killed while they wrote the folder `path`: nobody holds the lock of theirs any more.
+    """Tidy up after processes that were killed while they wrote the folder `path`; their locks ended with them.
 
-    What they had moved aside to replace it is put back if `path` is not there. What they were writing is removed, but for one
-    folder that `adopt` accepts: returned with its descriptor, locked.
+    A folder that they had moved aside to replace it is put back if `path` does not exist. Folders that they were writing are
+    removed, but for one that `adopt` accepts.
+
+    Returns:
+        The adopted folder and its descriptor, locked; None if there is none.
     """
     if fcntl is None:
         return None
@@ -279,13 +292,22 @@ def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Pa
     return adopted
 
 
-def checksum(path: Path, start: int = 0) -> str:
-    """XXH3-128 of a file from its byte `start` on, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
+def checksum(path: Path, start: int = 0, *, num_bytes: int | None = None, digest: Any = None) -> str:
+    """Return the checksum of a file from its byte `start` on, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        start: offset of the first byte.
+        num_bytes: number of bytes; None: up to the end.
+        digest: an object of hashlib; None: XXH3-128.
+    """
+    digest = digest or xxhash.xxh3_128()
+    left = path.stat().st_size - start if num_bytes is None else num_bytes
     with path.open("rb") as file:
         file.seek(start)
-        while block := file.read(_READ_BYTES):
+        while block := file.read(min(_READ_BYTES, left)):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 
@@ -302,7 +324,7 @@ _REMEDIES = {
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, and the remedy where there is one that helps."""
+    """Return the remedy for an error of the operating system, or what it says."""
     return _REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
 
 
@@ -318,7 +340,7 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Make sure that a file's content, or a folder's list of names, is on the disk."""
+    """Make sure that the content of a file, or the list of names of a folder, is on the disk."""
     with suppress(OSError) if path.is_dir() else nullcontext():  # not every system opens folders or flushes them
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -327,14 +349,8 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def safe_name(identifier: str, *, taken: Collection[str] = ()) -> str:
-    """A file name for an identifier that may hold anything: letters, digits, `.`, `_`, `-`, at most 100 characters.
+    """Return a file name for any identifier: letters, digits, `.`, `_`, `-`, at most 100 characters.
 
     >>> safe_name("../a b|c"), safe_name("P1", taken=["P1"])
     ('_a_b_c', 'P1_2')
@@ -348,7 +364,11 @@ def safe_name(identifier: str, *, taken: Collection[str] = ()) -> str:
 
 
 def new_file_mode() -> int:
-    """Permissions that this process gives to a new file."""
+    """Return the permissions that this process gives to a new file."""
+    return 0o666 & ~_umask()
+
+
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask

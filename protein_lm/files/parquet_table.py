@@ -1,4 +1,4 @@
-"""Parquet tables as all readers open them: by the file's own columns, of which pandas may call one an index."""
+"""Reads Parquet tables by the file's own columns; pandas would make one of them an index."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ MAGIC = b"PAR1"
 
 @contextmanager
 def open_parquet(path: Path) -> "Iterator[ParquetFile]":
-    """A Parquet file; errors of reading it are the user's.
+    """Open a Parquet file; errors of reading it become InputError.
 
     Raises:
         InputError: the file is damaged, or two columns have one name.
@@ -36,7 +36,7 @@ def open_parquet(path: Path) -> "Iterator[ParquetFile]":
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """All columns by name, with the cells that a text table would have: whole numbers stay whole beside empty cells.
+    """Return all columns by name, with the cells of a text table: whole numbers stay whole next to empty cells.
 
     Raises:
         InputError: as `open_parquet`.
@@ -47,7 +47,7 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
 
 def _text(value: Any) -> str:
-    """A cell; empty where it is missing or no number. A list of numbers becomes numbers between blanks."""
+    """Return a cell as text, empty if it is missing or no number. A list of numbers becomes numbers between blanks."""
     if isinstance(value, str):
         return value
     if value is None or value != value:

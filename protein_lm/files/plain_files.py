@@ -1,4 +1,4 @@
-"""Small files of facts that others may have written, read with bounds: plain files alone, and JSON of any content."""
+"""Reads small files that others may have written, within bounds: only plain files, and JSON of any content."""
 
 import errno
 import json
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**28
-"""Of a file of JSON. Manifests of very many sources take some megabytes."""
+"""Limit for a file of JSON. Manifests of very many sources take some megabytes."""
 
 
 def check_plain(path: Path) -> None:
-    """Refuse what is no plain file: a device or a pipe would be read without end, or would wait for ever.
+    """Refuse anything but a plain file: a device or a pipe could be read without end, or wait for ever.
 
     Raises:
-        OSError: it is none, or does not exist.
+        OSError: it is no plain file, or does not exist.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "no plain file")
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether a name that a file gives is that of a file beside it, and leads nowhere else.
+    """Tell whether a name read from a file names a file in the same folder, and leads nowhere else.
 
     >>> is_plain_name("model.safetensors"), is_plain_name("../model.safetensors"), is_plain_name(".."), is_plain_name("")
     (True, False, False, False)
@@ -30,10 +30,10 @@ def is_plain_name(name: object) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a text of JSON says.
+    """Parse a text of JSON.
 
     Raises:
-        ValueError: it is not JSON, or holds what Python cannot: deeper nesting, or numbers of more digits.
+        ValueError: it is not JSON, or exceeds Python's limits: its nesting is too deep, or a number has too many digits.
     """
     try:
         return json.loads(text)
@@ -42,7 +42,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON says.
+    """Read a file of JSON.
 
     Raises:
         OSError: it does not exist, cannot be read, or is no plain file.

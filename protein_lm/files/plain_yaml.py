@@ -1,4 +1,4 @@
-"""YAML that a person wrote, read with bounds: a key stands once, and aliases do not grow into what no memory holds."""
+"""Parses YAML that a person wrote, within bounds: keys are unique, and aliases do not fill the memory."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import yaml
 
 MOST_CHARACTERS = 2**20
 _MOST_NODES = 100_000
-"""Keys and values, those that aliases stand for counted each time."""
+"""Limit for keys and values; those under an alias count each time."""
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text of YAML says.
+    """Parse a text of YAML.
 
     Raises:
-        ValueError: it is not YAML, too large, nested too deeply, has a key twice, or holds a value that cannot be.
+        ValueError: it is not YAML, is too large or nested too deeply, has a key twice, or holds an impossible value.
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"over {MOST_CHARACTERS:,} characters")
@@ -32,7 +32,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _num_nodes(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Nodes of a part of a document, aliases written out; keys are checked on the way."""
+    """Count the nodes of a part of a document, with aliases written out, and check its keys."""
     if id(node) in known:
         number = known[id(node)]
         if number is None:

@@ -1,4 +1,4 @@
-"""A source file, plain or compressed (gzip, xz, Zstandard): read once from start to end, hashed on the way."""
+"""Source files, plain or compressed (gzip, xz, Zstandard): read once from start to end, and hashed meanwhile."""
 
 import gzip
 import hashlib
@@ -21,26 +21,26 @@ from protein_lm.errors import InputError
 from protein_lm.files.text import JoinedBlocks
 
 BLOCK_BYTES = 2**21
-"""Text is worked on in blocks of this many bytes: long for numpy, short enough for a processor's cache."""
+"""Bytes of text worked on at a time: many for numpy, few enough for a processor's cache."""
 STANDARD_INPUT = Path("-")
 _READ_AHEAD, _DECOMPRESSED_AHEAD = 2, 8
-"""Blocks that a thread reads, and that another decompresses, before they are asked for."""
+"""Blocks that a thread reads ahead, and blocks that another decompresses ahead."""
 _HASHED_LATER = 2
-"""Pieces that were read and wait to be hashed."""
+"""Pieces that wait to be hashed."""
 _DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)
 
 
 SUFFIXES = frozenset(
     [".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq", ".dat", ".xml", ".csv", ".tsv", ".parquet"]
 )
-"""Of sequence files; `.gz`, `.xz`, `.zst` may follow."""
+"""Suffixes of sequence files; `.gz`, `.xz`, `.zst` may follow."""
 COMPRESSED_SUFFIXES = frozenset((".gz", ".xz", ".zst"))
 _COMPRESSION = 2
-"""Of proteins, at least about."""
+"""About how much smaller compressed proteins are, at least."""
 
 
 def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The files that paths stand for, in order: a folder for the sequence files in it by name; and what a folder else has.
+    """Return the files that paths name, in order, and the other files of folders. A folder names its sequence files.
 
     Raises:
         InputError: a folder has no sequence file, or a file is named twice.
@@ -66,7 +66,7 @@ def sequence_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def text_bytes(paths: Sequence[Path]) -> int:
-    """About how much text files hold, 0 if nobody knows."""
+    """Estimate the bytes of text in files, 0 if a file has no size."""
     files = [path for path in paths if path.is_file()]
     if len(files) < len(paths):
         return 0
@@ -111,17 +111,17 @@ class Source:
 
     @property
     def shown(self) -> Path:
-        """What messages call it."""
+        """Its name in messages."""
         return Path("standard input") if self.path == STANDARD_INPUT else self.path
 
     @property
     def is_plain_file(self) -> bool:
-        """Whether the file holds its contents as they are, and can be opened again by name."""
+        """Whether the file is not compressed, and can be opened again by name."""
         return self._text is None and self.path != STANDARD_INPUT
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read so far of the file as it lies on disk."""
+        """Bytes read so far of the file on disk."""
         return self._file.num_bytes
 
     @property
@@ -130,11 +130,11 @@ class Source:
         return self._file.read_so_far()[1]
 
     def read_so_far(self) -> tuple[int, str]:
-        """`bytes_read` and `sha256` of one moment; a thread may be reading on."""
+        """Return `bytes_read` and `sha256` of one moment; a thread may be reading on."""
         return self._file.read_so_far()
 
     def blocks(self) -> Iterator[bytes]:
-        """The file's contents, decompressed, `block_bytes` at a time.
+        """Yield the file's contents, decompressed, `block_bytes` at a time.
 
         Raises:
             InputError: compressed data are truncated or damaged, or the disk cannot be read.
@@ -163,7 +163,7 @@ class Source:
 
 
 def _ahead(read: Callable[[], bytes], thread: Executor | None, number: int) -> Iterator[bytes]:
-    """What `read` gives until it gives nothing; a thread is asked for a number of blocks before they are needed."""
+    """Yield the results of `read` until one is empty; a thread computes up to `number` of them ahead."""
     if thread is None:
         yield from iter(read, b"")
         return
@@ -199,7 +199,7 @@ def _buffered(file: io.RawIOBase) -> io.BufferedReader:
 
 
 class _HashedFile:
-    """A raw file that remembers how much of it was read, and the digest of that, which a thread makes."""
+    """A raw file that knows how much of it was read, and the digest of that, which a thread computes."""
 
     def __init__(self, file: io.FileIO, *, reads_ahead: bool) -> None:
         self._file = io.BufferedReader(file)
@@ -211,7 +211,7 @@ class _HashedFile:
         self.num_bytes = 0
 
     def pieces(self) -> Iterator[bytes]:
-        """The file, `BLOCK_BYTES` at a time; only the last piece may be shorter."""
+        """Yield the file, `BLOCK_BYTES` at a time; only the last piece may be shorter."""
         thread = self._thread if self._reads_ahead else None
         for piece in _ahead(partial(self._file.read, BLOCK_BYTES), thread, _READ_AHEAD):
             with self._lock:
@@ -221,7 +221,7 @@ class _HashedFile:
             yield piece
 
     def read_so_far(self) -> tuple[int, str]:
-        """How many bytes were read until some moment, and their digest; a thread may be reading on."""
+        """Return the bytes read until this moment, and their digest."""
         with self._lock:
             self._wait(most=0)
             return self.num_bytes, self._digest.hexdigest()

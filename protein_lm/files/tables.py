@@ -1,10 +1,10 @@
-"""Tables to files, by suffix, and back, by contents: DataFrames, or text that grew row by row."""
+"""Writes tables by suffix and reads them by contents: DataFrames, or text that grew row by row."""
 
 import csv
 import io
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -19,14 +19,14 @@ from protein_lm.files.text_table import FASTA_MARK, TextTable, shown_names, spli
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _TEXT_AT_ONCE = 2**24
-"""Bytes of text that become a row group of Parquet."""
+"""Bytes of text for a row group of Parquet."""
 
 
 def check_table_output(path: str) -> None:
-    """Refuse a table output early, before the work that fills it: `-` is standard output.
+    """Refuse a bad table output before the work that fills it; `-` is standard output.
 
     Raises:
-        OutputError: an unknown suffix, or a file that exists.
+        OutputError: the suffix is unknown, or the file exists.
     """
     if path == "-":
         return
@@ -55,21 +55,21 @@ def write_table(table: pd.DataFrame, path: str) -> None:
 
 
 def rows_of_text(rows: Iterable[Sequence[object]], path: str) -> bytes:
-    """Rows as lines of UTF-8 text, parted by tabs if `path` ends in .tsv, or else by commas; floats keep all their digits."""
+    """Return rows as lines of UTF-8 text, with tabs if `path` ends in .tsv, else commas; floats keep all their digits."""
     text = io.StringIO()
-    csv.writer(text, delimiter=_delimiter(path), lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter="\t" if path.endswith(".tsv") else ",", lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
 
 
 def write_grown_table(
     text: Path, path: Path, types: Mapping[str, str], *, replace: bool = False, is_claimed: bool = False
 ) -> None:
-    """Write a table of any size whose heading and rows `rows_of_text(..., path)` made, in constant memory.
+    """Write a table of any size in constant memory.
 
     Args:
-        text: the file of these lines.
+        text: a file of heading and rows that `rows_of_text(..., path)` made.
         path: .csv, .tsv or .parquet.
-        types: Arrow's name for the type of each column.
+        types: Arrow's name of each column's type.
         replace: whether an existing file may be replaced.
         is_claimed: whether the caller has claimed `path`.
 
@@ -101,14 +101,8 @@ def _write_parquet(text: Path, path: Path, types: Mapping[str, str]) -> None:
             writer.write_batch(batch)
 
 
-def _delimiter(path: str) -> str:
-    return "\t" if path.endswith(".tsv") else ","
-
-
 def table_name(path: Path) -> str | None:
-    """A table's name without .csv, .tsv, .txt or .parquet and what may follow for compression, in any case.
-
-    None if the file is not called as a table is.
+    """Return a file's name without .csv, .tsv, .txt or .parquet and a suffix of compression; None for other suffixes.
 
     >>> table_name(Path("assays/A4_HUMAN.CSV.gz"))
     'A4_HUMAN'
@@ -119,11 +113,11 @@ def table_name(path: Path) -> str | None:
 
 
 def column_names(path: Path, *, wanted: Collection[str] = ()) -> list[str]:
-    """The names in a file's first line, or of a Parquet file's columns, whatever the file is called.
+    """Return the names in a file's first line, or of a Parquet file's columns, whatever the file's name.
 
     Args:
         path: the file.
-        wanted: columns that tell what stands between cells, see `split_heading`.
+        wanted: columns that tell the delimiter, see `split_heading`.
 
     Raises:
         InputError: the file cannot be read.
@@ -141,24 +135,24 @@ def column_names(path: Path, *, wanted: Collection[str] = ()) -> list[str]:
 
 
 def read_table(path: Path, *, needs: Collection[str] = (), wanted: Collection[str] = ()) -> tuple[pd.DataFrame, str]:
-    """Read a table with a heading, as text or Parquet, which its contents tell; and the SHA-256 of the file.
+    """Read a table with a heading, as text or Parquet by its contents; return it and the SHA-256 of the file.
 
-    All cells are text, and missing ones empty. No column becomes an index; one without a name is called `Unnamed: 0`, as
-    pandas would, with its number from 0.
+    All cells are text, and missing ones empty. No column becomes an index. A column without a name is called `Unnamed: 0`, as
+    in pandas, with its number from 0.
 
     Args:
-        path: the file, plain or compressed; Parquet plain.
-        needs: columns of which it has to have one.
-        wanted: these and others that tell what stands between cells, see `split_heading`.
+        path: the file, plain or compressed; Parquet must be plain.
+        needs: columns of which it must have one.
+        wanted: columns that tell the delimiter, see `split_heading`.
 
     Raises:
-        InputError: the file cannot be read, is no table, or has none of the columns needed.
+        InputError: the file cannot be read, is no table, or has none of the columns in `needs`.
     """
     with Source(path) as source:
         blocks = source.blocks()
         first = next(blocks, b"")
         if first.startswith(parquet_table.MAGIC):
-            for _ in blocks:  # it is read by name, but its bytes count as read and hashed
+            for _ in blocks:  # Arrow reads it by name, but all bytes must be hashed
                 pass
             if not source.is_plain_file:
                 raise InputError(
@@ -181,13 +175,10 @@ def _check_needed(path: Path, names: Sequence[str], needs: Collection[str], what
 def _columns(table: TextTable) -> dict[str, Sequence[str]]:
     table.check_names()
     names = list(table.names)
-    for place, name in enumerate(names):
+    for column, name in enumerate(names):
         if not name:
-            names[place] = next(free for free in _names_of(place) if free not in names)
+            default = f"Unnamed: {column}"
+            candidates = chain([default], (f"{default}.{number}" for number in count(1)))
+            names[column] = next(free for free in candidates if free not in names)
     rows = [cells for _, cells in table.whole_rows()]
     return dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
-
-
-def _names_of(place: int) -> Iterator[str]:
-    yield f"Unnamed: {place}"
-    yield from (f"Unnamed: {place}.{number}" for number in count(1))

@@ -1,4 +1,4 @@
-"""The text of a source, cut anew where its records begin."""
+"""The text of a source: its encoding, its lines, and blocks of whole records."""
 
 import codecs
 import io
@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from protein_lm.errors import InputError
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 _LINE_FEED = b"\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -21,7 +19,7 @@ _WIDE = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-"""Byte-order marks of encodings with several bytes for a letter."""
+"""Byte-order marks of encodings with two or four bytes for a letter."""
 _LONGEST_MARK = 4
 _SNIFFED_BYTES = 4096
 _COMMENT = b"#"
@@ -30,10 +28,10 @@ _COMMENTS = re.compile(rb"(?:[ \t\v\f]*(?:#[^\n]*)?\n)*")
 
 
 def as_utf8(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Make UTF-8 of a text that begins with the byte-order mark of UTF-16 or UTF-32; leave any other unchanged.
+    """Turn a text with the byte-order mark of UTF-16 or UTF-32 into UTF-8; leave any other unchanged.
 
     Raises:
-        InputError: the bytes are not what the mark says.
+        InputError: the bytes do not fit the mark.
     """
     first = b""
     for block in blocks:
@@ -55,7 +53,7 @@ def as_utf8(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
 
 
 def unix_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Make every line, the last one too, end in a line feed; Windows and old Macintosh files have carriage returns."""
+    """Make every line, even the last, end in a line feed; Windows and old Macintosh files have carriage returns."""
     held = b""
     for block in blocks:
         text = held + block
@@ -68,9 +66,10 @@ def unix_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def beginning(blocks: Iterator[bytes]) -> tuple[bytes, int]:
-    """The text from its first line that is not blank, at least as much as tells its format, and that line's number.
+    """Return the text from its first line that is not blank, and that line's number.
 
-    Blanks before the line's first letter stay: a tab may follow an empty cell. Empty if there is no such line.
+    The text is long enough to tell its format, or empty if there is no such line. Blanks before the line's first letter
+    stay: a tab may follow an empty cell.
     """
     text, line, is_start = b"", 1, True
     for block in blocks:
@@ -96,9 +95,12 @@ def _from_first_line(text: bytes, line: int) -> tuple[bytes, int]:
 
 
 def without_comments(text: bytes, line: int, blocks: Iterator[bytes]) -> tuple[bytes, int]:
-    r"""What stands behind the lines that begin with `#` and the blank ones, at a text's beginning, and its line's number.
+    r"""Skip lines that begin with `#` and blank lines; return some text behind them, and the number of its first line.
 
-    Blocks are taken until there is some of it.
+    Args:
+        text: the beginning of the text.
+        line: the number of its first line.
+        blocks: the rest, taken as far as need be.
 
     >>> without_comments(b"#59\t1\n", 1, iter([b"#\n\n", b">a\nMK\n"]))
     (b'>a\nMK\n', 4)
@@ -112,51 +114,46 @@ def without_comments(text: bytes, line: int, blocks: Iterator[bytes]) -> tuple[b
             return text, line
         if not (block := next(blocks, b"")):
             return text, line
-        text = text[:1] + block  # of a comment that goes on there its mark is enough
+        text = text[:1] + block  # if a comment extends into the block, its mark is enough
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Whole records of a file, in one piece or in two, so that a block that was read need not be copied."""
+    """Whole records of a file in one piece or two, so that a block need not be copied."""
 
     head: bytes
     body: bytes | memoryview = b""
 
     def join(self) -> bytes:
-        """In one piece."""
+        """Return it in one piece."""
         return b"".join((self.head, self.body)) if self.body else self.head
 
     def count(self, byte: bytes) -> int:
-        """How often a byte is in it."""
-        return _count(self.head, byte) + _count(self.body, byte)
+        """Count a byte."""
+        return reader().count(self.head, byte) + reader().count(self.body, byte)
 
     def __reduce__(self) -> tuple[type["Text"], tuple[bytes]]:
         return Text, (self.join(),)
 
 
-def _count(text: bytes | memoryview, byte: bytes) -> int:
-    """Several times as quick as `text.count` where it is frequent, and other threads need not wait."""
-    if (reader := compiled_reader()) is not None:
-        return reader.count(text, byte)
-    return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == byte[0]))
-
-
 def whole_records(first: bytes, blocks: Iterator[bytes], mark: bytes, kept: int) -> Iterator[Text]:
-    r"""Cut a text at a mark between records, of which `kept` bytes belong to what stands before.
+    r"""Yield a text cut into whole records, at a mark between records; `kept` bytes of the mark belong to the earlier one.
+
+    Each yielded text ends at the last mark of a block, so that it has many records.
 
     >>> [text.join() for text in whole_records(b">a\nM", iter([b"K\n>b\n", b"M\n"]), b"\n>", 1)]
     [b'>a\nMK\n', b'>b\nM\n']
     """
-    overlap = len(mark) - 1
-    pending, tail = [memoryview(first)], first[-overlap:]
+    overlap = len(mark) - 1  # a mark may begin in one block and end in the next
+    pending, tail = [memoryview(first)], first[-overlap:]  # since the last cut: all blocks, and their last bytes
     for block in blocks:
         rest = view = memoryview(block)
-        if (place := block.rfind(mark)) >= 0:
-            start, cut = block.find(mark) + kept, place + kept
+        if (last := block.rfind(mark)) >= 0:
+            start, cut = block.find(mark) + kept, last + kept
             yield Text(b"".join((*pending, view[:start])), view[start:cut])
             pending, rest = [], view[cut:]
-        elif (place := (tail + block[:overlap]).rfind(mark)) >= 0:
-            cut = place + kept - len(tail)
+        elif (last := (tail + block[:overlap]).rfind(mark)) >= 0:
+            cut = last + kept - len(tail)
             yield Text(b"".join((*pending, view[:cut])))
             pending, rest = [], view[cut:]
         pending.append(rest)
@@ -165,10 +162,10 @@ def whole_records(first: bytes, blocks: Iterator[bytes], mark: bytes, kept: int)
 
 
 class JoinedBlocks(io.RawIOBase):
-    """A text's beginning and the blocks behind it as a file, for libraries that read files."""
+    """The beginning of a text and the blocks behind it as a file, for libraries that read files."""
 
     def __init__(self, first: bytes, blocks: Iterator[bytes]) -> None:
-        self._pending, self._blocks = memoryview(first), blocks  # a view: what is left is cut without a copy
+        self._pending, self._blocks = memoryview(first), blocks  # a view is cut without a copy
 
     def readable(self) -> bool:
         return True

@@ -1,14 +1,14 @@
-"""Text tables read row by row: the one reader of all tables with commas, semicolons or tabs between their cells."""
+"""Reads text tables row by row: the one reader of all tables with commas, semicolons or tabs between their cells."""
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from protein_lm.errors import InputError
-from protein_lm.files.formats import describe_format
+from protein_lm.files.guessed_format import describe_format
 from protein_lm.files.sources import Source
 from protein_lm.files.text import as_utf8, beginning, unix_lines
 
@@ -23,22 +23,25 @@ _QUOTE = b'"'
 FASTA_MARK = b">"
 """Begins FASTA, whose headers may have commas, and no table."""
 
+_ROWS_AT_ONCE = 2**16
+
 Row = tuple[int, list[str], str]
-"""The line where a row begins, its cells, and what is wrong with their number (empty: nothing)."""
+"""Line where a row begins, its cells, and the fault in their number (empty: none)."""
+Rows = TypeVar("Rows")
 
 
 def split_heading(text: bytes, wanted: Collection[str] = ()) -> tuple[list[str], str]:
-    r"""The cells of a table's first row, without blanks around them, and what parts them, given the table's beginning.
+    r"""Return the cells of the first row, without blanks around them, and the delimiter, given a table's beginning.
 
-    Of comma, tab and semicolon that is the one that gives most of the columns wanted, then tab, then the one that gives most
-    cells.
+    The delimiter is the one of comma, tab and semicolon that gives most of the columns wanted. Among equals it is the tab,
+    or else the one that gives most cells.
 
     >>> split_heading(b"sequence;score, in nats\n")
     (['sequence;score', 'in nats'], ',')
     >>> split_heading(b"sequence;score, in nats\n", wanted=["sequence"])
     (['sequence', 'score, in nats'], ';')
     """
-    heading, found = _first_row(text).decode("utf-8", "replace"), []
+    heading, candidates = _first_row(text).decode("utf-8", "replace"), []
     for delimiter in _DELIMITERS:
         try:
             row = next(csv.reader(io.StringIO(heading, newline="\n"), delimiter=delimiter), [])
@@ -46,13 +49,13 @@ def split_heading(text: bytes, wanted: Collection[str] = ()) -> tuple[list[str],
             row = []
         cells = [cell.strip() for cell in row]
         rank = (len({*wanted} & {*cells}), delimiter == "\t" and len(cells) > 1, len(cells))
-        found.append((rank, cells, delimiter))
-    _, cells, delimiter = max(found, key=lambda each: each[0])
+        candidates.append((rank, cells, delimiter))
+    _, cells, delimiter = max(candidates, key=lambda each: each[0])
     return cells, delimiter
 
 
 def _first_row(text: bytes) -> bytes:
-    """Its first line, and those behind it that a quoted cell holds."""
+    """Return the first line, with the lines behind it that a quoted cell spans."""
     end = 0
     while end < _LONGEST_HEADING:
         end = text.find(b"\n", end) + 1 or len(text)
@@ -66,8 +69,8 @@ def _first_row(text: bytes) -> bytes:
 class TextTable:
     """A table whose first line is read, and whose rows are being read.
 
-    Every row has as many cells as the first line: no column is ever taken for an index. Empty cells behind the last column
-    are passed over, as are blank lines.
+    Every row has as many cells as the first line: no column is ever taken for an index. Blank lines and empty cells behind
+    the last column are ignored.
     """
 
     def __init__(
@@ -76,11 +79,11 @@ class TextTable:
         """Read the first line.
 
         Args:
-            text: the beginning of a text, as `text.beginning` gives it.
-            line: the number of its first line.
+            text: the beginning, from its first line that is not blank.
+            line: the number of that line.
             blocks: the rest.
-            path: what messages call the table.
-            wanted: columns that tell what stands between cells, see `split_heading`.
+            path: the table's name in messages.
+            wanted: columns that tell the delimiter, see `split_heading`.
 
         Raises:
             InputError: there is no text or no table, or the first line is not text or names nothing.
@@ -92,7 +95,7 @@ class TextTable:
         self.path, self.first_line = path, line
         self._beginning = text[:_SHOWN_LETTERS]
         self._blocks = _whole_lines(chain([text], blocks))
-        self._pending, self._at, self._line = b"", 0, line
+        self._pending, self._offset, self._line = b"", 0, line
         names, self.delimiter = split_heading(text, wanted)
         if len(names) == 1 and ".tsv" in map(str.lower, path.suffixes):  # a heading that cannot tell
             self.delimiter = "\t"
@@ -102,12 +105,12 @@ class TextTable:
         if not cells:
             raise InputError(f"{path}, line {line}: no column has a name; name them in the first line")
         self.cells = cells
-        """Of the first line, without empty ones at its end."""
+        """Cells of the first line, without empty ones at its end."""
         self.names = [cell.strip() for cell in cells]
 
     @classmethod
     def of(cls, source: Source, *, wanted: Collection[str] = ()) -> "TextTable":
-        """The table that an open file holds.
+        """Begin to read an open file.
 
         Raises:
             InputError: as the constructor, or the file cannot be read.
@@ -116,7 +119,7 @@ class TextTable:
 
     @classmethod
     def of_blocks(cls, raw: Iterator[bytes], path: Path, *, wanted: Collection[str] = ()) -> "TextTable":
-        """As `of`, of the contents of a file."""
+        """Begin to read the contents of a file, as `of`."""
         blocks = unix_lines(as_utf8(raw, path))
         text, line = beginning(blocks)
         return cls(text, line, blocks, path, wanted=wanted)
@@ -132,8 +135,8 @@ class TextTable:
                 )
             seen.add(name)
 
-    def places(self, columns: Sequence[str], remedy: str) -> list[int]:
-        """The indices of columns.
+    def column_indices(self, columns: Sequence[str], remedy: str) -> list[int]:
+        """Return the indices of columns.
 
         Raises:
             InputError: one is missing, and `remedy` ends the message; or two columns have one name.
@@ -146,47 +149,59 @@ class TextTable:
         return [self.names.index(name) for name in columns]
 
     def what_it_is(self) -> str:
-        """What the file seems to be, for a message about columns that it lacks."""
+        """Say what the file seems to be, for a message about columns that it lacks."""
         looks = describe_format(self._beginning) if len(self.names) == 1 else None
         return f"it looks like {looks}" if looks else f"it has {shown_names(self.names)}"
 
     def rows(self) -> Iterator[Row]:
-        """The rows that were not read yet; of those with another number of cells than the first line it says so.
+        """Yield the rows that were not read yet; a row with another number of cells than the first line comes with its fault.
 
         Raises:
             InputError: bytes that are not text, or quotes at fault.
         """
-        first_line = self._line
-        return self._parse(self._lines(), first_line, width=len(self.cells))
+        return self._parse(self._lines(), self._line, width=len(self.cells))
 
     def whole_rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line and cells of the rows that were not read yet.
+        """Yield line and cells of the rows that were not read yet.
 
         Raises:
             InputError: as `rows`, or a row has another number of cells than the first line.
         """
         return self._whole(self.rows())
 
-    def rows_of(self, block: bytes, line: int) -> Iterator[tuple[int, list[str]]]:
-        """As `whole_rows`, of a block from `plain_blocks`."""
-        return self._whole(self._parse(self._decoded(block, line), line, width=len(self.cells)))
+    def read(
+        self,
+        quick: Callable[[bytes], Rows | None],
+        exact: Callable[[Iterable[tuple[int, list[str]]]], Rows],
+        *,
+        has_heading: bool,
+    ) -> Iterator[Rows]:
+        """Yield what one of two readers makes of the rows, many rows at a time.
 
-    def plain_blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Blocks of whole rows as UTF-8, each with its first line's number, as long as they have no quotes.
-
-        They are for faster readers, which need not know quotes. `whole_rows` reads on from the first block with one.
+        Args:
+            quick: reads a block of whole rows without quotes (UTF-8); None if it must be read row by row.
+            exact: reads rows, given the line and the cells of each.
+            has_heading: whether the first line holds names; otherwise it is a row.
 
         Raises:
-            InputError: bytes that are not text.
+            InputError: as `whole_rows`.
         """
-        while block := self._take_block():
+        if not has_heading:
+            yield exact([(self.first_line, self.cells)])
+        while block := self._take_block():  # whole lines: without quotes, whole rows
             if _QUOTE in block:
                 self._pending = block
-                return
+                break
             line = self._line
-            self._decode(block, line)
+            self._decode(block, line)  # refuses what is not text
             self._line += block.count(b"\n")
-            yield line, block
+            found = quick(block)
+            if found is None:
+                found = exact(self._whole(self._parse(self._decoded(block, line), line, width=len(self.cells))))
+            yield found
+        rows = self.whole_rows()
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
+            yield exact(part)
 
     def _whole(self, rows: Iterator[Row]) -> Iterator[tuple[int, list[str]]]:
         for line, cells, fault in rows:
@@ -197,6 +212,7 @@ class TextTable:
     def _parse(self, lines: Iterable[str], first_line: int, *, width: int | None) -> Iterator[Row]:
         csv.field_size_limit(_LONGEST_CELL)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        # `end` is the line after a row: a quoted cell may span lines, which only the csv reader counts
         end, usual = first_line, width if width != 1 else None  # a row of one cell may be a blank line
         try:
             for cells in reader:
@@ -209,7 +225,7 @@ class TextTable:
             raise InputError(f"{self.path}, line {end}: {_quote_fault(str(error))}; correct the table") from error
 
     def _fault(self, cells: list[str], width: int) -> str:
-        """What is wrong with the number of cells in a row."""
+        """Return the fault in the number of cells of a row, empty if there is none."""
         if len(cells) < width:
             return f"{len(cells):,} of {width:,} columns; complete the row"
         if (surplus := next((cell for cell in cells[width:] if cell.strip()), None)) is None:
@@ -220,26 +236,26 @@ class TextTable:
         )
 
     def _take_line(self) -> str | None:
-        if self._at >= len(self._pending):
-            self._pending, self._at = self._take_block(), 0
+        if self._offset >= len(self._pending):
+            self._pending, self._offset = self._take_block(), 0
             if not self._pending:
                 return None
-        start, self._at = self._at, self._pending.find(b"\n", self._at) + 1 or len(self._pending)
+        start, self._offset = self._offset, self._pending.find(b"\n", self._offset) + 1 or len(self._pending)
         self._line += 1
-        return self._decode(self._pending[start : self._at], self._line - 1)
+        return self._decode(self._pending[start : self._offset], self._line - 1)
 
     def _take_block(self) -> bytes:
-        """The rest of the block that a line was taken from, or the next one; empty at the end."""
-        block, self._pending, self._at = self._pending[self._at :], b"", 0
+        """Return the rest of the block that a line was taken from, or the next one; empty at the end."""
+        block, self._pending, self._offset = self._pending[self._offset :], b"", 0
         return block or self._next_block()
 
     def _next_block(self) -> bytes:
         block = next(self._blocks, b"")
-        if (place := block.find(b"\0")) >= 0:
-            self._refuse_bytes(block, place, self._line, "a NUL byte, so this is no text, or UTF-16 without its mark")
-        if len(block) > _LONGEST_LINE and (place := _long_line(block)) >= 0:
+        if (offset := block.find(b"\0")) >= 0:
+            self._refuse_bytes(block, offset, self._line, "a NUL byte, so this is no text, or UTF-16 without its mark")
+        if len(block) > _LONGEST_LINE and (offset := _long_line(block)) >= 0:
             self._refuse_bytes(
-                block, place, self._line, f"over {_LONGEST_LINE:,} bytes in one line, so this is no table"
+                block, offset, self._line, f"over {_LONGEST_LINE:,} bytes in one line, so this is no table"
             )
         return block
 
@@ -258,24 +274,24 @@ class TextTable:
         except UnicodeDecodeError as error:
             self._refuse_bytes(block, error.start, line, "not UTF-8")
 
-    def _refuse_bytes(self, block: bytes, place: int, line: int, fault: str) -> NoReturn:
-        line += block.count(b"\n", 0, place)
-        is_binary = line == self.first_line or block[place] == 0
+    def _refuse_bytes(self, block: bytes, offset: int, line: int, fault: str) -> NoReturn:
+        line += block.count(b"\n", 0, offset)
+        is_binary = line == self.first_line or block[offset] == 0
         if is_binary and (looks := describe_format(self._beginning)):
             raise InputError(f"{self.path} looks like {looks}; give a table of text, with tabs, commas or semicolons")
         raise InputError(f"{self.path}, line {line}: {fault}; save the file as UTF-8")
 
 
 def shown_names(names: Sequence[str]) -> str:
-    """Names of columns in a message, which stays one line."""
+    """Join names of columns for a message, which stays one line."""
     cut = (name[:_SHOWN_LETTERS] for name in names[:_SHOWN_NAMES])
     shown = ", ".join(name if name.isprintable() else repr(name) for name in cut)
     return shown + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
 def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The text cut behind line feeds; but a line of over `_LONGEST_LINE` bytes is cut too, so that it can be refused."""
-    held: list[bytes] = []
+    """Cut a text behind line feeds; a line of over `_LONGEST_LINE` bytes is cut too, so that it can be refused."""
+    held: list[bytes] = []  # pieces of a line that no line feed has ended yet
     num_held = 0
     for block in blocks:
         cut = block.rfind(b"\n") + 1
@@ -293,7 +309,7 @@ def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _long_line(block: bytes) -> int:
-    """Where a line of over `_LONGEST_LINE` bytes begins; -1 if none does."""
+    """Return the offset where a line of over `_LONGEST_LINE` bytes begins; -1 if none does."""
     start = 0
     while len(block) - start > _LONGEST_LINE:
         end = block.rfind(b"\n", start, start + _LONGEST_LINE) + 1

@@ -1,6 +1,7 @@
-"""Records of a file for work that takes long: looked through before, handed out in parts, skipped when it goes on."""
+"""Reads a file for long work: checks it before, hands out its records in parts, and skips those of earlier work."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ import xxhash
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.corpus.duplicates import Ledger, fingerprints
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.resume import WorkFolder
 from protein_lm.files.sources import STANDARD_INPUT, Source
 from protein_lm.io.proteins import named_twice
 from protein_lm.io.readers import read_blocks, read_records
@@ -19,30 +21,29 @@ from protein_lm.io.records import RecordBlock, SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 SHOWN_LONG = 5
-"""Sequences over the window that are named; the others are only counted."""
-
-
+"""Number of sequences over the window that are named; the others are only counted."""
 LEAVE_OUT = "leave it out with --long drop, or use a model with a longer window"
 
 
 def too_long(sequence_id: str, length: int, longest: int, remedy: str = LEAVE_OUT) -> InputError:
-    """The error for a sequence over the model's window (residues)."""
+    """Return the error for a sequence over the model's window (residues)."""
     return InputError(f"sequence {sequence_id} has {length:,} residues; this model reads {longest:,}; {remedy}")
 
 
 def survey(source: Path, *, longest: int | None) -> int | None:
-    """Look through a file for what would stop the work later; its number of records. None: standard input, read only once.
+    """Check a file for faults that would stop the work later; memory hardly grows with the file.
 
-    Memory hardly grows with the file.
+    Returns:
+        The number of records; None for standard input, which is read only once.
 
     Raises:
-        InputError: as `read_records`; no record; an identifier that comes twice; a sequence of more than `longest` residues.
+        InputError: as `read_records`, or the file has no record, an identifier twice, or a sequence over `longest` residues.
     """
     if source == STANDARD_INPUT:
         return None
     number = 0
-    with TemporaryDirectory() as folder, Source(source) as opened:
-        ledger = Ledger(Path(folder), "identifiers")
+    with TemporaryDirectory() as folder, closing(WorkFolder(Path(folder))) as work, Source(source) as opened:
+        ledger = Ledger(work, "identifiers")
         for block in read_blocks(opened):
             if longest is not None and (over := np.flatnonzero(block.lengths > longest)).size:
                 raise too_long(_identifiers(block)[over[0]].decode(), int(block.lengths[over[0]]), longest)
@@ -77,7 +78,7 @@ def _identifiers(block: RecordBlock) -> list[bytes]:
 
 
 def _find(source: Path, number: int) -> tuple[str, int]:
-    """Identifier and line of a record."""
+    """Return identifier and line of a record."""
     with Source(source) as opened:
         for block in read_blocks(opened):
             if number < len(block):
@@ -88,7 +89,7 @@ def _find(source: Path, number: int) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the sequences of a file."""
+    """Counts of the sequences of a file."""
 
     num_used: int
     num_long: int
@@ -98,14 +99,14 @@ class Summary:
 
 
 class Reading:
-    """The records of a file in parts, without those that earlier work has read, and what is known of those over the window.
+    """The records of a file in parts, without those that earlier work has read; counts those over the window.
 
     Args:
         source: the file; `-` is standard input.
         longest: most residues of a sequence.
-        policy: what happens to longer ones.
-        state: where an earlier reading was, to go on behind it.
-        records: what gives the records of the file.
+        policy: treatment of longer sequences.
+        state: the state of an earlier reading, to resume behind it.
+        records: yields the records of the file.
     """
 
     def __init__(
@@ -124,25 +125,25 @@ class Reading:
         self.num_read = 0
         """Records read so far."""
         self.num_long = 0
-        """Those over the window."""
+        """Records over the window."""
         self.first_long: list[str] = []
         """Identifiers of the first of them."""
 
     def summary(self) -> Summary:
-        """What became of the sequences read so far."""
+        """Return the counts of the sequences read so far."""
         num_dropped = self.num_long if self._policy is ReadingLongPolicy.DROP else 0
         return Summary(self.num_read - num_dropped, self.num_long, self.first_long)
 
     def state(self) -> dict[str, Any]:
-        """Where the reading is, as JSON can hold it."""
+        """Return how far the reading is, as JSON can hold it."""
         return {"num_read": self.num_read, "checksum_of_read": self._digest.hexdigest()}
 
     def parts(self, cost: Callable[[int], int], budget: int) -> Iterator[list[SequenceRecord]]:
-        """Consecutive records, as many as it takes for the `cost` of their lengths to reach a budget.
+        """Yield consecutive records, as many at a time as it takes for the `cost` of their lengths to reach a budget.
 
         Raises:
-            InputError: as `read_records`; a sequence is too long and the policy is `ERROR`; or the file is not the one that
-                the earlier reading read.
+            InputError: as `read_records`, or a sequence is too long and the policy is `ERROR`, or the earlier reading read
+                another file.
         """
         part: list[SequenceRecord] = []
         spent = 0

@@ -1,4 +1,4 @@
-"""ESM-2's weights, under the names of fair-esm or of Hugging Face, as a model of ours with exact attention.
+"""ESM-2's weights, under the names of fair-esm or of Hugging Face, made into a model of ours with exact attention.
 
 Source: Lin et al. 2023 (ESM-2). Our alphabet is ESM's, so embeddings need no translation.
 """
@@ -12,33 +12,34 @@ import torch
 from torch import Tensor
 
 from protein_lm import alphabet
-from protein_lm.config import ModelConfig, parse
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError, ModelError, named, quoted
+from protein_lm.files.settings import parse
 from protein_lm.model.language_model import ProteinLM
 
 WINDOW = 1024
 """Tokens of the longest sequences that ESM-2 was trained on."""
 HEAD, CONTACTS = "lm_head.", "contact_head."
-"""What the names of the language-model head and of the contact head begin with, in both libraries."""
+"""Prefixes of the names of the language-model head and of the contact head, in both libraries."""
 FREQUENCIES = ".inv_freq"
-"""What the names of rotary frequencies end with."""
+"""Suffix of the names of rotary frequencies."""
 _LARGEST_SIZE = 2**32
 _WRAPPERS = frozenset(("module", "model", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-"""Parts of names that trainers add: torch's DDP, FSDP and compile, Lightning's modules."""
+"""Parts of names that trainers add: DDP, FSDP and compile of torch, and modules of Lightning."""
 _OTHER_HEADS = ("classifier.", "pooler.", "qa_outputs.")
 
 
 class Converted(NamedTuple):
-    """A model that came from elsewhere."""
+    """A model made of weights of another library."""
 
     model: ProteinLM
     remarks: list[str]
-    """What it lacks, or what was left out, one line each."""
+    """What the model lacks or what was left out, one line each."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the names and sizes of the weights follow from."""
+    """The settings that determine names and sizes of the weights."""
 
     num_layers: int
     width: int
@@ -49,14 +50,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Names:
-    """What a library calls the parts of ESM-2; those of a layer follow behind `layer`, which has a place for its number."""
+    """Names of a library for the parts of ESM-2. Parts of a layer follow after `layer`, formatted with its number."""
 
     embedding: str
     final_norm: str
     layer: str
     query_key_value: tuple[str, str, str]
     parts: Mapping[str, str]
-    """Our name of a part of a block -> theirs."""
+    """Our name of a part of a block -> the library's."""
 
 
 FAIR_ESM = Names(
@@ -88,10 +89,10 @@ HUGGING_FACE = Names(
 
 
 def unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Weights by the names that they have without what trainers wrap around a model.
+    """Weights by name, without the parts of names that trainers add.
 
     Raises:
-        ModelError: two weights have one name then, or there are adapters of peft that are not merged.
+        ModelError: two weights then have the same name, or adapters of peft are not merged.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -111,17 +112,17 @@ def unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def without_other_heads(converted_from: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights without those of heads that ESM-2 does not have, and a remark on each of these heads."""
+    """Leave out heads that ESM-2 does not have; the other weights, and a remark on each head."""
     kept = {name: tensor for name, tensor in converted_from.items() if not name.startswith(_OTHER_HEADS)}
     heads = sorted({name.partition(".")[0] for name in converted_from if name not in kept})
     return kept, [f"its {head} was left out" for head in heads]
 
 
 def shape_of(tensors: Mapping[str, Tensor], names: Names, where: str) -> Shape:
-    """What weights tell where nothing else does; token dropout is taken to be on, as in every ESM-2.
+    """The settings, inferred from weights alone. Token dropout is taken to be on, as in every ESM-2.
 
     Raises:
-        ModelError: a weight that would tell is missing.
+        ModelError: a weight that is needed for this is missing.
     """
     first = names.layer.format(0)
     embedding = tensors.get(f"{names.embedding}.weight")
@@ -145,10 +146,10 @@ def shape_of(tensors: Mapping[str, Tensor], names: Names, where: str) -> Shape:
 
 
 def as_weights(content: Any, what: str) -> dict[str, Tensor]:
-    """A table of weights: dense numbers, none of which stands for many.
+    """Check that `content` is a table of weights, each of which stores all of its numbers.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is not.
     """
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ModelError(f"{what} is no table of weights")
@@ -162,7 +163,7 @@ def as_weights(content: Any, what: str) -> dict[str, Tensor]:
 
 
 def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str) -> Converted:
-    """A model with these weights, in float32.
+    """Make a model with these weights, in float32.
 
     Args:
         tensors: all weights by the library's names, without common prefixes.
@@ -196,7 +197,7 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
         )
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    with torch.device("meta"):  # its own initial weights would take as much time and memory as those that are there
+    with torch.device("meta"):  # no time and memory for initial weights, which are replaced below
         model = ProteinLM(config)
     weights = {}
     for name, expected in model.state_dict().items():
@@ -225,10 +226,10 @@ def build(tensors: Mapping[str, Tensor], names: Names, shape: Shape, where: str)
 
 
 def _check_sizes(source: "_Source", names: Names, shape: Shape) -> None:
-    """Compare what settings say with the weights, before anything is made as large as they say."""
+    """Compare the settings with the weights, before anything of the size in the settings is made."""
     inner, width = shape.feedforward_width, shape.width
     if not all(isinstance(size, int) for size in (shape.num_layers, inner, width)):
-        return  # which is an error of settings
+        return  # parsing the settings reports this
     if (largest := max(shape.num_layers, inner, width)) > _LARGEST_SIZE:
         raise ModelError(f"{source.where}: its settings ask for a size of {quoted(largest)}, which no model has")
     before = names.layer.format("")
@@ -242,7 +243,7 @@ def _check_sizes(source: "_Source", names: Names, shape: Shape) -> None:
 
 
 def _their_name(name: str, names: Names) -> str:
-    """What a library calls one of our weights."""
+    """A library's name for one of our weights."""
     part, _, kind = name.rpartition(".")
     if part.startswith("blocks."):
         _, block, inner = part.split(".", 2)
@@ -258,21 +259,21 @@ def _their_name(name: str, names: Names) -> str:
 
 
 class _Source:
-    """Weights, each to be taken once."""
+    """Weights, each of which is taken once."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
         self._tensors, self.where = dict(tensors), where
 
     def has(self, prefix: str) -> bool:
-        """Whether any name begins so."""
+        """Whether any name has this prefix."""
         return any(name.startswith(prefix) for name in self._tensors)
 
     def heads_of(self, prefix: str) -> set[str]:
-        """What follows a prefix in names, up to the next dot."""
+        """Parts of names after a prefix, up to the next dot."""
         return {name.removeprefix(prefix).partition(".")[0] for name in self._tensors if name.startswith(prefix)}
 
     def check(self, name: str, shape: tuple[int, ...] | None) -> None:
-        """Raise ModelError if a weight is not there, or has another shape than the given one."""
+        """Raise ModelError if a weight is missing, or has another shape than the given one."""
         if name not in self._tensors:
             raise ModelError(f"{self.where}: weight {name} is missing; is the file whole, and of ESM-2?")
         found = tuple(self._tensors[name].shape)
@@ -280,7 +281,7 @@ class _Source:
             raise ModelError(f"{self.where}: weight {name} has shape {found}, its settings ask for {shape}")
 
     def take(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
-        """A weight in float32, of a shape if one is given."""
+        """Remove and return a weight, in float32; its shape is checked if one is given."""
         self.check(name, shape)
         tensor = self._tensors.pop(name)
         if not tensor.is_floating_point():
@@ -288,18 +289,18 @@ class _Source:
         return tensor.float()
 
     def has_frequencies(self) -> bool:
-        """Whether those of the rotary positions are stored."""
+        """Whether rotary frequencies are stored."""
         return any(name.endswith(FREQUENCIES) for name in self._tensors)
 
     def take_frequencies(self, shape: tuple[int, ...]) -> Tensor:
-        """Those of the rotary positions, stored once or for each layer, where they are the same."""
+        """Remove and return the rotary frequencies, stored once, or for each layer with the same values."""
         first, *others = (self.take(name, shape) for name in list(self._tensors) if name.endswith(FREQUENCIES))
         if not all(torch.equal(other, first) for other in others):
             raise ModelError(f"{self.where}: layers have different rotary frequencies, which a model here shares")
         return first
 
     def check_empty(self) -> None:
-        """Raise ModelError if there are weights that nobody took."""
+        """Raise ModelError if weights are left."""
         if self._tensors:
             first = min(self._tensors)
             raise ModelError(
@@ -315,7 +316,7 @@ def check_alphabet(tokens: list[str], where: str) -> None:
 
 
 def as_mapping(value: Any, what: str) -> dict[str, Any]:
-    """A JSON object or a namespace as a dictionary.
+    """Make a dictionary of a JSON object or a namespace.
 
     Raises:
         ModelError: it is neither.

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
-from protein_lm.checkpoint.foreign import CONFIG, plain_file, read_json
+from protein_lm.checkpoint.config_file import CONFIG
+from protein_lm.checkpoint.foreign import plain_file, read_json
 from protein_lm.checkpoint.tensor_files import load_tensors
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.interop.esm2 import (
@@ -24,13 +25,13 @@ from protein_lm.interop.fair_esm import unpickle
 VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.")
-"""Buffers and learned positions that libraries store beside rotary ones."""
-_MOST_WORDS = 2**16
-"""Bytes of a vocabulary, at most."""
+"""Buffers and learned positions that libraries store but ESM-2 with rotary positions does not use."""
+_LARGEST_VOCABULARY = 2**16
+"""Bytes."""
 
 
 def read_esm_directory(path: Path) -> Converted:
-    """The model in a Hugging Face directory; heads other than ESM-2's own are left out, and named.
+    """Read the model in a Hugging Face directory. Heads other than ESM-2's own are left out, with a remark.
 
     Raises:
         ModelError: not ESM-2, a damaged or missing file, or weights that are missing or do not fit.
@@ -41,7 +42,7 @@ def read_esm_directory(path: Path) -> Converted:
     shape = _shape(config, path)
     if (path / VOCABULARY).is_file():
         with (path / VOCABULARY).open("rb") as file:
-            check_alphabet(file.read(_MOST_WORDS).decode("utf-8", "replace").split(), str(path / VOCABULARY))
+            check_alphabet(file.read(_LARGEST_VOCABULARY).decode("utf-8", "replace").split(), str(path / VOCABULARY))
     elif isinstance(words := config.get("vocab_list"), list) and words:
         check_alphabet(words, str(path / CONFIG))
     stored = unwrapped(_weights(path), str(path))
@@ -86,13 +87,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
-    """The weights that an index finds in several files, all of them and no others."""
+    """Read the weights of several files, which must be exactly those that an index lists."""
     content = read_json(index)
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places:
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
         raise ModelError(f"{index}: damaged, its weight_map does not say which file a weight is in")
     names: dict[str, set[str]] = {}
-    for weight, file in places.items():
+    for weight, file in files.items():
         names.setdefault(plain_file(path, file).name, set()).add(weight)
     found: dict[str, Tensor] = {}
     for file, expected in sorted(names.items()):

@@ -1,4 +1,4 @@
-"""ESM-2 as its authors released it: fetched by name to where fair-esm keeps it, so that both find it there."""
+"""ESM-2 as its authors released it, fetched by name into the folder where fair-esm keeps it too."""
 
 import zipfile
 from collections.abc import Callable
@@ -9,33 +9,32 @@ from typing import Any
 import torch
 
 from protein_lm.errors import InputError
-from protein_lm.files.transfer import Connection, RemoteFile
+from protein_lm.files.download import Connection, RemoteFile
 from protein_lm.interop.fair_esm import REGRESSION
 
 BASE = "https://dl.fbaipublicfiles.com/fair-esm/"
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]]
-"""Label and number of bytes -> what shows how many of them are there."""
+"""Label and number of bytes -> a context with the function that shows how many bytes have arrived."""
 
 
-def fetch_release(name: str, bar: Bar, *, base: str | None = None, **patience: Any) -> Path:
-    """The checkpoint of a released model, with its contact regression beside it; what is there already is not fetched again.
+def fetch_release(name: str, bar: Bar, **patience: Any) -> Path:
+    """The checkpoint of a released model, with its contact regression next to it; files that exist are not fetched again.
 
     Args:
         name: one of `foreign.RELEASES`.
         bar: shows the progress of each file.
-        base: address of the release; None: that of its authors.
-        patience: settings of a `Connection`.
+        patience: settings of the connection.
 
     Raises:
-        InputError: the server cannot be reached or broke off, or what came is damaged.
-        OutputError: no room for it.
+        InputError: the server cannot be reached or broke off, or the file is damaged.
+        OutputError: there is no room for it.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     connection = Connection(**patience)
     try:
-        for place in (f"models/{name}.pt", f"regression/{name}{REGRESSION}.pt"):
-            if not (folder / Path(place).name).exists():
-                _fetch(connection, (base or BASE) + place, folder, bar)
+        for path in (f"models/{name}.pt", f"regression/{name}{REGRESSION}.pt"):
+            if not (folder / Path(path).name).exists():
+                _fetch(connection, BASE + path, folder, bar)
     finally:
         connection.close()
     return folder / f"{name}.pt"
@@ -57,7 +56,7 @@ def _fetch(connection: Connection, url: str, folder: Path, bar: Bar) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a torch file's own checksums are right; the oldest form has none."""
+    """Whether the checksums inside a torch file are right; the oldest form has none."""
     if not zipfile.is_zipfile(path):
         return True
     with zipfile.ZipFile(path) as archive:

@@ -1,9 +1,9 @@
-"""fair-esm's checkpoints of ESM-2: a `.pt` of settings and weights, and one of the contact regression beside it.
+"""fair-esm's checkpoints of ESM-2: a `.pt` of settings and weights, and one of the contact regression next to it.
 
-Trainers save weights without these settings, under names of fair-esm or of transformers; the weights tell the settings then.
+Trainers save weights without settings, under names of fair-esm or of transformers. The settings are then inferred.
 
-They are pickles. Only what a table of weights needs is read from them (torch's `weights_only`), and the plain namespace that
-holds fair-esm's settings; a file that asks for anything else is refused before anything of it runs.
+These files are pickles. Only tables of weights are read from them (torch's `weights_only`), and the plain namespace that
+holds fair-esm's settings. A file that asks for anything else is refused before any of it runs.
 """
 
 import argparse
@@ -33,19 +33,19 @@ from protein_lm.interop.esm2 import (
 )
 
 REGRESSION = "-contact-regression"
-"""What fair-esm puts behind a model's name for the file of its contact head."""
+"""Suffix of a model's name in the file name of its contact head."""
 _NO_WEIGHTS = "damaged, or no file of torch's weights; nothing of it was executed"
 _TABLES = ("state_dict", "model_state_dict", "model")
-"""Where trainers put weights in what they save: Lightning, and people's own loops."""
+"""Keys under which trainers such as Lightning save weights."""
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 
 
 def read_fair_esm(path: Path) -> Converted:
-    """The model in a fair-esm checkpoint, with its contact head if the file holds it or lies beside; or in a trainer's.
+    """Read the model in a checkpoint of fair-esm, with its contact head if there is one, or in a trainer's checkpoint.
 
     Raises:
-        ModelError: a pickle that holds more than settings and weights, a damaged file, another model than ESM-2, or weights
-            that are missing or do not fit.
+        ModelError: the file is damaged, holds more than settings and weights, or is not ESM-2; or weights are missing or do
+            not fit.
     """
     content = unpickle(path)
     if isinstance(content, dict) and "args" in content:
@@ -58,7 +58,7 @@ def read_fair_esm(path: Path) -> Converted:
 
 
 def _read_bare_weights(content: Any, path: Path) -> Converted:
-    """Weights without settings, the content of a file or a part of it."""
+    """Read weights without settings, which are the content of a file or a part of it."""
     parts = [content, *(content.get(name) for name in _TABLES)] if isinstance(content, dict) else []
     table = next((part for part in parts if _is_table(part)), None)
     if table is None:
@@ -84,18 +84,23 @@ def _named_as_fair_esm(tensors: Mapping[str, Tensor], path: Path) -> dict[str, T
     return {_PREFIX.sub("", name): tensor for name, tensor in unwrapped(tensors, str(path)).items()}
 
 
+def contact_file(path: Path) -> Path:
+    """The file next to a checkpoint in which fair-esm keeps its contact head."""
+    return path.with_name(f"{path.stem}{REGRESSION}.pt")
+
+
 def _contact_head(path: Path) -> dict[str, Tensor]:
-    """That in the file beside, if there is one."""
-    beside = path.with_name(f"{path.stem}{REGRESSION}.pt")
-    if not beside.exists():
+    """The contact head in the file next to a checkpoint, if there is one."""
+    file = contact_file(path)
+    if not file.exists():
         return {}
-    content = unpickle(beside)
+    content = unpickle(file)
     weights = content.get("model") if isinstance(content, dict) else None
-    return _named_as_fair_esm(as_weights(weights, f"{beside}: its part model"), beside)
+    return _named_as_fair_esm(as_weights(weights, f"{file}: its part model"), file)
 
 
 def unpickle(path: Path) -> Any:
-    """The content of a torch file, nothing of which is executed.
+    """Read a torch file without executing any of it.
 
     Raises:
         ModelError: the pickle asks for more than weights and settings, or the file is damaged.
@@ -103,7 +108,7 @@ def unpickle(path: Path) -> Any:
     try:
         check_plain(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles of other kinds, which are refused below
+            warnings.simplefilter("ignore")  # about other kinds of pickles, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):

@@ -1,25 +1,18 @@
-"""Our models in the shape that the library transformers expects.
+"""Our models as models of the library transformers.
 
-Importing this module makes the Auto classes of transformers open our model directories, from disk or from the Hub, without
-remote code: `AutoConfig`, `AutoTokenizer`, `AutoModel`, and `AutoModelForCausalLM` or `AutoModelForMaskedLM`, whichever the
-model's objective is. What they save is a model directory of ours again.
+Importing this module lets the Auto classes of transformers open our model directories, from disk or from the Hub, without
+remote code. These are `AutoConfig`, `AutoTokenizer`, `AutoModel`, and by the model's objective `AutoModelForCausalLM` or
+`AutoModelForMaskedLM`. They save model directories of ours again.
 
-Importing `protein_lm` alone does not: it would have to import transformers.
+Importing `protein_lm` alone does not do this, since it would have to import transformers.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Replace, Sequence
-from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -30,29 +23,29 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from protein_lm import __version__
-from protein_lm.alphabet import CLS, EOS, PAD, RESIDUES, TOKENS, VOCABULARY_SIZE
+from protein_lm.alphabet import CLS, EOS, PAD, TOKENS, VOCABULARY_SIZE
 from protein_lm.attention.checks import check_mask
-from protein_lm.checkpoint.directory import FORMAT_VERSION, MODEL_TYPE
+from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE, READABLE_VERSIONS
 from protein_lm.choices import Objective
-from protein_lm.config import ModelConfig, parse
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ModelError, quoted
-from protein_lm.files.plain_files import read_json
+from protein_lm.files.settings import parse
+from protein_lm.interop.tokenizer import ProteinLMTokenizer
+from protein_lm.model.embedding import RotaryPositions, SinusoidalPositions
 from protein_lm.model.language_model import DecodingState, ProteinLM
-from protein_lm.model.positions import RotaryPositions, SinusoidalPositions
 
 _BACKBONE = "backbone"
 States = tuple[Tensor, ...] | None
 
 
 class ProteinLMConfig(PreTrainedConfig):
-    """The config.json of a model directory; `model` holds what `protein_lm.config.ModelConfig` does."""
+    """The config.json of a model directory; `model` has the settings of `protein_lm.config.ModelConfig`."""
 
     model_type = MODEL_TYPE
     has_no_defaults_at_init = True
@@ -66,15 +59,15 @@ class ProteinLMConfig(PreTrainedConfig):
     eos_token_id: int = EOS
 
     def __post_init__(self, **others: Any) -> None:
-        """Refuse what this program does not read.
+        """Refuse models that this program does not read.
 
         Raises:
             ModelError: another format version, or another alphabet.
         """
-        if self.format_version != FORMAT_VERSION or tuple(self.alphabet) != TOKENS:
+        if self.format_version not in READABLE_VERSIONS or tuple(self.alphabet) != TOKENS:
             raise ModelError(
                 f"format version {quoted(self.format_version)} with {len(self.alphabet)} tokens, this program reads "
-                f"{FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
+                f"1 to {FORMAT_VERSION} with {len(TOKENS)}; use the version of protein_lm that wrote it, or a newer one"
             )
         super().__post_init__(**others)
 
@@ -103,45 +96,8 @@ class ProteinLMConfig(PreTrainedConfig):
         return self.settings.num_heads
 
 
-class ProteinLMTokenizer(PreTrainedTokenizerFast):
-    """<cls>, a token for each residue, <eos>: the ids of `EsmTokenizer`.
-
-    As everywhere in this project, lower case is raised, J reads as X, and white space, gaps and a final `*` are left out;
-    other characters, unlike elsewhere, become <unk>.
-    """
-
-    vocab_files_names = {"config_file": "config.json"}  # noqa: RUF012
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-
-    def __init__(self, config_file: str | None = None, **options: Any) -> None:
-        if config_file is not None and "model_max_length" not in options:
-            options["model_max_length"] = read_json(Path(config_file))["model"]["max_length"]
-        super().__init__(tokenizer_object=_residue_tokenizer(), **(_SPECIAL_TOKENS | options))
-
-
-_SPECIAL_TOKENS = {f"{role}_token": f"<{role}>" for role in ("cls", "pad", "eos", "unk", "mask")} | {
-    "bos_token": "<cls>"
-}
-
-
-def _residue_tokenizer() -> Tokenizer:
-    vocabulary = {token: number for number, token in enumerate(TOKENS)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    raised = [Replace(letter.lower(), letter) for letter in RESIDUES]
-    left_out = r"[ \t\v\f\r\n.-]"
-    cleaned = Replace(Regex(rf"{left_out}|\*{left_out}*\z"), "")
-    tokenizer.normalizer = Sequence([cleaned, Replace(Regex("[jJ]"), "X"), *raised])
-    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
-    tokenizer.post_processor = TemplateProcessing(
-        single="<cls> $A <eos>",
-        special_tokens=[("<cls>", CLS), ("<eos>", EOS)],
-    )
-    tokenizer.decoder = Fuse()
-    return tokenizer
-
-
 class _WithBackbone(PreTrainedModel):
-    """A `ProteinLM` inside; on disk its weights have the names that they have in `ProteinLM`."""
+    """A model with a `ProteinLM` inside; on disk its weights have the names of `ProteinLM`."""
 
     config_class = ProteinLMConfig
     base_model_prefix = _BACKBONE
@@ -156,13 +112,13 @@ class _WithBackbone(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Those of tokens; the output is tied to them."""
+        """The embeddings of tokens, which the output shares."""
         return self.backbone.embedding
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, state_dict: dict[str, Tensor] | None = None, **options: Any
     ) -> None:
-        """As in transformers; the folder is one that `protein_lm.load` opens."""
+        """Save as in transformers, into a folder that `protein_lm.load` opens."""
         if not getattr(self, "_hf_peft_config_loaded", False):  # adapters alone keep their names
             weights = self.state_dict() if state_dict is None else state_dict
             state_dict = {name.removeprefix(f"{_BACKBONE}."): weight for name, weight in weights.items()}
@@ -170,7 +126,7 @@ class _WithBackbone(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what no file holds: fixed frequencies, and all weights of a model that is made from a config alone."""
+        """Initialize what no file holds: fixed frequencies, and all weights of a model made from a config alone."""
         if isinstance(module, RotaryPositions):
             fresh = RotaryPositions(2 * module.inverse_frequencies.numel())
             module.inverse_frequencies.copy_(fresh.inverse_frequencies)
@@ -184,14 +140,14 @@ class _WithBackbone(PreTrainedModel):
             module.initialize(torch.Generator().manual_seed(torch.initial_seed()))
 
     def _loss(self, logits: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor | None:
-        """That of transformers for the class: with labels of the same positions, or shifted by one."""
+        """The loss that transformers has for the class, with labels of the same positions or shifted by one."""
         return None if labels is None else self.loss_function(logits, labels, vocab_size=VOCABULARY_SIZE, **options)
 
     def _wants_states(self, wanted: bool | None) -> bool:
         return bool(self.config.output_hidden_states if wanted is None else wanted)
 
     def _all_states(self, input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """Hidden states (B, L, D): embeddings, then each block's output, the last one behind the final norm."""
+        """Hidden states (B, L, D): embeddings, then each block's output, the last one after the final norm."""
         layers = range(self.backbone.config.num_layers + 1)
         return tuple(self.backbone.layer_states(input_ids, layers=layers, valid_mask=mask).values())
 
@@ -204,7 +160,7 @@ class _WithBackbone(PreTrainedModel):
 
 
 def _valid_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
-    """What is real (B, L); without a mask all but <pad>, which no protein holds. None: everything is."""
+    """Which tokens are real (B, L); without a mask all but <pad>. None if all are real."""
     if attention_mask is None:
         is_real = input_ids != PAD
         return None if is_real.all() else is_real
@@ -234,7 +190,7 @@ class ProteinLMModel(_WithBackbone):
 
 
 class ProteinLMForMaskedLM(_WithBackbone):
-    """A masked model: logits at a position are of the token there."""
+    """A masked model: logits at a position predict the token there."""
 
     def __init__(self, config: ProteinLMConfig) -> None:
         _check_objective(config, Objective.MASKED, "AutoModelForCausalLM")
@@ -258,13 +214,13 @@ class ProteinLMForMaskedLM(_WithBackbone):
 
 @dataclass
 class CausalOutput(CausalLMOutput):
-    """What a causal model gives, and what it remembers."""
+    """Outputs of a causal model, and its state."""
 
     state: DecodingState | None = None
 
 
 class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
-    """A causal model: logits at a position are of the next token. `generate` carries a state whose size does not grow."""
+    """A causal model: logits at a position predict the next token. `generate` carries a state of constant size."""
 
     _is_stateful = True
 
@@ -285,12 +241,12 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
     ) -> CausalOutput:
         """Logits (B, L, V) of token ids (B, L); with labels (B, L) the mean cross-entropy in nats too.
 
-        Labels are those of the same positions as `input_ids`, and shifted here; -100 where nothing is predicted. With
-        `use_cache` the tokens follow those that `state` has seen, and the output has the state behind them.
+        Labels have the positions of `input_ids` and are shifted here; -100 where nothing is predicted. With `use_cache` the
+        tokens follow those that `state` has read, and the output has the state after them.
 
         Raises:
-            ValueError: padding behind a state's tokens, rows of different lengths for a state that takes none, more tokens
-                than the model's window, or attentions are asked for.
+            ValueError: padding after a state's tokens, rows of different lengths where a state cannot hold them, more
+                tokens than the model's window, or a request for attentions.
         """
         _check_options(loss_options)
         mask = None if attention_mask is None and state is not None else _valid_mask(attention_mask, input_ids)
@@ -304,7 +260,7 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
     def _extended(
         self, input_ids: Tensor, mask: Tensor | None, state: DecodingState | None, wanted: bool | None
     ) -> tuple[Tensor, States, DecodingState]:
-        """Logits, hidden states if they are wanted, and the state behind tokens that follow those in `state`, or begin.
+        """Read tokens that follow those in `state`, or begin; logits, hidden states if they are wanted, and the new state.
 
         Prompts of different lengths are read one by one, each without its padding, into a row of the state.
         """
@@ -328,13 +284,13 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
         for row, real in enumerate(mask):
             logits, states, own = self._extended(input_ids[row, real][None], None, None, wanted)
             state.put(row, own)
-            rows.append([_placed(values, real) for values in (logits, *(states or ()))])
+            rows.append([_spread(values, real) for values in (logits, *(states or ()))])
         logits, *states = (torch.cat(values) for values in zip(*rows, strict=True))
         return logits, tuple(states) or None, state
 
     @contextmanager
     def _recorded(self, wanted: bool | None) -> Iterator[list[Tensor]]:
-        """Hidden states of `extend`, as `_all_states` gives them."""
+        """Record the hidden states of `extend`, in the form of `_all_states`."""
         states: list[Tensor] = []
         if not self._wants_states(wanted):
             yield states
@@ -352,42 +308,42 @@ class ProteinLMForCausalLM(_WithBackbone, GenerationMixin):
                 handle.remove()
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
-        """As in transformers; prompts begin with <cls> and may be padded on the left, sequences end with <eos>.
+        """Generate as in transformers. Prompts begin with <cls> and may be padded on the left; sequences end with <eos>.
 
         Raises:
-            ValueError: a prompt without <cls>, with an <eos>, or with padding behind it.
+            ValueError: a prompt without <cls>, with an <eos>, or with padding after it.
         """
         prompts = options.get("input_ids") if inputs is None else inputs
         if prompts is not None and prompts.ndim == 2:
             _check_prompts(prompts, _valid_mask(options.get("attention_mask"), prompts))
-        # Model directories say nothing of generation; without these tokens it would go on behind <eos>.
+        # Model directories say nothing about generation; without these tokens it would continue after <eos>.
         self.generation_config.update(defaults_only=True, bos_token_id=CLS, eos_token_id=EOS, pad_token_id=PAD)
         return super().generate(inputs, *args, **options)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: GenerationMode, *sizes: int
     ) -> None:
-        """Called by `generate`: the first pass makes the state; methods that go back to earlier tokens do without one.
+        """Called by `generate`. The first pass makes the state; methods that return to earlier tokens must do without.
 
         Raises:
-            ValueError: a method other than sampling or taking the best, with the cache that is the default.
+            ValueError: another method than sampling or greedy search, with the default use of a cache.
         """
         if generation_config.use_cache and generation_mode not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH):
             raise ValueError(f"{generation_mode.value} cannot go back in the model's state; add use_cache=False")
 
 
-def _placed(values: Tensor, real: Tensor) -> Tensor:
-    """Values (1, K, N) of the K real tokens of a row (L,), and 0 at its padding: (1, L, N)."""
+def _spread(values: Tensor, real: Tensor) -> Tensor:
+    """Spread values (1, K, N) of the K real tokens over a row (L,), with 0 at its padding: (1, L, N)."""
     whole = values.new_zeros(1, real.shape[0], values.shape[2])
     whole[:, real] = values
     return whole
 
 
 def _check_prompts(prompts: Tensor, mask: Tensor | None) -> None:
-    """Refuse prompts (B, L) behind which no protein goes on.
+    """Refuse prompts (B, L) that no protein can continue.
 
     Raises:
-        ValueError: naming the first of them and what to do.
+        ValueError: names the first of them and what to do.
     """
     real = prompts != PAD if mask is None else mask.to(prompts.device)
     check_mask(real, (prompts.shape[0], prompts.shape[1]), empty_rows=True)
@@ -403,7 +359,7 @@ def _check_prompts(prompts: Tensor, mask: Tensor | None) -> None:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse what other models of transformers take and this one cannot do; other options are those of the loss."""
+    """Refuse options of other models of transformers that this one lacks; the rest are options of the loss."""
     if options.get("output_attentions"):
         raise ValueError("attention matrices come from protein_lm.attention_maps, not from output_attentions")
     if options.get("inputs_embeds") is not None:

@@ -1,4 +1,4 @@
-"""ESM-2 on disk, in whichever form."""
+"""ESM-2 on disk, in any of its forms."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from protein_lm.interop.fair_esm import read_fair_esm
 
 
 def is_file_of_others(path: Path) -> bool:
-    """Whether this is no model directory of ours, but a file or a directory that another library may have written."""
+    """Whether `path` is a file or a directory that another library may have written, not a model directory of ours."""
     return path.is_file() or is_transformers(path)
 
 
 def read_esm2(path: Path) -> Converted:
-    """The model in a fair-esm checkpoint or a Hugging Face directory.
+    """Read the model in a fair-esm checkpoint or a Hugging Face directory.
 
     Raises:
         ModelError: as `read_fair_esm` and `read_esm_directory`.

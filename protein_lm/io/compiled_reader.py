@@ -8,17 +8,23 @@ from protein_lm.alphabet import ResiduePolicy
 from protein_lm.files.text import Text
 from protein_lm.io.records import Annotations, Columns
 from protein_lm.io.residues import CODES, FIRST_AMBIGUOUS, J, X
-from protein_lm.native.reader import Call, CompiledFormat, address, compiled_reader
+from protein_lm.native.numpy_reader import CompiledFormat
+from protein_lm.native.reader import address, reader
+from protein_lm.native.structures import ReadCall
+
+_ANNOTATIONS = "taxon_ids", "cluster_sizes", "protein_existence", "flags"
+_LEAST_LINES = 2
+"""Lines of a record with residues, at least."""
 
 
 def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy) -> Columns | None:
-    """The records of a text of so many lines, as the format's parser takes it. Memberships in families are not looked for.
+    """Read the records of a text of so many lines, without their memberships in families.
 
-    None: the reader is not built, or the text is not ordinary. It may have a record at fault, lower case, gaps, stops or
-    bytes that are not ASCII; or no record at all. The parser knows.
+    Returns:
+        The records as the format's parser reads them. None leaves the text to the parser: the reader is not built, or the
+        text is not ordinary. Such a text has no record, a record at fault, lower case, gaps, stops or bytes beyond ASCII.
     """
-    reader = compiled_reader()
-    if reader is None:
+    if not reader().is_compiled:
         return None
     head, body = np.frombuffer(text.head, dtype=np.uint8), np.frombuffer(text.body, dtype=np.uint8)
     size, capacity = head.size + body.size, num_lines // _LEAST_LINES
@@ -35,7 +41,7 @@ def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy
         "protein_existence": np.empty(capacity, dtype=np.uint8),
         "flags": np.empty(capacity, dtype=np.uint8),
     }
-    call = Call(
+    call = ReadCall(
         head=address(head),
         body=address(body),
         codes=address(CODES),
@@ -48,20 +54,15 @@ def read(text: Text, form: CompiledFormat, num_lines: int, policy: ResiduePolicy
         all_to_x=policy is ResiduePolicy.TO_X,
         **{name: address(array) for name, array in arrays.items()},
     )
-    number = reader.read(form, call)
+    number = reader().read(form, call)
     if number <= 0:
         return None
     sizes = {"tokens": call.num_tokens, "ids": call.num_id_bytes}
-    found = {name: array[: sizes.get(name, number)] for name, array in arrays.items()}
-    if policy is ResiduePolicy.ERROR and found["has_ambiguous"].any():
+    columns = {name: array[: sizes.get(name, number)] for name, array in arrays.items()}
+    if policy is ResiduePolicy.ERROR and columns["has_ambiguous"].any():
         return None
-    annotations = Annotations(*(found.pop(name) for name in _ANNOTATIONS))
+    annotations = Annotations(*(columns.pop(name) for name in _ANNOTATIONS))
     changes = Counter(j_to_x=call.num_j)
     if policy is ResiduePolicy.TO_X:
         changes["bouz_to_x"] = call.num_bouz
-    return Columns(**found, annotations=annotations, changes=+changes)
-
-
-_ANNOTATIONS = "taxon_ids", "cluster_sizes", "protein_existence", "flags"
-_LEAST_LINES = 2
-"""Of a record with residues."""
+    return Columns(**columns, annotations=annotations, changes=+changes)

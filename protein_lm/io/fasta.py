@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protein_lm.io.header_fields import annotate
+from protein_lm.io.headers import annotate
 from protein_lm.io.raw_records import RawRecords, RecordMark
 from protein_lm.io.records import Spans
 
@@ -33,7 +33,6 @@ def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
     sequence_ids, is_knowledgebase = _identifiers(words, letters)
     raw = RawRecords(
         path=path,
-        headers=headers,
         sequence_ids=sequence_ids,
         lines=headings + first_line,
         bodies=Spans(text, line_ends[headings], np.append(line_starts[headings[1:]], len(text))),

@@ -43,13 +43,10 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
         entries.append(entry := _Entry(text, start + blanks, end, line + blanks, is_whole=stop >= 0))
         line = entry.next_line
         start = end
-    headers = Spans.of([entry.header for entry in entries])
-    word_starts = headers.starts + [entry.accession_at for entry in entries]
     bodies = np.array([entry.body for entry in entries], dtype=np.int64).reshape(-1, 2)
     return RawRecords(
         path=path,
-        headers=headers,
-        sequence_ids=Spans(headers.text, word_starts, word_starts + [len(entry.accession) for entry in entries]),
+        sequence_ids=Spans.of([entry.sequence_id for entry in entries]),
         lines=np.array([entry.line for entry in entries], dtype=np.int64),
         bodies=Spans(text, bodies[:, 0], bodies[:, 1]),
         body_lines=np.array([entry.body_line for entry in entries], dtype=np.int64),
@@ -82,7 +79,8 @@ class _Entry:
         first, _, _ = entry.partition(b"\n")
         words = first.split()
         name = words[1] if len(words) > 1 else b""
-        self.accession = _field(entry, b"\nAC   ", b";")
+        accession = _field(entry, b"\nAC   ", b";")
+        self.sequence_id = accession or name
         status = words[2] if len(words) > 2 else b""
         self.flags = _STATUS.get(status, 0) | (FRAGMENT if _FLAGS.search(entry) else 0)
         taxon = int(found[1]) if (found := _TAXON.search(entry)) else 0
@@ -98,7 +96,6 @@ class _Entry:
         num_lines = entry.count(b"\n", body, stop)
         self.next_line = self.body_line + num_lines + 1
         self.num_layout = num_lines + entry.count(b" ", body, stop)
-        self.header, self.accession_at = self._as_fasta(entry, name)
         if not first.startswith(b"ID   "):
             self.fault = f"an entry begins with {first[:20].decode('utf-8', 'replace')!r}, not with its ID line"
         elif next_at >= 0:
@@ -107,32 +104,22 @@ class _Entry:
         elif not is_whole:
             is_there = b"//" in entry.rstrip().rpartition(b"\n")[2]
             self.fault = _ENDING.fault if is_there else _CUT_OFF
-        elif not self.accession:
+        elif not accession:
             self.fault = "the entry has no AC line with an accession; correct or remove it"
         elif sequence_at < 0:
             self.fault = "the entry has no SQ line; correct or remove it"
-        elif not self.header.isascii():
-            self._check_encoding()
+        elif not entry.isascii():
+            self.fault = _fault_of_encoding(accession, name, entry)
 
-    def _as_fasta(self, entry: bytes, name: bytes) -> tuple[bytes, int]:
-        """A FASTA header that says the same, and where its accession stands."""
-        database = {REVIEWED: b"sp|", UNREVIEWED: b"tr|"}.get(self.flags & (REVIEWED | UNREVIEWED))
-        described = found[1].strip() if (found := _NAME.search(entry)) else b""
-        parts = [described, b"(Fragment)" if self.flags & FRAGMENT and b"(" not in described[-11:] else b""]
-        if found := _SPECIES.search(entry):
-            parts.append(b"OS=" + found[1].strip().removesuffix(b"."))
-        if self.taxon_id:
-            parts.append(b"OX=%d" % self.taxon_id)
-        if self.protein_existence:
-            parts.append(b"PE=%d" % self.protein_existence)
-        word = b"%b%b|%b" % (database, self.accession, name) if database else self.accession
-        return b" ".join([word, *filter(None, parts)]), 3 if database else 0
 
-    def _check_encoding(self) -> None:
+def _fault_of_encoding(accession: bytes, name: bytes, entry: bytes) -> str:
+    """The fault of an entry whose names are not UTF-8; empty if they are."""
+    for part in (accession, name, *(found[1] for pattern in (_NAME, _SPECIES) if (found := pattern.search(entry)))):
         try:
-            self.header.decode("utf-8")
+            part.decode("utf-8")
         except UnicodeDecodeError as error:
-            self.fault = f"byte 0x{self.header[error.start]:02X} in its name is not UTF-8; save the file as UTF-8"
+            return f"byte 0x{part[error.start]:02X} in its name is not UTF-8; save the file as UTF-8"
+    return ""
 
 
 def _field(entry: bytes, key: bytes, stop: bytes) -> bytes:

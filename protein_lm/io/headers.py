@@ -1,94 +1,23 @@
-"""FASTA header lines: the identifier of any of them, and every field of UniProtKB's and UniRef's.
+"""FASTA header lines: the identifier of one, and what UniProt's headers say about their records, for many at once by numpy.
 
 Format: https://www.uniprot.org/help/fasta-headers
 """
 
 import re
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protein_lm.errors import InputError
+from protein_lm.io.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Spans
 
-
-class Database(str, Enum):
-    """Where a header's form says that its record comes from."""
-
-    SWISS_PROT = "swiss-prot"
-    TREMBL = "trembl"
-    UNIREF50 = "uniref50"
-    UNIREF90 = "uniref90"
-    UNIREF100 = "uniref100"
-    PLAIN = "plain"
-    """Any other FASTA file: an identifier and a free description."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The fields of one header line; None where the line does not have them."""
-
-    sequence_id: str
-    """UniProtKB accession, UniRef cluster identifier, or the first word."""
-    description: str
-    """Protein or cluster name, without the fields below; empty where there is none."""
-    database: Database
-    entry_name: str | None = None
-    """UniProtKB mnemonic, `BLAT_ECOLX`."""
-    organism: str | None = None
-    """Species, or for a UniRef cluster the lowest common taxon."""
-    taxon_id: int | None = None
-    """NCBI taxonomy identifier."""
-    gene: str | None = None
-    protein_existence: int | None = None
-    """1 (seen as protein) to 5 (uncertain)."""
-    sequence_version: int | None = None
-    cluster_size: int | None = None
-    """Members of a UniRef cluster."""
-    representative: str | None = None
-    """Entry name or UniParc identifier of a UniRef cluster's representative."""
-    is_fragment: bool = False
-    """The name ends in `(Fragment)` or `(Fragments)`."""
-
-
-_KNOWLEDGEBASE = {"sp": Database.SWISS_PROT, "tr": Database.TREMBL}
+_SPACE = ord(" ")
+_EQUALS = ord("=")
+_MOST_DIGITS = 10
+_CLUSTERS = (b"UniRef50_", b"UniRef90_", b"UniRef100_")
+_SINGULAR, _PLURAL = b"(Fragment)", b"(Fragments)"
 _FIRST_WORD = re.compile(r"[\x00-\x20]*([^\x00-\x20]+)")
 _KNOWLEDGEBASE_WORD = re.compile(r"(?:sp|tr)\|([^|]+)(?:\|(.*))?$", re.DOTALL)
-_CLUSTER_WORD = re.compile(r"UniRef(?:50|90|100)_\S+$")
-
-# A name may itself hold `=`, so each field is looked for by its key, in UniProt's order, up to the end of the line.
-_KNOWLEDGEBASE_REST = re.compile(
-    r"(?P<description>.*?)"
-    r"(?:(?:^|\s)OS=(?P<organism>.*?)(?:\sOX=(?P<taxon_id>\d+))?(?:\sGN=(?P<gene>.*?))?"
-    r"(?:\sPE=(?P<protein_existence>\d))?(?:\sSV=(?P<sequence_version>\d+)(?:\s\w+=\S*)*)?)?$"
-)
-_CLUSTER_REST = re.compile(
-    r"(?P<description>.*?)"
-    r"(?:(?:^|\s)n=(?P<cluster_size>\d+)(?:\sTax=(?P<organism>.*?))?(?:\sTaxID=(?P<taxon_id>\d+))?"
-    r"(?:\sRepID=(?P<representative>\S+))?)?$"
-)
-_FRAGMENT = re.compile(r"\(Fragments?\)$")
-_NUMBERS = ("taxon_id", "protein_existence", "sequence_version", "cluster_size")
-
-
-def parse_header(line: str) -> Header:
-    """The fields of one header line, with or without its leading `>`.
-
-    Raises:
-        InputError: the line has no identifier.
-
-    >>> header = parse_header(">sp|P62593|BLAT_ECOLX Beta-lactamase TEM OS=Escherichia coli OX=562 GN=bla PE=1 SV=1")
-    >>> header.sequence_id, header.entry_name, header.organism, header.taxon_id
-    ('P62593', 'BLAT_ECOLX', 'Escherichia coli', 562)
-    """
-    line = line.removeprefix(">")
-    words = _FIRST_WORD.match(line)
-    word, rest = (words[1], line[words.end() :].strip()) if words else ("", "")
-    if match := _KNOWLEDGEBASE_WORD.match(word):
-        fields = _fields(_KNOWLEDGEBASE_REST, rest)
-        return Header(match[1], database=_KNOWLEDGEBASE[word[:2]], entry_name=match[2] or None, **fields)
-    if _CLUSTER_WORD.match(word):
-        return Header(word, database=Database(word.partition("_")[0].lower()), **_fields(_CLUSTER_REST, rest))
-    return Header(sequence_id(line), rest, Database.PLAIN, is_fragment=bool(_FRAGMENT.search(rest)))
 
 
 def sequence_id(header: str) -> str:
@@ -107,10 +36,114 @@ def sequence_id(header: str) -> str:
     return match[1] if match else words[1]
 
 
-def _fields(pattern: re.Pattern[str], rest: str) -> dict[str, Any]:
-    match = pattern.match(rest)
-    fields: dict[str, Any] = match.groupdict() if match else {"description": rest}
-    for name in _NUMBERS:
-        if fields.get(name) is not None:
-            fields[name] = int(fields[name])
-    return {**fields, "is_fragment": bool(_FRAGMENT.search(fields["description"]))}
+def annotate(
+    headers: Spans, words: Spans, is_knowledgebase: NDArray[np.bool_], letters: NDArray[np.uint8]
+) -> Annotations:
+    """Fields of N headers.
+
+    Args:
+        headers: the header lines.
+        words: the first word of each.
+        is_knowledgebase: (N,) whether that word is `sp|...` or `tr|...`.
+        letters: the bytes of the text that headers lie in.
+    """
+    found = Annotations.none(len(headers.starts))
+    is_cluster = np.zeros(len(headers.starts), dtype=bool)
+    for name in _CLUSTERS:
+        is_cluster |= (words.lengths > len(name)) & _follows(letters, words.starts, name)
+    fields = _Fields(headers, letters)
+    names_end = headers.ends.copy()
+    for key, applies, target in (
+        (b" OX=", is_knowledgebase, found.taxon_ids),
+        (b" TaxID=", is_cluster, found.taxon_ids),
+        (b" n=", is_cluster, found.cluster_sizes),
+        (b" PE=", is_knowledgebase, found.protein_existence),
+    ):
+        if applies.any():
+            owners, values, places = fields.numbers(key, applies)
+            target[owners] = values.astype(target.dtype)
+            if key == b" n=":
+                names_end[owners] = places
+    if is_knowledgebase.any():
+        owners, places = fields.places(b" OS=", is_knowledgebase)
+        names_end[owners[::-1]] = places[::-1]  # the first one ends the name
+        is_swiss_prot = letters[words.starts] == ord("s")
+        found.flags[is_knowledgebase] = np.where(is_swiss_prot, REVIEWED, UNREVIEWED)[is_knowledgebase]
+    found.flags[_is_fragment(letters, headers, names_end)] |= FRAGMENT
+    return found
+
+
+class _Fields:
+    """Where `KEY=` stands in headers."""
+
+    def __init__(self, headers: Spans, letters: NDArray[np.uint8]) -> None:
+        self._letters, self._ends = letters, headers.ends
+        equals = np.flatnonzero(letters == _EQUALS)
+        owners = np.searchsorted(headers.starts, equals, side="right") - 1
+        inside = (owners >= 0) & (equals < headers.ends[owners])
+        self._equals, self._owners = equals[inside], owners[inside]
+        self._starts = headers.starts
+
+    def places(self, key: bytes, applies: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Owner and place of each ` KEY=` (its blank may be any) in the headers that it applies to."""
+        starts = self._equals - (len(key) - 1)
+        chosen = applies[self._owners] & (starts >= self._starts[self._owners])
+        owners, starts = self._owners[chosen], starts[chosen]
+        fits = self._letters[starts] <= _SPACE
+        for offset, byte in enumerate(key[1:], 1):
+            fits &= self._letters[starts + offset] == byte
+        return owners[fits], starts[fits]
+
+    def numbers(
+        self, key: bytes, applies: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Owner, value and place of the last ` KEY=number` of each header; numbers that 31 bits do not hold are left out."""
+        owners, places = self.places(key, applies)
+        values, digits = decimal(self._letters, places + len(key), self._ends[owners])
+        stops = places + len(key) + digits
+        ended = (stops == self._ends[owners]) | (self._letters[np.minimum(stops, self._letters.size - 1)] <= _SPACE)
+        fits = (digits > 0) & ended & (values < 2**31)
+        owners, values, places = owners[fits], values[fits], places[fits]
+        last = np.append(owners[1:] != owners[:-1], True) if owners.size else np.zeros(0, dtype=bool)
+        return owners[last], values[last], places[last]
+
+
+def decimal(
+    letters: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers that begin at `starts`, and how many digits (up to 10) each has before its end."""
+    values, digits = np.zeros(starts.size, dtype=np.int64), np.zeros(starts.size, dtype=np.int64)
+    goes_on = np.ones(starts.size, dtype=bool)
+    for offset in range(_MOST_DIGITS):
+        places = starts + offset
+        figures = letters[np.minimum(places, letters.size - 1)] - np.uint8(ord("0"))
+        goes_on &= (figures < 10) & (places < ends)
+        if not goes_on.any():
+            break
+        values = np.where(goes_on, values * 10 + figures, values)
+        digits += goes_on
+    return values, digits
+
+
+def _is_fragment(letters: NDArray[np.uint8], headers: Spans, ends: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) whether the names that end there end in `(Fragment)` or `(Fragments)`."""
+    ends = ends.copy()
+    while (blank := (ends > headers.starts) & (letters[ends - 1] <= _SPACE)).any():
+        ends[blank] -= 1
+    result = np.zeros(ends.size, dtype=bool)
+    candidates = np.flatnonzero((ends > headers.starts) & (letters[ends - 1] == ord(")")))
+    for ending in (_SINGULAR, _PLURAL):
+        starts = ends[candidates] - len(ending)
+        fits = starts >= headers.starts[candidates]
+        result[candidates[fits & _follows(letters, np.maximum(starts, 0), ending)]] = True
+    return result
+
+
+def _follows(letters: NDArray[np.uint8], starts: NDArray[np.int64], word: bytes) -> NDArray[np.bool_]:
+    """(N,) whether the text reads so from these places on."""
+    fits = np.ones(starts.size, dtype=bool)
+    for offset, byte in enumerate(word):
+        fits &= letters[np.minimum(starts + offset, letters.size - 1)] == byte
+        if not fits.any():
+            break
+    return fits

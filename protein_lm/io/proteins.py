@@ -12,16 +12,6 @@ from protein_lm.io.residues import read_residues
 Proteins = str | Path | Sequence[str] | Mapping[str, str]
 
 
-class _Named(SequenceRecord):
-    """A protein whose header is its name, whatever that looks like."""
-
-    __slots__ = ()
-
-    @property
-    def sequence_id(self) -> str:
-        return self.header
-
-
 def records(proteins: Proteins) -> Iterator[SequenceRecord]:
     """One record for each protein, letters treated as in sequence files; no two have one identifier.
 
@@ -89,4 +79,4 @@ def _record(name: str, text: str, number: int) -> SequenceRecord:
         raise InputError(
             f"sequence {name}: {quoted(str(text))} is no protein but a path; give it alone, not among sequences"
         )
-    return _Named(name, read_residues(text, f"sequence {name}").tokens, number)
+    return SequenceRecord(name, read_residues(text, f"sequence {name}").tokens, number)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.errors import InputError
-from protein_lm.io.headers import sequence_id
 from protein_lm.io.records import Annotations, Memberships, RecordBlock, Spans
 from protein_lm.io.residues import (
     clean,
@@ -37,7 +36,6 @@ class RawRecords:
     """N consecutive records of a text."""
 
     path: Path
-    headers: Spans
     sequence_ids: Spans
     lines: NDArray[np.int64]
     """(N,) lines where records begin."""
@@ -73,7 +71,6 @@ class RawRecords:
             record = int(np.argmax(faulty))
             raise InputError(self._fault(record, is_empty=bool(residues.lengths[record] == 0)))
         block = RecordBlock(
-            headers=self.headers,
             sequence_ids=self.sequence_ids,
             lines=self.lines,
             tokens=residues.tokens,
@@ -102,10 +99,11 @@ class RawRecords:
         return self._place(record, line) + _letter_fault(text, index, is_illegal)
 
     def _place(self, record: int, line: int) -> str:
-        header = self.headers.text[self.headers.starts[record] : self.headers.ends[record]].decode("utf-8", "replace")
-        if not header.strip():
-            return f"{self.path}, line {line}: "
-        return f"{self.path}, line {line}, sequence {sequence_id(header)[:_SHOWN_LETTERS]}: "
+        ids = self.sequence_ids
+        name, _, _ = ids.text[ids.starts[record] : ids.ends[record]].decode("utf-8", "replace").partition(" ")
+        return (
+            f"{self.path}, line {line}, sequence {name[:_SHOWN_LETTERS]}: " if name else f"{self.path}, line {line}: "
+        )
 
 
 def _letter_fault(text: str, index: int, is_illegal: bool) -> str:

@@ -5,7 +5,7 @@ One parser per format serves `data prepare`, which takes blocks, and scoring, wh
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
 from protein_lm.errors import InputError
-from protein_lm.files.formats import describe_format
+from protein_lm.files.guessed_format import describe_format
 from protein_lm.files.parquet_table import MAGIC
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text, as_utf8, beginning, unix_lines, whole_records, without_comments
@@ -22,7 +22,7 @@ from protein_lm.io import fasta, flat_file, xml_file
 from protein_lm.io import sequence_table as table_file
 from protein_lm.io.raw_records import RawRecords
 from protein_lm.io.records import Columns, Memberships, RecordBlock, SequenceRecord
-from protein_lm.native.reader import CompiledFormat
+from protein_lm.native.numpy_reader import CompiledFormat
 
 FORMATS = "FASTA, a UniProtKB flat file, UniProtKB or UniRef XML, or a table with columns sequence_id and sequence"
 _SHOWN_LETTERS = 40
@@ -55,20 +55,17 @@ FLAT_FILE = TextFormat(
 XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=True)
 
 
-def read_records(path: Path, *, policy: ResiduePolicy = ResiduePolicy.KEEP) -> Iterator[SequenceRecord]:
+def read_records(path: Path) -> Iterator[SequenceRecord]:
     """The records of a sequence file, plain or compressed, one by one; memory holds one block of the file at a time.
-
-    With `ResiduePolicy.DROP`, records with an ambiguous residue are left out.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or holds a record that is no protein sequence.
     """
     with Source(path) as source:
-        for block in read_blocks(source, policy=policy):
-            drops = block.has_ambiguous & (policy is ResiduePolicy.DROP)
-            records = zip(block.headers.cut(), block.sequences(), block.lines.tolist(), strict=True)
-            for header, tokens, line in compress(records, ~drops):
-                yield SequenceRecord(header.decode().strip(), np.frombuffer(tokens, dtype=np.uint8), line)
+        for block in read_blocks(source):
+            records = zip(block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True)
+            for identifier, tokens, line in records:
+                yield SequenceRecord(identifier.decode(), np.frombuffer(tokens, dtype=np.uint8), line)
 
 
 def read_blocks(

@@ -10,30 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm.alphabet import decode
-from protein_lm.io.headers import Header, parse_header, sequence_id
-from protein_lm.native.reader import compiled_reader
+from protein_lm.native.reader import reader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceRecord:
     """One protein of a sequence file."""
 
-    header: str
-    """The header line without its `>`."""
+    sequence_id: str
+    """UniProtKB accession, otherwise the first word of the header."""
     tokens: NDArray[np.uint8]
     """Token ids (length,) of the residues, without special tokens, read-only."""
     line: int
     """Number of the line in its file where it begins, from 1."""
-
-    @property
-    def sequence_id(self) -> str:
-        """UniProtKB accession, otherwise the header's first word."""
-        return sequence_id(self.header)
-
-    @property
-    def fields(self) -> Header:
-        """What a UniProt or UniRef header says: name, organism, taxon, gene, evidence, cluster size and so on."""
-        return parse_header(self.header)
 
     @property
     def sequence(self) -> str:
@@ -157,32 +146,14 @@ class Memberships:
 
 
 def selected(columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
-    """Of columns (N, ...), whose values have 1, 4, 8 or 16 bytes, the values to keep (N,)."""
-    if keep.all():
-        return list(columns)
-    if (reader := compiled_reader()) is not None:
-        return reader.select(columns, keep)
-    return [column[keep] for column in columns]
-
-
-def copy_kept(
-    values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], found: NDArray[np.uint8]
-) -> int:
-    """Copy, of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,); returns their bytes."""
-    if (reader := compiled_reader()) is not None:
-        return reader.keep(values, lengths, keep, found)
-    runs = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
-    ends, size = np.append(0, np.cumsum(lengths)), 0
-    for start, end in ends[runs].tolist():
-        found[size : size + end - start] = values[start:end]
-        size += end - start
-    return size
+    """Select the values to keep (N,) from columns (N, ...), whose values have 1, 4, 8 or 16 bytes."""
+    return list(columns) if keep.all() else reader().select(columns, keep)
 
 
 def kept(values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Of pieces that lie back to back in `values`, of `lengths` (N,), those to keep (N,)."""
-    found = np.empty_like(values)
-    return found[: copy_kept(values, lengths, keep, found)]
+    """Copy the pieces to keep (N,); pieces, of `lengths` (N,) bytes, lie back to back in `values`."""
+    target = np.empty_like(values)
+    return target[: reader().keep(values, lengths, keep, target)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,10 +207,8 @@ class Columns:
 class RecordBlock:
     """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
 
-    headers: Spans
-    """N header lines without `>`, valid UTF-8; other formats than FASTA give what stands for them."""
     sequence_ids: Spans
-    """N identifiers, `headers.sequence_id` of the headers."""
+    """N identifiers, valid UTF-8."""
     lines: NDArray[np.int64]
     """(N,) numbers of the lines where records begin, from 1."""
     tokens: bytes
@@ -268,7 +237,6 @@ class RecordBlock:
         """The block without its faulty records (N,), which are counted."""
         keep = ~faulty
         return RecordBlock(
-            headers=self.headers.select(keep),
             sequence_ids=self.sequence_ids.select(keep),
             lines=self.lines[keep],
             tokens=b"".join(compress(self.sequences(), keep)),

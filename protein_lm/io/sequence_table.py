@@ -39,7 +39,7 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
         InputError: the text is no table.
     """
     table = TextTable(beginning, first_line, blocks, path, wanted=COLUMNS)
-    places = table.places(COLUMNS, "it needs both")
+    places = table.column_indices(COLUMNS, "it needs both")
     found: list[tuple[str, str, int, str]] = []
     chosen, none = itemgetter(*places), [""] * len(table.names)
     for line, row, fault in table.rows():
@@ -85,11 +85,9 @@ def _raw(rows: list[tuple[str, str, int, str]], path: Path) -> RawRecords:
             faults[number] = "the row has no sequence_id; write one"
         elif len(identifier.split()) > 1 or b"|" in identifier:
             faults[number] = f"identifier {identifier.decode()[:40]!r} is not one word; remove blanks and '|' from it"
-    spans = Spans.of(ids)
     return RawRecords(
         path=path,
-        headers=spans,
-        sequence_ids=spans,
+        sequence_ids=Spans.of(ids),
         lines=lines,
         bodies=Spans.of(bodies),
         body_lines=lines,

@@ -45,7 +45,6 @@ class _Fields:
     families: Mapping[str, int]
     """That are asked for, and their places."""
     sequence_id: str = ""
-    header: str = ""
     letters: str = ""
     taxon_id: int = 0
     cluster_size: int = 0
@@ -79,14 +78,13 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
         if whole
         else [_read_alone(entry, _Fields(line, numbers)) for entry, line in zip(texts, lines, strict=True)]
     )
-    headers, ids, letters = (
-        Spans.of([getattr(entry, name).encode() for entry in entries]) for name in ("header", "sequence_id", "letters")
+    ids, letters = (
+        Spans.of([getattr(entry, name).encode() for entry in entries]) for name in ("sequence_id", "letters")
     )
     own_lines = np.array([entry.line for entry in entries], dtype=np.int64)
     layout = [letters.text.count(b"\n", a, b) + letters.text.count(b" ", a, b) for a, b in _pairs(letters)]
     return RawRecords(
         path=path,
-        headers=headers,
         sequence_ids=ids,
         lines=own_lines,
         bodies=letters,
@@ -143,8 +141,7 @@ def _read(entry: ElementTree.Element, fields: _Fields) -> _Fields:
 
 
 def _read_protein(entry: ElementTree.Element, fields: _Fields) -> None:
-    fields.sequence_id = fields.header = (entry.findtext("accession") or "").strip()
-    name = (entry.findtext("name") or "").strip()
+    fields.sequence_id = (entry.findtext("accession") or "").strip()
     fields.flags = _DATASET.get(entry.get("dataset", ""), 0)
     if (taxon := entry.find("organism/dbReference[@type='NCBI Taxonomy']")) is not None:
         fields.taxon_id = _number(taxon.get("id"))
@@ -157,44 +154,19 @@ def _read_protein(entry: ElementTree.Element, fields: _Fields) -> None:
     if sequence is not None:
         fields.letters = sequence.text or ""
         fields.flags |= FRAGMENT if sequence.get("fragment") else 0
-    protein = entry.findtext("protein/recommendedName/fullName") or entry.findtext("protein/submittedName/fullName")
-    species = entry.findtext("organism/name[@type='scientific']")
-    database = {REVIEWED: "sp|", UNREVIEWED: "tr|"}.get(fields.flags & (REVIEWED | UNREVIEWED))
-    word = f"{database}{fields.sequence_id}|{name}" if database else fields.sequence_id
-    parts = [
-        word,
-        protein,
-        "(Fragment)" if fields.flags & FRAGMENT else "",
-        f"OS={species}" if species else "",
-        f"OX={fields.taxon_id}" if fields.taxon_id else "",
-        f"PE={fields.protein_existence}" if fields.protein_existence else "",
-    ]
-    fields.header = " ".join(" ".join(filter(None, parts)).split())
 
 
 def _read_cluster(entry: ElementTree.Element, fields: _Fields) -> None:
-    fields.sequence_id = fields.header = entry.get("id", "").strip()
+    fields.sequence_id = entry.get("id", "").strip()
     fields.memberships = None
     properties = {found.get("type"): found.get("value") for found in entry.findall("property")}
     fields.cluster_size = _number(properties.get("member count"))
     fields.taxon_id = _number(properties.get("common taxon ID"))
     name = (entry.findtext("name") or "").removeprefix("Cluster: ")
     member = entry.find("representativeMember")
-    reference = None
     if member is not None:
         fields.letters = member.findtext("sequence") or ""
-        reference = member.find("dbReference")
     fields.flags = FRAGMENT if name.endswith(("(Fragment)", "(Fragments)")) else 0
-    taxon = properties.get("common taxon")
-    parts = [
-        fields.sequence_id,
-        name,
-        f"n={fields.cluster_size}" if fields.cluster_size else "",
-        f"Tax={taxon}" if taxon else "",
-        f"TaxID={fields.taxon_id}" if fields.taxon_id else "",
-        f"RepID={reference.get('id')}" if reference is not None else "",
-    ]
-    fields.header = " ".join(" ".join(filter(None, parts)).split())
 
 
 def _memberships(entries: Sequence[_Fields]) -> Memberships | None:

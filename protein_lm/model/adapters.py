@@ -1,6 +1,6 @@
-"""Low-rank adapters beside the matrices of a frozen model: W x + (alpha / rank) B A x, with A and B trained.
+"""Low-rank adapters of the matrices of a frozen model: W x + (alpha / rank) B A x, with A and B trained.
 
-Source: Hu et al. 2021 (LoRA, arXiv 2106.09685). They are trained by the library `peft`; to use them, they are added to W.
+The library `peft` trains them; to use them, they are added to W. Source: Hu et al. 2021 (LoRA, arXiv 2106.09685).
 """
 
 import math
@@ -16,11 +16,11 @@ from protein_lm.model.language_model import ProteinLM
 
 _PARTS = {LoraLayers.ALL: "(attention|feedforward)", LoraLayers.ATTENTION: "attention"}
 _NAME = ".default"
-"""What `peft` puts behind the names of its matrices; ours go without."""
+"""Suffix of `peft` for the names of its matrices, which ours do not have."""
 
 
 def add_adapters(model: ProteinLM, config: TrainingConfig) -> None:
-    """Freeze a model and give the matrices of its blocks adapters, drawn from the seed; its outputs stay as they are.
+    """Freeze a model and give the matrices of its blocks adapters, drawn from the seed; its outputs do not change.
 
     Raises:
         ConfigError: the library `peft` is not installed, or the rank is not below that of the matrices.
@@ -43,17 +43,17 @@ def add_adapters(model: ProteinLM, config: TrainingConfig) -> None:
 
 
 def adapter_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The matrices of a model's adapters by name; none if it has no adapters."""
+    """Return the matrices of a model's adapters by name; none if it has no adapters."""
     named = model.named_parameters()
     return {name.replace(_NAME, ""): weight for name, weight in named if ".lora_A." in name or ".lora_B." in name}
 
 
 def merge(weights: dict[str, Tensor], adapters: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a model with adapters added to them.
+    """Add adapters to the weights of a model.
 
     Args:
-        weights: of the model without adapters, by name.
-        adapters: as `adapter_weights` names them.
+        weights: weights of the model without adapters, by name.
+        adapters: matrices with names as from `adapter_weights`.
         settings: `rank` and `alpha`.
 
     Raises:
@@ -67,6 +67,6 @@ def merge(weights: dict[str, Tensor], adapters: dict[str, Tensor], settings: dic
             layer = name.removesuffix(".lora_A.weight")
             weight, change = merged[f"{layer}.weight"], adapters[f"{layer}.lora_B.weight"] @ first
             if change.shape != weight.shape:
-                raise RuntimeError(f"{layer}: {tuple(change.shape)} beside {tuple(weight.shape)}")
+                raise RuntimeError(f"{layer}: {tuple(change.shape)} for a weight of {tuple(weight.shape)}")
             merged[f"{layer}.weight"] = weight + scale * change
     return merged

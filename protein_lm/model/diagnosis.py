@@ -1,4 +1,4 @@
-"""Where numbers stopped being finite: asked for once, after a result turned out to be NaN or infinite."""
+"""Search for the first number that is not finite, once a result turned out to be NaN or infinite."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ ALL_FINITE = "nothing"
 """The answer when all is finite."""
 
 
-class _Found(Exception):
-    pass
+class _NonFinite(Exception):
+    """Names the first input of attention that is not finite."""
 
 
 @torch.no_grad()
 def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
-    """Name the first place of a forward pass over `tokens` (B, L) that holds NaN or infinity.
+    """Name the first tensor of a forward pass over `tokens` (B, L) that holds NaN or infinity.
 
-    Looks at the weights, then at the query, key and value of each layer, from the first on. Slow: for a pass that failed.
+    Checks the weights, then query, key and value of each layer, from the first on. Slow: for a pass that failed.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -33,11 +33,11 @@ def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
             def look(_: Any, inputs: tuple[Any, ...], number: int = number) -> None:
                 for what, tensor in zip(("query", "key", "value"), inputs, strict=False):
                     if not tensor.isfinite().all():
-                        raise _Found(f"the {what} of attention layer {number} of {model.config.num_layers}")
+                        raise _NonFinite(f"the {what} of attention layer {number} of {model.config.num_layers}")
 
             handles.append(operation.register_forward_pre_hook(look))
         logits = model(tokens, **rows)
-    except _Found as found:
+    except _NonFinite as found:
         return str(found)
     finally:
         for handle in handles:
@@ -48,7 +48,7 @@ def first_non_finite(model: ProteinLM, tokens: Tensor, **rows: Any) -> str:
 def last_non_finite_gradient(model: ProteinLM, tokens: Tensor, targets: Tensor, packing: Packing) -> str:
     """Name the weights nearest to the output whose gradient holds NaN or infinity: there the backward pass failed.
 
-    The gradients that weights hold stay as they are. Targets (B, L) below 0 are not predicted.
+    Gradients that weights hold do not change. Targets (B, L) below 0 are not predicted.
     """
     selected = targets >= 0
     logits = model(tokens, packing=packing, selected=selected)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm.attention.operations.stream import autocast_dtype
-from protein_lm.native.library import LinearCall, kernels
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import LinearCall
 
 FEWEST_TOKENS = 64
 """Fewer are not worth laying out the weights anew."""

@@ -1,8 +1,8 @@
-"""One token more through all blocks by the compiled kernels, where the model is one that they know: causal, linear attention
-with ReLU, softmax or ELU + 1 features in every layer, float32 weights on a CPU, laid out by
-`ProteinLM.arrange_for_decoding`.
+"""Decoding by the compiled kernels: one token more through all blocks in one call.
 
-The states are those of the torch path, changed in place, so that either may go on from the other.
+The kernels know causal models whose layers all have linear attention with ReLU, softmax or ELU + 1 features. Weights are
+float32 on a CPU, laid out by `ProteinLM.arrange_for_decoding`. The states are those of the torch path, changed in place, so
+that either path may resume from the other.
 """
 
 import ctypes
@@ -13,23 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
 from protein_lm.model.linear import Linear
-from protein_lm.native.library import DecodingBlock, DecodingLinear, DecodingStep, kernels
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import DecodingBlock, DecodingLinear, DecodingNorm, DecodingStep
 
 WIDTH_STEP = 32
-"""Widths come in multiples of it: of the model and of its feed-forward layers; half of it is enough for heads."""
+"""Widths of the model and of its feed-forward layers are multiples of it; widths of heads, of half of it."""
 MOST_FEATURES = 1024
 GAP = 16
 """float32 numbers between columns of weights: a cache line."""
 
 
 class CompiledDecoding:
-    """The blocks of a model and one state of theirs, as the kernels know them."""
+    """The blocks of a model and one state of theirs, as the kernels see them."""
 
     def __init__(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> None:
-        """Gather the addresses; weights and states must stay where they are, see `fits`."""
+        """Gather the addresses of weights and states; these must not move, see `fits`."""
         for state in states:
             state.before = state.before.contiguous()
         first, sums = blocks[0], states[0].attention.sums
@@ -55,11 +56,11 @@ class CompiledDecoding:
         self._step.blocks = ctypes.addressof(self._blocks)
 
     def fits(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> bool:
-        """Whether all is still as it was: the kernels, modules, and where weights and states lie."""
+        """Tell whether the kernels, the modules and the addresses of weights and states are unchanged."""
         return kernels() is self._library and self._watched == _watched(blocks, states) and not blocks[0].training
 
     def step(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(B, 1, D) out of the last block for (B, 1, D) into the first; rotary tables are (B, 1, 1, E / 2)."""
+        """Take (B, 1, D) through all blocks, to (B, 1, D); rotary tables are (B, 1, 1, E / 2)."""
         assert self._library is not None
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
@@ -79,10 +80,6 @@ class CompiledDecoding:
         form = FORMS[type(attention.operation.feature_map)](attention.operation.feature_map)
         taps = attention.convolution.weight if attention.convolution is not None else None
         arrays = {
-            "attention_gain": block.attention_norm.weight,
-            "attention_bias": block.attention_norm.bias,
-            "feedforward_gain": block.feedforward_norm.weight,
-            "feedforward_bias": block.feedforward_norm.bias,
             "taps": taps,
             "query_gain": attention.query_norm.gain if attention.query_norm is not None else None,
             "key_gain": attention.key_norm.gain if attention.key_norm is not None else None,
@@ -93,28 +90,30 @@ class CompiledDecoding:
             "values": state.attention.waiting_values,
         }
         projection = arranged(form.projection)
-        self._kept += [arrays, projection]  # some were made here
-        made = DecodingBlock(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
-        for name, linear in zip(("input", "output", "up", "down"), _linears(block), strict=True):
-            setattr(made, name, DecodingLinear.of(linear.weight, linear.bias))
-        made.projection = DecodingLinear.of(projection, None)
-        made.map, made.num_taps = form.number, 0 if taps is None else taps.shape[0]
-        made.epsilon, made.headroom, made.floor, made.scale = form.constants
-        return made
+        self._kept += [arrays, projection]  # nothing else holds some of them
+        facts = DecodingBlock(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
+        facts.attention_norm, facts.feedforward_norm = map(_norm, (block.attention_norm, block.feedforward_norm))
+        facts.input, facts.output, facts.up, facts.down = (
+            DecodingLinear.of(linear.weight, linear.bias) for linear in _linears(block)
+        )
+        facts.projection = DecodingLinear.of(projection, None)
+        facts.map, facts.num_taps = form.number, 0 if taps is None else taps.shape[0]
+        facts.epsilon, facts.headroom, facts.floor, facts.scale = form.constants
+        return facts
 
 
 def arranged(weight: Tensor) -> Tensor:
-    """Weights (outputs, inputs) laid out by columns, with a gap behind each.
+    """Lay weights (outputs, inputs) out by columns, with a gap behind each.
 
-    Numbers of outputs are often powers of two; without the gap, the same outputs' weights of all inputs would share a few
-    places of the caches.
+    Numbers of outputs are often powers of two. Without the gap, one output's weights of all inputs would share a few lines
+    of the caches.
     """
     outputs = weight.shape[0]
     return nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
 
 
 def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
-    """Whether there are kernels, and the blocks are of the kind that they know."""
+    """Tell whether there are kernels, and all blocks are of the kind that they know."""
     return kernels() is not None and all(isinstance(block, Block) and _is_known(block) for block in blocks)
 
 
@@ -137,7 +136,7 @@ def _is_known(block: Block) -> bool:
 
 
 def _linears(block: Block) -> tuple[nn.Linear, ...]:
-    """Input, output, up and down, as the kernels call them."""
+    """The layers input, output, up and down, as the kernels call them."""
     attention, feedforward = block.attention, block.feedforward
     return (
         attention.input_projection,
@@ -147,12 +146,16 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
     )
 
 
+def _norm(norm: nn.LayerNorm) -> DecodingNorm:
+    return DecodingNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr())
+
+
 def _is_arranged(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.stride(0) == 1
 
 
 def _watched(blocks: Sequence[Block], states: Sequence[LayerState]) -> tuple[Any, ...]:
-    """What may be replaced from one step to the next: modules, and where arrays lie."""
+    """The modules and addresses that may be replaced from one step to the next."""
     return tuple(
         item
         for block, state in zip(blocks, states, strict=True)

@@ -1,7 +1,6 @@
-"""Rows whose padding does not lie behind the real tokens: they are read as if it did.
+"""Rows whose padding does not lie behind the real tokens: these are moved to the front, and results moved back.
 
-Positions, neighbours and patterns of attention count from the first token of a row. Real tokens are therefore moved to the
-front before a pass, in their order, and results are moved back.
+Positions, neighbours and patterns of attention count from the first token of a row.
 """
 
 from dataclasses import dataclass
@@ -17,16 +16,16 @@ class RealTokensFirst:
     """The order of the tokens of padded rows (B, L) in which real ones come first."""
 
     order: Tensor
-    """(B, L) index of the token that comes to stand at each position."""
+    """(B, L) index of the token that moves to each position."""
     valid_mask: Tensor
     """(B, L) boolean, True for real tokens, in this order."""
 
     @classmethod
     def of(cls, valid_mask: Tensor, shape: tuple[int, int]) -> "RealTokensFirst | None":
-        """The order for a mask (B, L), True for real tokens; None where they come first already.
+        """Return the order for a mask (B, L), True for real tokens; None if they come first already.
 
-        One look at the mask per pass, which on an accelerator waits for it. In a traced pass nothing can be looked at, and
-        rows are always put in order.
+        This reads the mask once per pass, and so waits for an accelerator. A traced pass cannot read it: there, rows are
+        always put in order.
 
         Raises:
             ValueError: as `check_mask`.
@@ -39,14 +38,14 @@ class RealTokensFirst:
         return cls(order, valid_mask.gather(1, order))
 
     def to_front(self, values: Tensor) -> Tensor:
-        """Values (B, L) of tokens in this order."""
+        """Put values (B, L) of tokens in this order."""
         return values.gather(1, self.order)
 
     def back(self, hidden: Tensor, selected: Tensor | None = None) -> Tensor:
-        """Hidden states (B, L, D) in the order that tokens were given in.
+        """Put hidden states (B, L, D) back in the order in which tokens were given.
 
         Args:
-            hidden: those of all tokens, or (number of True, D) of those in `selected`, row by row.
+            hidden: states of all tokens, or (number of True, D) of the tokens in `selected`, row by row.
             selected: (B, L) boolean, in this order.
         """
         if hidden.ndim == 3:

@@ -1,4 +1,4 @@
-"""The type of matrix products: the one that was asked for, or the one that is fast on this device."""
+"""The type of matrix products: as set, or the faster one on this device."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -11,15 +11,15 @@ from protein_lm.choices import Precision
 from protein_lm.errors import ConfigError
 
 _SMALL, _MIDDLE, _LARGE = 128, 256, 512
-"""Sizes of the square matrices that processors multiply: emulated bfloat16 shows at the first, which takes it some 20 ms."""
+"""Sizes of the square matrices that processors multiply. The first shows emulated bfloat16, in about 20 ms."""
 _OF_ACCELERATORS = 4096
-"""Size for other devices, which take longer to start a small product than to compute it."""
+"""Size for other devices, where starting a small product takes longer than computing it."""
 _SURELY_EMULATED = 1 / 4
-"""Of the speed of float32."""
+"""Speed of bfloat16, relative to float32, below which it is surely emulated."""
 
 
 class Choice(NamedTuple):
-    """What a device computes with, and why."""
+    """The type of a device's matrix products, and the reason."""
 
     precision: Precision
     """float32 or bfloat16."""
@@ -27,18 +27,18 @@ class Choice(NamedTuple):
     """A line for the user; empty where there is nothing to say."""
 
     def context(self, device: str, *, keeps_copies: bool = True) -> AbstractContextManager[Any]:
-        """Within, matrix products have this type; copies of weights that are made for them are kept to its end, or not."""
+        """Return a context in which products have this type; copies of weights for them are kept to its end, or not."""
         if self.precision is not Precision.BFLOAT16:
             return nullcontext()
         return torch.autocast(device, torch.bfloat16, cache_enabled=keeps_copies)
 
 
 def choose(wanted: Precision, device: str) -> Choice:
-    """The precision to compute with.
+    """Choose the precision.
 
     Args:
-        wanted: auto is bfloat16 where its products are faster than those of float32, else float32.
-        device: type of the device, as torch names it: cpu, cuda, mps.
+        wanted: a precision; auto is bfloat16 where its products are faster than those of float32, else float32.
+        device: type of the device in torch: cpu, cuda, mps.
 
     Raises:
         ConfigError: bfloat16 is asked for, and the device cannot do it at all.
@@ -56,7 +56,7 @@ def choose(wanted: Precision, device: str) -> Choice:
 
 
 def describe(device: str) -> str:
-    """A line for the user: what a device multiplies fast, and what auto therefore chooses."""
+    """Return a line for the user: the speed of bfloat16 on a device, and the choice of auto."""
     speed = bfloat16_speed(device)
     chosen = choose(Precision.AUTO, device).precision.value
     return f"precision: on this {_name(device)} {_described(speed)}; auto chooses {chosen}"
@@ -75,9 +75,9 @@ def _described(speed: float) -> str:
 
 @lru_cache
 def bfloat16_speed(device: str) -> float:
-    """How fast a device multiplies bfloat16, in speeds of float32, by a small product of each; 0 if it cannot.
+    """Measure the speed of bfloat16 products on a device, relative to float32; 0 if it has none.
 
-    Measured once in a process: what a processor has, what its libraries use, and what they are told not to use all count.
+    Measured once per process: it depends on the processor, on its libraries and on their settings.
     """
     try:
         if device != "cpu":
@@ -90,19 +90,19 @@ def bfloat16_speed(device: str) -> float:
 
 
 def _relative_speed(device: str, size: int, *, repeats: int) -> float:
-    """Seconds of a float32 product over those of one in bfloat16, the fastest of each, taken in turns."""
+    """Return the time of a float32 product over that of a bfloat16 product: the fastest of each, taken in turns."""
     float32 = torch.ones(size, size, device=device)
     operands = float32, float32.to(torch.bfloat16)
     fastest = [float("inf"), float("inf")]
     with torch.autocast(device, enabled=False), torch.inference_mode():
         for repeat in range(repeats + 1):
-            for place, operand in enumerate(operands):
+            for index, operand in enumerate(operands):
                 _wait_for(device)
                 start = time.perf_counter()
                 torch.mm(operand, operand)
                 _wait_for(device)
                 if repeat:  # the first is a warm-up
-                    fastest[place] = min(fastest[place], time.perf_counter() - start)
+                    fastest[index] = min(fastest[index], time.perf_counter() - start)
     return fastest[0] / fastest[1]
 
 

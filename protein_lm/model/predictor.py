@@ -12,9 +12,9 @@ from protein_lm.model.language_model import ProteinLM
 
 
 class PredictionHead(nn.Module):
-    """One linear layer on hidden states, and what its outputs stand for.
+    """A linear layer on hidden states, and the meaning of its outputs.
 
-    Its weights begin at zero, so that it first predicts the mean of the training labels, or all classes alike.
+    Its weights begin at zero: it first predicts the mean of the training labels, or equal probabilities of all classes.
     """
 
     label_mean: Tensor
@@ -34,8 +34,7 @@ class PredictionHead(nn.Module):
     def forward(self, hidden: Tensor, packing: Packing) -> Tensor:
         """Outputs (N, C) for the N sequences of a packed row of hidden states (1, L, D), or (R, C) for its R residues.
 
-        C is the number of classes, whose logits they are; or 1, for a number in standard deviations from the mean of the
-        training labels.
+        Outputs are logits of C classes; or C is 1, for a number in standard deviations from the mean of the training labels.
         """
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round predictions to three digits
             return self.linear(self._pooled(hidden.float(), packing))
@@ -53,7 +52,7 @@ class PredictionHead(nn.Module):
         return torch.stack([part.mean(0) for part in parts])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum over the outputs (N, C) of cross-entropy in nats, targets (N,) being classes; or of squared errors."""
+        """Sum over outputs (N, C) of the cross-entropy in nats with classes (N,), or of squared errors from numbers (N,)."""
         if self.config.task.is_regression:
             return functional.mse_loss(outputs.squeeze(1).float(), self.standardized(targets), reduction="sum")
         return functional.cross_entropy(outputs.float(), targets, reduction="sum")
@@ -80,5 +79,5 @@ class Predictor(nn.Module):
         self.head = head
 
     def forward(self, tokens: Tensor, *, packing: Packing) -> Tensor:
-        """Outputs of the head for a packed row of tokens (1, L), see `PredictionHead.forward`."""
+        """Outputs of the head for a packed row of tokens (1, L) (see `PredictionHead.forward`)."""
         return self.head(self.backbone.hidden_states(tokens, packing=packing), packing)

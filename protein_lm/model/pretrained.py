@@ -1,22 +1,33 @@
-"""Models saved, opened and shared by the methods that people know from huggingface_hub's `ModelHubMixin`.
+"""`from_pretrained`, `save_pretrained` and `push_to_hub` of models, known from huggingface_hub's `ModelHubMixin`.
 
-The work, the checks and the messages are those of `checkpoint.directory`, which stands above this and is imported when it
-is needed.
+Model directories stand above models, so `checkpoint.directory` hands in what these methods call.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from protein_lm.model.language_model import ProteinLM
 
 
-class Pretrained:
-    """For `ProteinLM`."""
+class ModelDirectories(NamedTuple):
+    """What opens, writes and shares model directories."""
 
-    @staticmethod
-    def from_pretrained(name: str | Path, *, device: str = "auto") -> "ProteinLM":
+    load: Callable[..., "ProteinLM"]
+    save: Callable[..., None]
+    push: Callable[..., str]
+
+
+class Pretrained:
+    """Base class of `ProteinLM`, with its methods for model directories."""
+
+    directories: ClassVar[ModelDirectories]
+    """Handed in when `protein_lm.checkpoint.directory` is imported, as `from protein_lm import ProteinLM` does."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str = "auto") -> "ProteinLM":
         """Open a model for use (dropout off).
 
         Args:
@@ -30,9 +41,7 @@ class Pretrained:
         >>> ProteinLM.from_pretrained("checkpoints/tiny-causal", device="cpu").is_causal
         True
         """
-        from protein_lm.checkpoint.directory import load_model
-
-        return load_model(name, device=device)
+        return cls.directories.load(name, device=device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model directory, whole or not at all.
@@ -40,23 +49,19 @@ class Pretrained:
         Raises:
             OutputError: `folder` exists or cannot be written.
         """
-        from protein_lm.checkpoint.directory import save_model
-
-        save_model(cast("ProteinLM", self), Path(folder))
+        self.directories.save(cast("ProteinLM", self), Path(folder))
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Put the model on the Hub as one commit, whose address is returned.
 
         Args:
             repository: org/model; made if it is not there.
-            private: whether a new repository is for those only whom its owner lets in.
+            private: whether a new repository is visible only to those whom its owner lets in.
 
         Raises:
             ModelError: the Hub cannot be reached or does not take it.
         """
-        from protein_lm.checkpoint.directory import push_model, save_model
-
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            save_model(cast("ProteinLM", self), path)
-            return push_model(str(path), repository, private=private)
+            self.save_pretrained(path)
+            return self.directories.push(str(path), repository, private=private)

@@ -1,4 +1,4 @@
-"""Tensors that are cheap to make are made a second time for the backward pass instead of being kept for it."""
+"""Recomputing tensors for the backward pass, instead of keeping them, where they are cheap to compute."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +14,7 @@ _is_off = ContextVar("is_off", default=False)
 
 
 class _Absent(NamedTuple):
-    """A view of the tensor that is made again."""
+    """A view of the tensor that is computed again."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -22,17 +22,17 @@ class _Absent(NamedTuple):
 
 @contextmanager
 def recomputed(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """What autograd would keep of `tensor` inside, it gets from `make` when it goes back; it must give the same values.
+    """Within, autograd does not keep `tensor` for the backward pass: it calls `make`, which returns equal values.
 
-    Autograd has to keep what `make` needs anyway, or else nothing is gained. `make` finds autocast as it is now.
+    This saves memory only if autograd keeps the inputs of `make` anyway. `make` runs with autocast as it is now.
     """
     if _is_off.get() or not (torch.is_grad_enabled() and tensor.is_contiguous()) or torch.compiler.is_compiling():
         yield
         return
-    place, size, dtype, autocast = tensor.data_ptr(), tensor.numel(), tensor.dtype, _autocast_of(tensor.device.type)
+    address, size, dtype, autocast = tensor.data_ptr(), tensor.numel(), tensor.dtype, _autocast_of(tensor.device.type)
 
     def pack(kept: Tensor) -> Any:
-        if kept.data_ptr() == place and kept.numel() == size and kept.dtype == dtype:
+        if kept.data_ptr() == address and kept.numel() == size and kept.dtype == dtype:
             return _Absent(kept.size(), kept.stride())
         return kept
 
@@ -48,7 +48,7 @@ def recomputed(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
 
 @contextmanager
 def nothing_recomputed() -> Iterator[None]:
-    """For what is in a checkpoint, which makes all of it again: `recomputed` would keep inputs from it."""
+    """Turn `recomputed` off within a checkpoint, which computes all of its content again anyway."""
     token = _is_off.set(True)
     try:
         yield
@@ -57,12 +57,12 @@ def nothing_recomputed() -> Iterator[None]:
 
 
 def to_autocast_dtype(tensor: Tensor) -> Tensor:
-    """The tensor in the type that autocast, if it is on, has matrix products compute in."""
+    """Return the tensor in the type of matrix products under autocast, if that is on."""
     return tensor.to(autocast_dtype(tensor))
 
 
 def _autocast_of(device: str) -> AbstractContextManager[Any]:
-    """Autocast as it is now, for later."""
+    """Return a context with the present settings of autocast, for later."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(

@@ -1,4 +1,4 @@
-"""How large a model of a configuration would be: told before anything is allocated."""
+"""The size of a model, known from its configuration before anything is allocated."""
 
 import os
 
@@ -12,7 +12,7 @@ _GIB = 2**30
 
 
 def without_weights(config: ModelConfig) -> ProteinLM:
-    """The model, its weights having shapes alone.
+    """Return a model whose weights have shapes alone.
 
     Raises:
         ConfigError: a weight would have more numbers than a computer can count.
@@ -25,7 +25,7 @@ def without_weights(config: ModelConfig) -> ProteinLM:
 
 
 def check_room(config: ModelConfig) -> None:
-    """Refuse a model whose weights alone are larger than the memory of this machine, where the system tells that.
+    """Refuse a model whose weights alone are larger than the memory of this machine, if the system tells its size.
 
     Raises:
         ConfigError: it is too large.
@@ -34,7 +34,7 @@ def check_room(config: ModelConfig) -> None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return
-    # Matrices of the blocks first: a model of very many blocks takes its time, even without weights.
+    # Matrices of the blocks first: building a model of very many blocks takes time, even without weights.
     needed = 4 * config.num_layers * config.width * (4 * config.width + 2 * config.feedforward_width)
     if needed <= memory:
         needed = sum(tensor.nbytes for tensor in without_weights(config).state_dict().values())

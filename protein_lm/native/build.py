@@ -1,8 +1,8 @@
-"""Building the compiled kernels: one library per level of processor, out of the same sources; and the reader of files.
+"""Building the compiled code: one library of kernels per level of processor, out of the same sources, and the reader.
 
-They lie in a folder of the user's, or came with the installation, in a folder named after what they are built from, so that
-another version of the source or of the flags is not taken for this one. `protein-lm kernels build`, scripts/demo,
-scripts/test and setup.py build them; nothing else does. Needs no torch, which is not there while pip builds.
+Libraries lie in the user's folder, or in that of the installation. The folder is named after their sources and flags, so that
+no other version is taken for this one. Only `protein-lm kernels build`, scripts/demo, scripts/test and setup.py build them.
+This module imports no torch, which is absent while pip builds.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from typing import NamedTuple
 from protein_lm.errors import ConfigError, OutputError
 
 PROBE = Path(__file__).with_name("levels.cpp")
-"""Built by itself, it tells which levels this processor has."""
+"""A source that tells, as a library of its own, which levels this processor has."""
 SOURCES = [
     Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "decoding", "block_attention", "linear_layer", "rotary")
 ] + [PROBE]
-"""What takes the compiler longest is first."""
+"""Sources of the kernels; those that take the compiler longest come first."""
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 READER_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("fasta", "flat_file", "columns")]
 READER_HEADER = Path(__file__).with_name("reading.h")
@@ -38,16 +38,16 @@ LEVELS = {
     "avx2": ["-march=x86-64-v3"],
     "plain": [],
 }
-"""Name -> flags, the best level first. `plain` is the compiler's own idea of the least processor; vectors are of 128 bits."""
+"""Name -> flags, the best level first. `plain` is the compiler's default, with vectors of 128 bits."""
 FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno"]
 COMPILERS = ["c++", "g++", "clang++"]
 FOLDER_VARIABLE = "PROTEIN_LM_KERNELS_FOLDER"
 VARIABLE = "PROTEIN_LM_KERNELS"
-"""Names the level to use; or `OFF`, which turns off the reader too."""
+"""The variable that names the level to use, or `OFF`, which turns off the reader too."""
 OFF = "off"
 READER = "reader"
 INSTALLED = Path(__file__).with_name("built")
-"""Where `pip install` puts libraries."""
+"""The folder in which `pip install` puts libraries."""
 _TRIAL = """
 import ctypes, os, sys
 try:
@@ -56,18 +56,18 @@ except OSError as error:
     sys.exit(f"error: it made a library that cannot be loaded: {error}")
 print(*(name for name in sys.argv[2:] if getattr(library, name)()))
 """
-"""Loads a library in a process of its own, without what torch brings; prints which of its functions return what is not 0."""
+"""A script that loads a library without torch's own libraries, and prints which of its functions return not 0."""
 
 
 def stamp() -> str:
-    """What libraries are built from, in twelve letters: sources, flags and kind of machine."""
+    """Name the sources, the flags and the kind of machine that libraries are built from, in twelve letters."""
     sources = [*SOURCES, *HEADERS, *READER_SOURCES, READER_HEADER]
     settings = repr((LEVELS, FLAGS, platform.system(), platform.machine()))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources) + settings.encode()).hexdigest()[:12]
 
 
 def folder() -> Path:
-    """Where the user's libraries of this version lie: in `$PROTEIN_LM_KERNELS_FOLDER`, or the user's cache.
+    """Return the folder of the user's libraries of this version, in `$PROTEIN_LM_KERNELS_FOLDER` or the user's cache.
 
     Raises:
         ConfigError: the user has no home directory, and no folder is named.
@@ -82,10 +82,7 @@ def folder() -> Path:
 
 
 def folders() -> list[Path]:
-    """Where libraries are looked for, in this order: the user's own, then those that came with the installation.
-
-    `$PROTEIN_LM_KERNELS_FOLDER` is looked in alone.
-    """
+    """List the folders to search: `$PROTEIN_LM_KERNELS_FOLDER` alone, or the user's and then that of the installation."""
     installed = INSTALLED / stamp()
     try:
         own = folder()
@@ -95,28 +92,28 @@ def folders() -> list[Path]:
 
 
 def library_of(name: str) -> Path:
-    """The file of a level, or of the reader, in the first folder that has it; a file that does not exist: it is not built."""
-    files = [place / file_of(name) for place in folders()]
+    """Return the file of a level, or of the reader, in the first folder that has it; if none has, it does not exist."""
+    files = [folder / file_of(name) for folder in folders()]
     return next((file for file in files if file.exists()), files[0])
 
 
 def file_of(name: str) -> str:
-    """How the library of a level, or the reader, is called."""
+    """Name the file of a level, or of the reader."""
     return f"{READER}.so" if name == READER else f"kernels-{name}.so"
 
 
 def probe_of(level: str) -> str:
-    """The function of levels.cpp that tells whether this processor has a level; `plain` has none."""
+    """Name the function of levels.cpp that tells whether this processor has a level; `plain` has none."""
     return f"protein_lm_supports_{level.replace('-', '_')}"
 
 
 def levels_of_this_kind() -> list[str]:
-    """Levels that can be built for this kind of processor, the best first."""
+    """List the levels that can be built for this kind of processor, the best first."""
     return list(LEVELS) if platform.machine().lower() in {"x86_64", "amd64"} else ["plain"]
 
 
 def find_compiler() -> str:
-    """A C++ compiler: `$CXX`, or the first of `COMPILERS` that is there.
+    """Find a C++ compiler: `$CXX`, or the first of `COMPILERS` that is installed.
 
     Raises:
         ConfigError: there is none.
@@ -134,11 +131,11 @@ def find_compiler() -> str:
 
 
 def levels_of_this_processor(compiler: str, target: Path | None = None) -> list[str]:
-    """Levels that this processor has, the best first.
+    """List the levels that this processor has, the best first.
 
     Args:
-        compiler: builds the small library that tells.
-        target: a folder to work in; that of the user's libraries if not given.
+        compiler: builds the probe.
+        target: a folder to work in; by default that of the user's libraries.
 
     Raises:
         ConfigError: the compiler does not work.
@@ -157,24 +154,24 @@ def levels_of_this_processor(compiler: str, target: Path | None = None) -> list[
 
 
 class Built(NamedTuple):
-    """What `build` made."""
+    """Results of `build`."""
 
     libraries: list[Path]
-    """In the order that was asked for."""
+    """Libraries in the order of their names."""
     left_out: dict[str, str]
-    """Levels that are too new for the compiler, and what it says; of the reader too."""
+    """Levels (or the reader) that the compiler cannot build, and its message."""
 
 
 def build(names: Sequence[str], *, compiler: str, target: Path | None = None) -> Built:
-    """Build libraries; those that are there already are built anew. None is seen before it is whole and was loaded once.
+    """Build libraries, and replace those that exist. A library appears when it is whole and was loaded once.
 
     Args:
         names: levels, of `levels_of_this_kind()`, and `READER`.
-        compiler: with its first arguments, if it has any.
-        target: the folder; that of the user's libraries if not given.
+        compiler: its command, which may have arguments.
+        target: the folder; by default that of the user's libraries.
 
     Raises:
-        ConfigError: the compiler cannot build the least level, with the first line of what it says.
+        ConfigError: the compiler cannot build `plain`, with the first line of its message.
         OutputError: the folder cannot be written.
     """
     target = target or folder()
@@ -189,7 +186,7 @@ def build(names: Sequence[str], *, compiler: str, target: Path | None = None) ->
 
 
 def install(root: Path) -> Built:
-    """Build what this processor can run and is not there yet into a folder of the package, and remove other versions from it.
+    """Build missing libraries for this processor into a folder of the package, and remove other versions from it.
 
     Raises:
         ConfigError: no compiler, or one that does not work.
@@ -221,7 +218,7 @@ def _no_kernels(compiler: str, fault: str) -> ConfigError:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """A folder inside another, which is made, for what is not whole yet; it is gone afterwards."""
+    """Make a folder, and in it a temporary one for unfinished files."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as partial:
@@ -233,15 +230,15 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def _compile(compiler: str, names: Collection[str], partial: Path) -> dict[str, str]:
-    """Build libraries in a folder, named as they are, on all processors; what the compiler says of those it could not.
+    """Build libraries in a folder, under their names, on all processors; return the compiler's message for failed ones.
 
-    Threads are torch's own: its OpenMP is in the process when a library is loaded, none is linked.
+    Threads are those of torch: its OpenMP is in the process when a library is loaded, so none is linked.
     """
     command, faults = shlex.split(compiler), {}
     sources = {name: READER_SOURCES if name == READER else SOURCES for name in names}
     flags = {name: ["-fopenmp", *LEVELS[name]] for name in names if name != READER}
     if READER in sources:
-        if arrow := importlib.util.find_spec("pyarrow"):  # its headers have the one of xxHash among them
+        if arrow := importlib.util.find_spec("pyarrow"):  # it brings the header of xxHash
             flags[READER] = [f"-I{Path(str(arrow.origin)).with_name('include')}"]
         else:
             faults[READER] = "pyarrow is not there, whose headers it needs"
@@ -264,17 +261,17 @@ def _compile(compiler: str, names: Collection[str], partial: Path) -> dict[str, 
 
 
 def _link(command: list[str], objects: Sequence[Path], library: Path) -> str | None:
-    """Make a library and see whether it loads; what is said if not. Functions of OpenMP are looked for when called."""
+    """Make a library and load it; return the message if that fails. Functions of OpenMP are resolved when called."""
     own = {"Darwin": ["-undefined", "dynamic_lookup"], "Linux": ["-Wl,-z,lazy"]}.get(platform.system(), [])
     if fault := _fault(_run([*command, "-shared", *own, *map(str, objects), "-o", str(library)])):
         return fault
-    if platform.system() == "Darwin":  # there all functions are looked for at once, and OpenMP is not here
+    if platform.system() == "Darwin":  # there all functions are resolved at once, and OpenMP is not here
         return None if library.exists() else "it made no library"
     return _fault(_try(library))
 
 
 def _try(library: Path, functions: Collection[str] = ()) -> subprocess.CompletedProcess:
-    """Load a library in a process of its own, which one that ends too early kills; print which functions return something."""
+    """Load a library in a process of its own, since a damaged one may kill it; print which functions return not 0."""
     done = _run([sys.executable, "-I", "-S", "-c", _TRIAL, str(library), *functions])
     if done.returncode < 0:
         done.stderr = f"it made a library that cannot be loaded (signal {-done.returncode})"
@@ -289,7 +286,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess:
 
 
 def _fault(done: subprocess.CompletedProcess) -> str | None:
-    """What a program says that failed, in a line."""
+    """Return the message of a failed program, in a line."""
     if not done.returncode:
         return None
     lines = done.stderr.splitlines() or [f"it stopped with status {done.returncode} and no message"]

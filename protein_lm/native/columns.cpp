@@ -69,7 +69,7 @@ void protein_lm_select(const Byte* const* from, Byte* const* to, const int64_t* 
     }
 }
 
-// Splits by hash, as in split.py: 0, or where the hash is small 1 or 2.
+// Splits by hash, as in numpy_reader.py: 0, or where the hash is small 1 or 2.
 void protein_lm_split(const uint64_t* hashes, int64_t number, uint64_t seed, double most_of_1, double most_of_2, Byte* splits) {
     for (int64_t place = 0; place < number; ++place) {
         const double uniform = double(reading::mix(hashes[place] ^ seed) >> 11) * 0x1p-53;

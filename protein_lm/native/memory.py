@@ -1,4 +1,4 @@
-"""What glibc does with memory that tensors have left, in processes that make and drop many of them."""
+"""Settings of glibc for processes that make and drop many tensors."""
 
 import ctypes
 from contextlib import suppress
@@ -7,19 +7,19 @@ from functools import cache
 import numpy as np
 
 _LARGEST_COUNTED = 2**25 - 2**14
-"""Bytes, less a little, of the largest block whose return glibc learns from (`DEFAULT_MMAP_THRESHOLD_MAX`)."""
+"""Bytes of the largest block from whose return glibc learns (`DEFAULT_MMAP_THRESHOLD_MAX`), less a little."""
 
 
 @cache
 def reuse_freed_memory() -> None:
-    """Have up to 64 MiB of freed memory kept for the next tensors; taken anew from the system, every page costs a fault.
+    """Let glibc keep up to 64 MiB of freed memory for the next tensors: new pages from the system cost a fault each.
 
-    glibc keeps twice the largest block that was ever returned; this returns one, of which nothing was written.
+    glibc keeps twice the largest block that was ever returned. This returns one, which was never written to.
     """
     np.empty(_LARGEST_COUNTED, dtype=np.uint8)
 
 
 def return_freed_memory() -> None:
-    """Tensors of ever other sizes leave holes in the heap of glibc, gigabytes after millions of residues."""
+    """Return freed memory to the system: tensors of many sizes leave holes in glibc's heap, gigabytes in the end."""
     with suppress(OSError, TypeError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

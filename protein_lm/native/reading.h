@@ -60,7 +60,7 @@ inline bool is_ascii(Span text) {
     return bits < 0x80;
 }
 
-inline uint64_t mix(uint64_t value) {  // as in hashing.py
+inline uint64_t mix(uint64_t value) {  // as in numpy_reader.py
     value += 0x9E3779B97F4A7C15u;
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
     value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;

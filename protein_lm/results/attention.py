@@ -1,4 +1,4 @@
-"""What `protein-lm attention` leaves on disk, for proteins of any length."""
+"""Files of `protein-lm attention`: matrices or block means, tables and figures, for proteins of any length."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protein_lm import alphabet
+from protein_lm.analysis.attention.draws import check_draws, draw_features
 from protein_lm.analysis.attention.forms import (
     BlockMeans,
     LargestWeights,
     Matrices,
     Region,
     Rollout,
-    check_draws,
-    draw_features,
 )
 from protein_lm.analysis.attention.heads import HeadSums
 from protein_lm.analysis.attention.maps import Form, chosen_heads, chosen_layers, read_attention
@@ -32,7 +31,7 @@ from protein_lm.viewer.content import Content, structure_data
 from protein_lm.viewer.page import page
 
 FULL_BYTES = 2**28
-"""Up to this size the matrices of a protein are kept as they are, unless block means are asked for."""
+"""Largest size of a protein's matrices that are kept whole, unless block means are asked for."""
 MAX_BYTES = 4 * 2**30
 """Most memory that the matrices or block means of one protein may take."""
 DEFAULT_PIXELS = 512
@@ -40,37 +39,37 @@ DEFAULT_PIXELS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionChoice:
-    """What is written of each protein."""
+    """Choice of what is written for each protein."""
 
     rows: tuple[int, int] | None = None
     """First and last attending residue, from 1; None for all."""
     columns: tuple[int, int] | None = None
     """First and last attended residue, from 1; None for all."""
     pixels: int | None = None
-    """Blocks on each side to take means over; None: the weights themselves where they are small enough, or 512."""
+    """Blocks on each side to take means over; None: all weights if they are small enough, or 512 blocks."""
     full: bool = False
-    """The weights themselves whatever their size."""
+    """Write all weights, whatever their size."""
     top: int | None = None
     """Number of attended residues to list for each residue."""
     profiles: bool = False
-    """Attention by offset and by attended residue."""
+    """Write attention by offset and by attended residue."""
     rollout: bool = False
-    """Attention through all layers."""
+    """Write attention through all layers."""
     num_draws: int | None = None
     """Draws of random features to take mean and standard error over."""
     html: bool = False
-    """A page to walk around in."""
+    """Write an interactive page."""
     structure: str | None = None
-    """`FILE` or `FILE:CHAIN` that the page shows beside."""
+    """`FILE` or `FILE:CHAIN` that the page shows as well."""
 
 
-class Written(NamedTuple):
-    """What was written of one protein."""
+class AttentionFiles(NamedTuple):
+    """Names of one protein's files."""
 
     name: str
-    """Of its files, without ending."""
+    """Name of its files, without ending."""
     note: str | None
-    """What was chosen for the user, in one line."""
+    """One line about a choice that the user did not make."""
 
 
 def write_attention(
@@ -82,44 +81,56 @@ def write_attention(
     heads: Sequence[int] | None = None,
     choice: AttentionChoice | None = None,
     figure_format: str = ".png",
-) -> list[Written]:
-    """For each protein an .npz of matrices or block means, a table of head statistics, a figure, and what else is chosen.
+) -> list[AttentionFiles]:
+    """Write for each protein an .npz, a table of head statistics, a figure, and what else is chosen.
 
-    The .npz holds `matrices` (layers, heads, R, C) in float32, rows attend; `rows` (R,) and `columns` (C,), the numbers of
-    the residues, 0 for <cls> and L + 1 for <eos>, which only whole matrices have: their rows sum to 1. Or it holds
-    `block_means` (layers, heads, P, P), with `row_edges` and `column_edges` (P + 1,), the residues at which blocks begin, and
-    one more than the last residue. Besides: `sequence_id`, `sequence`, the 1-based numbers `layers` and `heads`; with
-    draws `draw_mean` and `draw_standard_error`, with rollout `rollout` (R, C) or (P, P).
+    The .npz of whole matrices has
+        `matrices` (layers, heads, R, C) in float32, rows attend;
+        `rows` (R,) and `columns` (C,), the positions of the residues, 0 for <cls> and L + 1 for <eos>. Only matrices without
+        `--rows` and `--columns` have <cls> and <eos>; their rows sum to 1.
+    The .npz of block means has
+        `block_means` (layers, heads, P, P);
+        `row_edges` and `column_edges` (P + 1,), the positions at which blocks begin, and one more than the last position.
+    Both have `sequence_id`, `sequence`, and `layers` and `heads`, numbered from 1. With draws they have `draw_mean` and
+    `draw_standard_error`, with rollout `rollout` (R, C) or (P, P).
 
-    Head statistics, the profiles of the folders `offsets`, `received` and `profiles`, and rollout are of whole proteins
-    whatever the rows and columns; the folder `top` has the largest weights among them. The page NAME.html shows residues
-    of the rows and columns, see `protein_lm.viewer.content`.
+    Head statistics, the tables in the folders `offsets` and `received`, the figures in `profiles`, and rollout describe whole
+    proteins. The folder `top` and the page NAME.html have the chosen rows and columns alone.
+
+    Args:
+        model: any model.
+        records: the proteins.
+        output: the folder to make.
+        layers: layers to write, from 1; None for all.
+        heads: heads to write, from 1; None for all.
+        choice: what is written.
+        figure_format: ending of the figures.
 
     Raises:
-        InputError: a protein is longer than the model's window, or has not the residues asked for; the structure cannot
-            be read, or is of another protein.
+        InputError: a protein is longer than the model's window, or lacks the residues asked for; the structure cannot be
+            read, or belongs to another protein.
         ConfigError: a layer or head that does not exist, matrices over the memory limit, draws of a kind that draws
-            nothing, rollout of some layers or heads.
+            nothing, rollout of some layers or heads only.
         OutputError: `output` exists or cannot be written.
     """
     choice = choice or AttentionChoice()
     if choice.rollout and (layers is not None or heads is not None):
         raise ConfigError("--rollout goes through all layers and heads; leave out --layer and --head")
-    numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
+    numbers, chosen = chosen_layers(model, layers), chosen_heads(model, heads)
     if choice.num_draws:
         check_draws(model, numbers)
     chain = read_chain(choice.structure) if choice.structure else None
-    written: list[Written] = []
+    written: list[AttentionFiles] = []
     with new_directory(output) as folder:
         for record in records:
             name = safe_name(record.sequence_id, taken=[each.name for each in written])
-            part = _Page(model, record, numbers, places, choice, chain)
+            part = _ProteinPart(model, record, numbers, chosen, choice, chain)
             part.write(folder, name, figure_format)
-            written.append(Written(name, part.note))
+            written.append(AttentionFiles(name, part.note))
     return written
 
 
-class _Page:
+class _ProteinPart:
     """One protein's part of the output."""
 
     def __init__(
@@ -143,7 +154,7 @@ class _Page:
             self.region = Region(slice(0, self.length), slice(0, self.length))
 
     def write(self, folder: Path, name: str, figure_format: str) -> None:
-        """Form everything and write it."""
+        """Walk over the attention once for all forms, and write them."""
         choice, numbers = self.choice, {"layers": self.layers, "heads": self.heads}
         picture = self._picture(len(self.layers))
         sums = HeadSums(len(self.layers), len(self.heads), self.length)
@@ -187,7 +198,7 @@ class _Page:
             )
 
     def _size(self) -> tuple[int | None, str | None]:
-        """Pixels, None for the weights themselves, and what to tell of a choice that the user did not make."""
+        """Return the number of pixels, None for all weights, and a note on a choice that the user did not make."""
         count, shape = len(self.layers) * len(self.heads), self.residues.shape
         if self.is_whole:
             shape = self.length, self.length
@@ -209,7 +220,7 @@ class _Page:
         return num_pixels, note
 
     def _fewer(self) -> list[str]:
-        """Options that choose fewer numbers, and go with those that were given."""
+        """Return options that choose fewer numbers, and fit those that were given."""
         return [*([] if self.choice.rollout else ["--layer and --head"]), "--rows and --columns"]
 
     def _check_memory(self, num_bytes: int, what: str) -> None:
@@ -238,7 +249,7 @@ class _Page:
         return {"draw_mean": draws.mean, "draw_standard_error": draws.standard_error}
 
     def _frame(self, picture: Matrices | BlockMeans) -> dict[str, Any]:
-        """The picture, and what its numbers belong to."""
+        """Return the picture, and the layers, heads and residues that its numbers belong to."""
         rows, columns = self.region
         if isinstance(picture, BlockMeans):
             arrays = {
@@ -255,13 +266,13 @@ class _Page:
         return arrays | {
             "sequence_id": self.record.sequence_id,
             "sequence": self.record.sequence,
-            "layers": np.array(self.layers) + 1,
-            "heads": np.array(self.heads) + 1,
+            "layers": np.array(self.layers),
+            "heads": np.array(self.heads),
         }
 
 
 def _tokens(chosen: tuple[int, int] | None, record: SequenceRecord, option: str) -> slice:
-    """Tokens of residues `chosen`, all residues for None."""
+    """Return the tokens of the residues `chosen`, of all residues for None."""
     first, last = chosen or (1, len(record))
     if last > len(record):
         raise InputError(

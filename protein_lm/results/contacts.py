@@ -1,4 +1,4 @@
-"""What the `protein-lm contacts` verbs read and leave on disk."""
+"""Inputs and files of the `protein-lm contacts` verbs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,10 +31,10 @@ Example = tuple[SequenceRecord, Chain | None]
 
 
 def read_training_examples(structures: Sequence[str], fasta: Path | None) -> list[tuple[SequenceRecord, Chain]]:
-    """Chains of structures with their sequences: their own, or those of a FASTA file in the same order.
+    """Read chains of structures with their sequences: their own, or those of a FASTA file in the same order.
 
     Raises:
-        InputError: as `read_chain`; another number of sequences; a sequence that is not the structure's.
+        InputError: as `read_chain`; another number of sequences; a sequence that does not contain the structure.
     """
     chains = [read_chain(name) for name in structures]
     if fasta is None:
@@ -48,10 +48,10 @@ def read_training_examples(structures: Sequence[str], fasta: Path | None) -> lis
 
 
 def read_examples(source: str, structure: str | None) -> Iterable[Example]:
-    """The proteins of a FASTA file, of which one may have a structure; or the chain of a structure.
+    """Read the proteins of a FASTA file, one of them with its structure if it is given; or the chain of a structure.
 
     Raises:
-        InputError: as `read_chain`; the sequence is not the structure's; several sequences and a structure.
+        InputError: as `read_chain`; a sequence that does not contain the structure; several sequences and a structure.
         ConfigError: two structures.
     """
     path, chain_name = split_name(source)
@@ -89,7 +89,7 @@ def write_regression(
 def write_contacts(
     model: ProteinLM, examples: Iterable[Example], regression: Regression, output: Path, *, figure_format: str = ".png"
 ) -> dict[str, pd.DataFrame | None]:
-    """For each protein a .parquet of pairs, a map as a figure, and with a structure a table of precision; these by name.
+    """Write for each protein a .parquet of pairs and a map, and with a structure a table of precision; return these by name.
 
     Raises:
         InputError: a protein is longer than the model's window, or too long for a map.

@@ -1,4 +1,4 @@
-"""Embeddings of all sequences of a file, as safetensors shards or HDF5, with an index: see `embed_file`.
+"""Writes embeddings of all sequences of a file, as safetensors shards or HDF5, with an index.
 
 Tensors are called `mean.layer_N`, (sequences, D), and `residues.layer_N`, (residues, D) of all sequences back to back.
 """
@@ -16,22 +16,22 @@ from safetensors import safe_open
 from torch import Tensor
 
 from protein_lm import __version__, alphabet
-from protein_lm.checkpoint.directory import fingerprint
 from protein_lm.checkpoint.tensor_files import save_tensors
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import EmbeddingFormat, ReadingLongPolicy, StorageType
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.files.output import check_absent
+from protein_lm.files.resume import WorkFolder, unfinished_work
 from protein_lm.files.tables import rows_of_text, write_grown_table
-from protein_lm.files.unfinished import Unfinished, unfinished
 from protein_lm.inference.embed import chosen_layers, embed
 from protein_lm.inference.reading import Reading, Summary, lift_window_if, survey
 from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 TOKENS_OF_PART = 2**18
-"""Tokens that pass through the model, about, between two saves."""
+"""About how many tokens pass through the model between two saves."""
 SHARD_BYTES = 2**27
-"""A shard is closed when it has become this large."""
+"""Size at which a shard is complete."""
 INDEX, DESCRIPTION = "index.parquet", "embeddings.json"
 _ROWS, _H5_ROWS = "index.text", "datasets.text"
 _MEAN, _RESIDUES = "mean", "residues"
@@ -39,17 +39,17 @@ _MEAN, _RESIDUES = "mean", "residues"
 
 @dataclass(frozen=True)
 class Storage:
-    """What is kept of each sequence, and how."""
+    """Settings: which embeddings of each sequence are stored, and how."""
 
     layers: Sequence[int] | None = None
-    """See `embed`."""
+    """Layers, as for `embed`."""
     per_residue: bool = False
-    """Whether each residue's embedding is kept beside the mean over residues."""
+    """Whether each residue's embedding is stored, next to the mean over residues."""
     dtype: StorageType = StorageType.FLOAT32
     format: EmbeddingFormat = EmbeddingFormat.SAFETENSORS
 
     def check(self) -> None:
-        """Refuse what cannot be written.
+        """Refuse settings that cannot be written.
 
         Raises:
             ConfigError: HDF5 has no bfloat16, or its package is not installed.
@@ -61,8 +61,12 @@ class Storage:
 
     @property
     def kinds(self) -> list[str]:
-        """First parts of the tensors' names."""
+        """Beginnings of the tensors' names."""
         return [_MEAN, _RESIDUES] if self.per_residue else [_MEAN]
+
+    def tensor_names(self, layers: Sequence[int]) -> list[str]:
+        """Return the names of all tensors."""
+        return [f"{kind}.layer_{layer}" for kind in self.kinds for layer in layers]
 
 
 def embed_file(
@@ -76,28 +80,30 @@ def embed_file(
     tokens_per_batch: int = 2048,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Summary:
-    """Embed the sequences of a file, see `embed`, into a new folder, in their order.
+    """Embed the sequences of a file, as `embed` does, into a new folder, in their order.
 
-    `index.parquet` has a row for each sequence: `sequence_id`, `length`, and where it lies. In safetensors that is the file
-    `shard`, the `row` of its means, and `first_residue`, the first of its `length` rows among the residues. In HDF5 it is
-    the name of a `dataset` in each of `mean.layer_N.h5` and `residues.layer_N.h5`: the identifier, with `/` as `%2F` since
-    HDF5 takes it for folders, and `%` as `%25`. `embeddings.json` says what was computed.
+    `index.parquet` has a row for each sequence: `sequence_id`, `length`, and the position of its embedding:
+
+    - safetensors: the file `shard`, its `row` among the means, and `first_residue`, its first row among the residues.
+    - HDF5: the `dataset` in `mean.layer_N.h5` and in `residues.layer_N.h5`, see `dataset_name`.
+
+    `embeddings.json` describes what was computed.
 
     Args:
         model: any model; `EXTEND` lifts its window.
-        source: any file that `readers` reads; `-` is standard input.
+        source: any sequence file; `-` is standard input.
         output: the folder.
-        storage: what is kept.
-        long_sequences: what happens to sequences over the model's window.
-        resume: go on with what a stopped process did for this output, if there is any; the files come out the same.
+        storage: what is stored.
+        long_sequences: treatment of sequences over the model's window.
+        resume: resume what a stopped process did for this output, if there is any; the files are the same.
         tokens_per_batch: tokens computed at once.
-        on_progress: called with the number of sequences read, and of all, if it is known.
+        on_progress: called with the number of sequences read, and of all if it is known.
 
     Raises:
-        ConfigError: a layer that does not exist, or what cannot be written.
+        ConfigError: a layer does not exist, or the settings cannot be written.
         InputError: as `survey` and `Reading.parts`.
         NumericalError: the model gives no number, or one beyond the range of the stored type.
-        OutputError: as `unfinished`.
+        OutputError: as `unfinished_work`.
     """
     storage.check()
     layers = chosen_layers(model, storage.layers)
@@ -105,8 +111,8 @@ def embed_file(
     lift_window_if(long_sequences, model)
     check_absent(output)
     total = survey(source, longest=longest if long_sequences is ReadingLongPolicy.ERROR else None)
-    facts = {
-        "model": fingerprint(model),
+    settings = {
+        "model": model_checksum(model),
         "protein_lm version": __version__,
         **asdict(storage),
         "layers": layers,
@@ -114,40 +120,40 @@ def embed_file(
         "--long": long_sequences.value,
         "device": model.device.type,
     }
-    with unfinished(output, facts, resume=resume) as work:
-        state = work.state or {"reading": None, "place": [0, 0, 0]}
+    with unfinished_work(output, settings, resume=resume) as work:
+        state = work.state or {"reading": None, "position": [0, 0, 0]}
         if work.state is None:
-            work.grow(_ROWS, rows_of_text([tuple(_index_columns(storage))], INDEX))
+            work.append(_ROWS, rows_of_text([tuple(_index_columns(storage))], INDEX))
         reading = Reading(source, longest=longest, policy=long_sequences, state=state["reading"])
-        shards = _Shards(work, storage, layers, *state["place"])
+        shards = _Shards(work, storage, layers, *state["position"])
         for records in reading.parts(lambda length: length + alphabet.NUM_SPECIAL_TOKENS, TOKENS_OF_PART):
             found = embed(model, [r.tokens for r in records], layers=layers, tokens_per_batch=tokens_per_batch)
             for record, values in zip(records, found, strict=True):
                 shards.add(record, values)
-            work.save({"reading": reading.state(), "place": shards.place})
+            work.save({"reading": reading.state(), "position": shards.position})
             if on_progress:
                 on_progress(reading.num_read, total)
         shards.close()
-        work.save({"reading": reading.state(), "place": shards.place})
+        work.save({"reading": reading.state(), "position": shards.position})
         if storage.format is EmbeddingFormat.H5:
             _write_h5(work, storage, layers)
         else:
-            write_grown_table(work.path_of_grown(_ROWS), work.folder / INDEX, _index_columns(storage))
+            write_grown_table(work.flushed(_ROWS), work.folder / INDEX, _index_columns(storage))
         description = {
             "protein_lm_version": __version__,
-            "model": {"xxh3_128": facts["model"], **model.config.model_dump(mode="json")},
+            "model": {"xxh3_128": settings["model"], **model.config.model_dump(mode="json")},
             "layers": layers,
             "width": model.config.width,
             "dtype": storage.dtype.value,
             "num_sequences": reading.summary().num_used,
         }
         (work.folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        work.finish_as_folder()
+        work.finish_as_folder(output, without_whole=storage.format is EmbeddingFormat.H5)
     return reading.summary()
 
 
 def dataset_name(sequence_id: str) -> str:
-    """What a sequence is called in HDF5, which takes `/` for folders and `.` for the folder itself.
+    """Return the name of a sequence in HDF5, which takes `/` for folders and `.` for the folder itself.
 
     >>> dataset_name("P12345"), dataset_name("a/50%"), dataset_name(".")
     ('P12345', 'a%2F50%25', '%2E')
@@ -157,23 +163,23 @@ def dataset_name(sequence_id: str) -> str:
 
 
 class _Shards:
-    """Tensors of the sequence at hand, appended to files that become a shard when they are large enough."""
+    """Appends embeddings to a file for each tensor; large files become a shard."""
 
     def __init__(
-        self, work: Unfinished, storage: Storage, layers: Sequence[int], number: int, row: int, first_residue: int
+        self, work: WorkFolder, storage: Storage, layers: Sequence[int], number: int, row: int, first_residue: int
     ) -> None:
-        self._work, self._storage = work, storage
-        self._layers = layers
-        self.place = [number, row, first_residue]
-        """Number of the shard at hand, its sequences and its residues."""
+        self._work, self._storage, self._layers = work, storage, layers
+        self._names = storage.tensor_names(layers)
+        self.position = [number, row, first_residue]
+        """Number of the current shard, its sequences and its residues."""
 
     def add(self, record: SequenceRecord, values: Tensor) -> None:
-        """Append the embedding (N, K, D) of a sequence."""
-        number, row, first_residue = self.place
-        where = [_shard_name(number), row]
+        """Append the embedding (layers, length, D) of a sequence."""
+        number, row, first_residue = self.position
+        location = [_shard_name(number), row]
         if self._storage.per_residue:
-            where.append(first_residue)
-        self._work.grow(_ROWS, rows_of_text([(record.sequence_id, len(record), *where)], INDEX))
+            location.append(first_residue)
+        self._work.append(_ROWS, rows_of_text([(record.sequence_id, len(record), *location)], INDEX))
         contents = {_MEAN: values.mean(1, keepdim=True), _RESIDUES: values}
         for kind in self._storage.kinds:
             stored = contents[kind].to(getattr(torch, self._storage.dtype.value)).cpu()
@@ -183,36 +189,30 @@ class _Shards:
                     "--dtype float32 or bfloat16"
                 )
             for layer, part in zip(self._layers, stored, strict=True):
-                self._work.grow(self._raw(kind, layer), part.contiguous().view(torch.uint8).numpy().data)
-        self.place = [number, row + 1, first_residue + len(record)]
-        if sum(self._work.num_bytes(self._raw(*name)) for name in self._names()) >= SHARD_BYTES:
+                self._work.append(self._raw(f"{kind}.layer_{layer}"), part.contiguous().view(torch.uint8).numpy().data)
+        self.position = [number, row + 1, first_residue + len(record)]
+        if sum(self._work.num_bytes(self._raw(name)) for name in self._names) >= SHARD_BYTES:
             self.close()
 
     def close(self) -> None:
-        """Make a shard of what was appended since the last one."""
-        number, num_rows, num_residues = self.place
+        """Make a shard of everything since the last one."""
+        number, num_rows, num_residues = self.position
         if not num_rows:
             return
-        dtype, lengths = getattr(torch, self._storage.dtype.value), {_MEAN: num_rows, _RESIDUES: num_residues}
-        tensors = {}
-        for kind, layer in self._names():
-            path = self._work.path_of_grown(self._raw(kind, layer))
+        dtype, tensors = getattr(torch, self._storage.dtype.value), {}
+        for name in self._names:
+            path = self._work.flushed(self._raw(name))
             size = path.stat().st_size // dtype.itemsize
             values = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
-            tensors[f"{kind}.layer_{layer}"] = values.view(lengths[kind], -1)
+            tensors[name] = values.view(num_rows if name.startswith(_MEAN) else num_residues, -1)
         save_tensors(tensors, self._work.folder / _shard_name(number))
         self._work.keep(_shard_name(number))
-        for name in self._names():
-            self._work.retire(self._raw(*name))
-        self.place = [number + 1, 0, 0]
+        for name in self._names:
+            self._work.remove(self._raw(name))
+        self.position = [number + 1, 0, 0]
 
-    def _names(self) -> Iterator[tuple[str, int]]:
-        for kind in self._storage.kinds:
-            for layer in self._layers:
-                yield kind, layer
-
-    def _raw(self, kind: str, layer: int) -> str:
-        return f"{self.place[0]:05}.{kind}.layer_{layer}.raw"
+    def _raw(self, name: str) -> str:
+        return f"{self.position[0]:05}.{name}.raw"
 
 
 def _shard_name(number: int) -> str:
@@ -224,30 +224,25 @@ def _index_columns(storage: Storage) -> dict[str, str]:
     return columns | ({"first_residue": "int64"} if storage.per_residue else {})
 
 
-def _write_h5(work: Unfinished, storage: Storage, layers: Sequence[int]) -> None:
-    """Put what the shards hold into HDF5 files in their place."""
-    for kind in storage.kinds:
-        for layer in layers:
-            with _h5py().File(work.folder / f"{kind}.layer_{layer}.h5", "w") as file:
-                for identifier, values in _stored(work, f"{kind}.layer_{layer}"):
-                    if dataset_name(identifier) in file:  # `survey` does not see standard input
-                        raise InputError(f"sequence {identifier} comes twice; use --format safetensors, or rename one")
-                    dataset = file.create_dataset(dataset_name(identifier), data=values.numpy())
-                    dataset.attrs["original_id"] = identifier
+def _write_h5(work: WorkFolder, storage: Storage, layers: Sequence[int]) -> None:
+    """Write the contents of the shards into HDF5 files instead."""
+    for name in storage.tensor_names(layers):
+        with _h5py().File(work.folder / f"{name}.h5", "w") as file:
+            for identifier, values in _stored(work, name):
+                if dataset_name(identifier) in file:  # `survey` does not see standard input
+                    raise InputError(f"sequence {identifier} comes twice; use --format safetensors, or rename one")
+                dataset = file.create_dataset(dataset_name(identifier), data=values.numpy())
+                dataset.attrs["original_id"] = identifier
     columns = {"sequence_id": "string", "length": "int64", "dataset": "string"}
-    text = work.folder / _H5_ROWS
-    with text.open("wb") as lines:
-        lines.write(rows_of_text([tuple(columns)], INDEX))
-        for row in _index(work):
-            identifier = row["sequence_id"]
-            lines.write(rows_of_text([(identifier, row["length"], dataset_name(identifier))], INDEX))
-    write_grown_table(text, work.folder / INDEX, columns)
-    text.unlink()
-    work.drop()
+    work.append(_H5_ROWS, rows_of_text([tuple(columns)], INDEX))
+    for row in _index(work):
+        identifier = row["sequence_id"]
+        work.append(_H5_ROWS, rows_of_text([(identifier, row["length"], dataset_name(identifier))], INDEX))
+    write_grown_table(work.flushed(_H5_ROWS), work.folder / INDEX, columns)
 
 
-def _stored(work: Unfinished, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Identifiers, each with its sequence's part of a tensor."""
+def _stored(work: WorkFolder, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield identifiers, each with its sequence's part of a tensor."""
     for shard, rows in groupby(_index(work), key=lambda row: row["shard"]):
         with safe_open(work.folder / shard, framework="pt") as file:
             tensor = file.get_slice(name)
@@ -259,8 +254,8 @@ def _stored(work: Unfinished, name: str) -> Iterator[tuple[str, Tensor]]:
                     yield row["sequence_id"], tensor[first : first + int(row["length"])]
 
 
-def _index(work: Unfinished) -> Iterator[dict[str, str]]:
-    with work.path_of_grown(_ROWS).open(encoding="utf-8", newline="") as file:
+def _index(work: WorkFolder) -> Iterator[dict[str, str]]:
+    with work.flushed(_ROWS).open(encoding="utf-8", newline="") as file:
         yield from csv.DictReader(file)
 
 

@@ -1,4 +1,4 @@
-"""Scores of all sequences of a file as tables, in its order: in constant memory, and gone on with when stopped."""
+"""Writes scores of all sequences of a file as tables, in constant memory; a stopped command can be resumed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protein_lm import __version__
-from protein_lm.checkpoint.directory import fingerprint
+from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import ConfigError
 from protein_lm.files.output import check_absent, claimed
+from protein_lm.files.resume import unfinished_work
 from protein_lm.files.tables import check_table_output, rows_of_text, write_grown_table
-from protein_lm.files.unfinished import unfinished
 from protein_lm.inference.reading import Reading, Summary, lift_window_if, survey
 from protein_lm.inference.score import (
     Scoring,
@@ -30,9 +30,10 @@ from protein_lm.model.language_model import ProteinLM
 
 STANDARD_OUTPUT = "-"
 TOKENS_OF_PART = 2**18
-"""Tokens that pass through the model, about, between two saves."""
+"""About how many tokens pass through the model between two saves."""
 _SEQUENCES, _RESIDUES = "sequences.text", "residues.text"
 Scored = list[tuple[SequenceRecord, NDArray[np.float64]]]
+"""Sequences, each with the scores of its residues."""
 
 
 def score_file(
@@ -46,23 +47,22 @@ def score_file(
     resume: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Summary:
-    """Score the sequences of a file, see `score`.
+    """Score the sequences of a file, as `score` does, in its order.
 
     Args:
         model: any model; `EXTEND` lifts its window.
-        source: any file that `readers` reads; `-` is standard input.
+        source: any sequence file; `-` is standard input.
         output: .csv, .tsv or .parquet; `-` is standard output, as CSV.
         scoring: what is computed.
-        long_sequences: what happens to sequences over the model's window.
-        residue_output: a table with a row for each residue, besides.
-        resume: go on with what a stopped process did for this output, if there is any; the tables come out the same, byte for
-            byte.
-        on_progress: called with the number of sequences read, and of all, if it is known.
+        long_sequences: treatment of sequences over the model's window.
+        residue_output: another table, with a row for each residue.
+        resume: resume what a stopped process did for this output, if there is any; the tables are the same, byte for byte.
+        on_progress: called with the number of sequences read, and of all if it is known.
 
     Raises:
-        ConfigError: the model cannot do what is asked, or standard output cannot.
+        ConfigError: the model or standard output does not allow what is asked.
         InputError: as `survey` and `Reading.parts`.
-        OutputError: as `unfinished`.
+        OutputError: as `unfinished_work`.
     """
     scoring.check(model)
     longest = model.max_residues
@@ -88,8 +88,8 @@ def score_file(
             heading = []
         return reading.summary()
 
-    facts = {
-        "model": fingerprint(model),
+    settings = {
+        "model": model_checksum(model),
         "protein_lm version": __version__,
         **asdict(scoring),
         "--long": long_sequences.value,
@@ -97,46 +97,47 @@ def score_file(
         "--per-residue": residue_output is not None and residue_output.suffix,
     }
     with (
-        unfinished(Path(output), facts, resume=resume) as work,
+        unfinished_work(Path(output), settings, resume=resume) as work,
         nullcontext() if residue_output is None else claimed(residue_output),
     ):
-        is_whole = work.state is not None and work.state["is_whole"]
-        if residue_output is not None and not is_whole:
+        # A stopped process that had scored all sequences may have written one table already.
+        is_complete = work.state is not None and work.state["is_complete"]
+        if residue_output is not None and not is_complete:
             check_absent(residue_output)
         if work.state is None:
-            work.grow(_SEQUENCES, rows_of_text([tuple(columns)], output))
+            work.append(_SEQUENCES, rows_of_text([tuple(columns)], output))
             if residue_output is not None:
-                work.grow(_RESIDUES, rows_of_text([tuple(columns_of_residues)], str(residue_output)))
+                work.append(_RESIDUES, rows_of_text([tuple(columns_of_residues)], str(residue_output)))
         reading = Reading(source, longest=longest, policy=long_sequences, state=work.state and work.state["reading"])
         for part in parts(reading):
-            work.grow(_SEQUENCES, rows_of_text((sequence_row(*scored) for scored in part), output))
+            work.append(_SEQUENCES, rows_of_text((sequence_row(*scored) for scored in part), output))
             if residue_output is not None:
                 rows = chain.from_iterable(residue_rows(*scored) for scored in part)
-                work.grow(_RESIDUES, rows_of_text(rows, str(residue_output)))
-            work.save({"reading": reading.state(), "is_whole": False})
+                work.append(_RESIDUES, rows_of_text(rows, str(residue_output)))
+            work.save({"reading": reading.state(), "is_complete": False})
         if residue_output is not None:
-            work.save({"reading": reading.state(), "is_whole": True})
-            text = work.path_of_grown(_RESIDUES)
-            write_grown_table(text, residue_output, columns_of_residues, replace=is_whole, is_claimed=True)
-        write_grown_table(work.path_of_grown(_SEQUENCES), Path(output), columns, is_claimed=True)
+            work.save({"reading": reading.state(), "is_complete": True})
+            text = work.flushed(_RESIDUES)
+            write_grown_table(text, residue_output, columns_of_residues, replace=is_complete, is_claimed=True)
+        write_grown_table(work.flushed(_SEQUENCES), Path(output), columns, is_claimed=True)
         return reading.summary()
 
 
 def check_outputs(output: str, residue_output: Path | None, *, resume: bool) -> None:
-    """Refuse outputs early, before the work that fills them.
+    """Refuse bad outputs before the work that fills them.
 
     Raises:
-        ConfigError: standard output is to be resumed or to hold two tables, or two tables are to be one file.
+        ConfigError: standard output cannot be resumed or hold two tables, nor can one file.
         OutputError: as `check_table_output`.
     """
     check_table_output(output)
     if output == STANDARD_OUTPUT and resume:
-        raise ConfigError("--resume: standard output cannot be gone on with; write to a file with -o")
+        raise ConfigError("--resume: standard output cannot be resumed; write to a file with -o")
     if residue_output is None:
         return
     if output == STANDARD_OUTPUT or str(residue_output) == STANDARD_OUTPUT:
         raise ConfigError("--per-residue: two tables need two files; name both, with -o and --per-residue")
     if residue_output.absolute() == Path(output).absolute():
         raise ConfigError(f"--per-residue: {residue_output} is the other table's name too; choose another")
-    if not (resume and residue_output.exists()):  # the one that is there may be ours
+    if not (resume and residue_output.exists()):  # an existing one may be ours
         check_table_output(str(residue_output))

@@ -1,4 +1,4 @@
-"""What `similarity` leaves on disk: tables, sums and figures."""
+"""Files of `similarity`: tables, sums and figures."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from protein_lm.analysis.draw import draw
-from protein_lm.analysis.pair_attention_file import Found, Reader, sum_over_file
+from protein_lm.analysis.pair_attention_file import FileSums, PairReader, sum_over_file
 from protein_lm.analysis.similarity import Measure, correlation_over_heads, enrichment, frame, kernel_similarity
 from protein_lm.analysis.substitution import MATRIX, Resamples, agreement, normalized, substitution_matrix
 from protein_lm.files.output import check_absent
-from protein_lm.files.unfinished import unfinished
+from protein_lm.files.resume import unfinished_work
 from protein_lm.inference.reading import Summary
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.plots.saving import save_figure
@@ -26,22 +26,22 @@ TRAINED = "trained"
 
 
 class Similarity(NamedTuple):
-    """What was found."""
+    """Result of `write_similarity`."""
 
     summary: Summary
     absent: str
     """Amino acids that no protein has."""
     agreements: pd.DataFrame
-    """A row for each model, measure and matrix; see `write_similarity`."""
+    """A row for each model, measure and matrix, as in agreement.csv."""
     notes: list[str]
-    """What a user should know, a line each."""
+    """Remarks for the user, a line each."""
 
 
 def write_similarity(
     model: ProteinLM,
     source: Path,
     output: Path,
-    reader: Reader,
+    reader: PairReader,
     *,
     matrices: Sequence[str] = (MATRIX,),
     num_untrained: int = 0,
@@ -49,33 +49,34 @@ def write_similarity(
     figure_format: str = ".png",
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Similarity:
-    """Read proteins, and write how alike the amino acids are to a model, beside substitution matrices, into a new folder.
+    """Write into a new folder how similar the amino acids are to a model, compared with substitution matrices.
 
-    `similarity.csv`, `enrichment.csv`, with arcs `arcs.csv` and for a linear first layer `kernel.csv` are 20 × 20;
-    `agreement.csv` has a row for each model, measure and matrix: Pearson and Spearman with one-sided permutation p and the
-    95 % interval over proteins; `pair_attention.npz` the sums (layers, heads, 20, 20); `summary.json` what was read.
+    `similarity.csv`, `enrichment.csv`, with arcs `arcs.csv`, and for a linear first layer `kernel.csv` are 20 × 20.
+    `agreement.csv` has a row for each model, measure and matrix: Pearson and Spearman with one-sided permutation p and 95 %
+    interval over proteins. `pair_attention.npz` has the sums (layers, heads, 20, 20), `summary.json` the numbers of proteins
+    and residues.
 
     Args:
         model: any model.
         source: any file that `readers` reads, or a prepared corpus.
         output: the folder.
-        reader: what is read, and how.
-        matrices: names of Biopython's; the first one is drawn.
+        reader: the draw of proteins, and how they are read.
+        matrices: names of Biopython's matrices; the first one is drawn.
         num_untrained: models of the same configuration with random weights that read the same proteins.
-        resume: go on with what a stopped process did for this output, if there is any.
+        resume: resume a stopped process for this output, if there is one.
         figure_format: ending of the figures.
-        on_progress: see `sum_over_file`.
+        on_progress: called with the number of sequences read, and of all, if it is known.
 
     Raises:
         ConfigError: an unknown matrix, or a draw from standard input.
         InputError: as `draw` and `sum_over_file`.
-        OutputError: as `unfinished`.
+        OutputError: as `unfinished_work`.
     """
     check_absent(output)
     references = {name: substitution_matrix(name) for name in dict.fromkeys(matrices)}
     drawn = draw(source, reader.num_sequences, longest=model.max_residues, seed=reader.seed)
     models = {TRAINED: model} | {f"untrained-{seed}": untrained(model, seed) for seed in range(num_untrained)}
-    with unfinished(output, reader.facts(list(models.values())), resume=resume) as work:
+    with unfinished_work(output, reader.settings(list(models.values())), resume=resume) as work:
         found = sum_over_file(work, list(models.values()), source, drawn, reader, on_progress=on_progress)
         tables, rows = {}, []
         for number, (name, each) in enumerate(models.items()):
@@ -89,8 +90,8 @@ def write_similarity(
         for name, table in tables.items():
             table.to_csv(work.folder / f"{name}.csv", index_label="amino_acid")
         agreements.to_csv(work.folder / "agreement.csv", index=False)
-        pairs, arcs = found.pairs[0], found.pairs[0].arcs()
-        sums = {"sums": pairs.sums().sum(0)} | ({} if arcs is None else {"arcs": arcs.sum(0)})
+        arcs = found.pairs[0].arcs()
+        sums = {"sums": found.pairs[0].sums().sum(0)} | ({} if arcs is None else {"arcs": arcs.sum(0)})
         np.savez(work.folder / "pair_attention.npz", **sums)
         summary = {
             "num_sequences": found.summary.num_used,
@@ -109,19 +110,19 @@ def write_similarity(
         trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
         if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
             save_figure(clustered, work.folder / f"clustered{figure_format}")
-        work.finish_as_folder()
+        work.finish_as_folder(output)
     return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
 
 
 def untrained(model: ProteinLM, seed: int) -> ProteinLM:
-    """A model of the same configuration with random weights."""
+    """Return a model of the same configuration with random weights."""
     fresh = ProteinLM(model.config)
     fresh.initialize(torch.Generator().manual_seed(seed))
     return fresh.to(model.device).eval()
 
 
-def _measured(model: ProteinLM, found: Found, number: int) -> tuple[dict[str, pd.DataFrame], dict[str, Resamples]]:
-    """Tables of a model by the name of the measure, and bootstrap resamples of those that depend on proteins."""
+def _measured(model: ProteinLM, found: FileSums, number: int) -> tuple[dict[str, pd.DataFrame], dict[str, Resamples]]:
+    """Return the tables of a model by the name of the measure, and bootstrap resamples of those that depend on proteins."""
     soft, arcs = found.pairs[number].sums(), found.pairs[number].arcs()
     of_weights: dict[str, Measure] = {SIMILARITY: correlation_over_heads, ENRICHMENT: enrichment}
     tables = {name: frame(measure(soft.sum(0))) for name, measure in of_weights.items()}
@@ -144,14 +145,14 @@ def _agreement(table: pd.DataFrame, matrix: pd.DataFrame, resamples: Resamples |
     return row
 
 
-def _caption(found: Found, agreements: pd.DataFrame, matrix: str) -> str:
+def _caption(found: FileSums, agreements: pd.DataFrame, matrix: str) -> str:
     rows = agreements[(agreements["model"] == TRAINED) & (agreements["matrix"] == matrix)]
     found_with = zip(rows["measure"], rows["pearson"], rows["pearson_p"], strict=True)
     values = ", ".join(f"{measure} {value:.2f} (p {p:.4f})" for measure, value, p in found_with)
     return f"{found.summary.num_used:,} proteins, {found.num_residues:,} residues; Pearson with {matrix}: {values}"
 
 
-def _notes(model: ProteinLM, found: Found, tables: dict[str, pd.DataFrame]) -> list[str]:
+def _notes(model: ProteinLM, found: FileSums, tables: dict[str, pd.DataFrame]) -> list[str]:
     notes = []
     if found.absent:
         notes.append(f"no {', '.join(found.absent)} in these proteins: cells empty")

@@ -1,4 +1,4 @@
-"""Optimizers, their moments as tensors with names, and the learning-rate schedule."""
+"""Optimizers, and their moments as tensors with names."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from protein_lm.choices import OptimizerName, Precision
 from protein_lm.config import TrainingConfig
 from protein_lm.errors import ModelError, quoted
 from protein_lm.training.muon import Muon
-from protein_lm.training.sharded import own_shard
+from protein_lm.training.processes import own_shard
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
+    """Build AdamW for all weights, or Muon for the matrices inside the blocks and AdamW for the others.
 
     Weight decay applies to the matrices inside the blocks; not to biases, norms, convolutions and embeddings.
     Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024 (Muon), updates scaled to those of AdamW as in Liu et
@@ -39,23 +39,13 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Weights of an attention operation itself are no matrices between residual streams: they count as others."""
+    """Whether a weight is a matrix between residual streams; weights of attention operations themselves are not."""
     is_matrix = parameter.ndim == 2 and "blocks" in name.split(".")
     return is_matrix and "convolution" not in name and ".operation." not in name
 
 
-def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Fraction of the peak learning rate in step `step` (0 is the first): linear rise, plateau, linear fall."""
-    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    decay_steps = round(config.decay_fraction * config.num_steps)
-    if decay_steps == 0:
-        return rise
-    remaining = min(1.0, (config.num_steps - step) / decay_steps)
-    return min(rise, config.final_fraction + (1.0 - config.final_fraction) * remaining)
-
-
 def optimizer_tensors(optimizers: Sequence[Any]) -> dict[str, Tensor]:
-    """Moments by `optimizer.parameter.name`."""
+    """The moments of all optimizers by `optimizer.parameter.name`."""
     tensors = {}
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
@@ -65,10 +55,10 @@ def optimizer_tensors(optimizers: Sequence[Any]) -> dict[str, Tensor]:
 
 
 def restore_optimizers(optimizers: Sequence[Any], tensors: dict[str, Tensor]) -> None:
-    """Give optimizers the moments that `optimizer_tensors` named, or where they hold shards of weights, those of these.
+    """Give optimizers the moments that `optimizer_tensors` named; those that hold shards of weights get shards.
 
     Raises:
-        ModelError: they are those of other weights.
+        ModelError: the moments belong to other weights.
     """
     for number, optimizer in enumerate(optimizers):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

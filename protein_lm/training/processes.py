@@ -1,13 +1,21 @@
-"""The processes of a run, as Accelerate's launcher started them."""
+"""The processes of a run, as Accelerate's launcher started them, and the shards of weights that they may hold.
+
+Where each process holds a shard of weights, gradients and moments, FSDP2 (torch's `fully_shard`) does the work. Outside of a
+forward or backward pass a parameter of such a run is a DTensor, which all processes must ask for together.
+"""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch.distributed
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from protein_lm.attention.parallel import Group
 from protein_lm.choices import Precision
@@ -18,10 +26,10 @@ from protein_lm.model.precision import Choice, choose
 
 
 def start_accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate as its launcher configured it, but for the type of matrix products, see `common_precision`.
+    """Start Accelerate as its launcher configured it. `common_precision` chooses the type of matrix products.
 
     Raises:
-        ConfigError: it is configured for hardware or a library that is not there, or in a way that is not offered.
+        ConfigError: the hardware or library that it is configured for is missing, or that way is not offered.
     """
     num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Launchers start CPU processes as they start those of GPUs, but with no GPU to see.
@@ -47,7 +55,7 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def common_precision(wanted: Precision, accelerator: Accelerator) -> Choice:
-    """What the first process chooses, in all of them: the measurements of others might say something else.
+    """The choice of the first process, in all of them: the measurements of others might say something else.
 
     Raises:
         ConfigError: the device cannot compute with the precision that is asked for.
@@ -58,12 +66,12 @@ def common_precision(wanted: Precision, accelerator: Accelerator) -> Choice:
 
 
 def _sharding(config: TrainingConfig) -> FullyShardedDataParallelPlugin | None:
-    """How the launcher asks for shards of weights, gradients and moments; None: it does not.
+    """The settings of shards that the launcher asks for, None if it does not.
 
-    Weights are gathered in float32, and autocast rounds what it rounds in models that are not sharded: same numbers.
+    Weights are gathered in float32. Autocast then rounds as in models that are not sharded: the numbers are the same.
 
     Raises:
-        ValueError: in a way that is not tested, so not offered.
+        ValueError: settings that are not tested, so not offered.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
@@ -84,16 +92,16 @@ def _sharding(config: TrainingConfig) -> FullyShardedDataParallelPlugin | None:
 
 
 def leave_processes() -> None:
-    """End what connects the processes of a run, which otherwise may die of its own threads when they end."""
+    """Disconnect the processes of a run. Threads of an open connection may crash them when they end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def group_of_rows(model: ProteinLM, together: int, num_processes: int) -> Group | None:
-    """The `together` processes that hold a batch together with this one; None if each has batches of its own.
+    """The `together` processes that share their batches with this one; None if each has batches of its own.
 
     Raises:
-        ConfigError: the model cannot be split, or the processes not be grouped so.
+        ConfigError: the model cannot be split, or the number of processes cannot be divided.
     """
     if together == 1:
         return None
@@ -108,3 +116,58 @@ def group_of_rows(model: ProteinLM, together: int, num_processes: int) -> Group 
         )
     group, _ = torch.distributed.new_subgroups(together)
     return cast(Group, group)
+
+
+def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Sums of values on the CPU; a single process never sends them to its device, which may lack float64."""
+    if accelerator.num_processes == 1:
+        return values
+    return cast(Tensor, accelerator.reduce(values.to(accelerator.device), reduction="sum")).cpu()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor of a shard; any other tensor unchanged."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_cpu(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Gather whole tensors one by one, onto the CPU of a process that keeps them; other processes get none."""
+    kept = {}
+    for name, tensor in tensors.items():
+        found = whole(tensor.detach())
+        if keep:
+            kept[name] = found.cpu()
+    return kept
+
+
+def own_shard(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """This process's shard of a tensor that every process has whole, split like a parameter of the same shape."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    mesh = parameter.device_mesh
+    return distribute_tensor(tensor.to(parameter.device), mesh, parameter.placements, src_data_rank=None)
+
+
+@contextmanager
+def whole_weights(model: nn.Module, *, reshard_after_forward: bool) -> Iterator[None]:
+    """Within, every process holds all weights, as plain parameters, and may use the model without the others.
+
+    Args:
+        model: the outermost module of `fully_shard`; nothing happens to a model that is not sharded.
+        reshard_after_forward: the setting to restore for its blocks.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(reshard_after_forward and module is not model, recurse=False)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether processes hold shards of a model that Accelerate prepared."""
+    return isinstance(model, FSDPModule)

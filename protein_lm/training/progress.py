@@ -1,4 +1,4 @@
-"""Where a run stands, and what its log says of the steps since its last row."""
+"""How far a run has come, and the sums over the steps since the last row of its metrics."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from protein_lm.batches.plan import Place
+from protein_lm.batches.plan import PlanPosition
 
 try:
     import resource
@@ -20,43 +20,43 @@ except ImportError:  # Windows
 
 @dataclass
 class Progress:
-    """Saved with every checkpoint."""
+    """The counts of a run; every checkpoint holds them."""
 
     step: int = 0
     """Optimizer steps done."""
     epoch: int = 0
     """Epoch of the next batch."""
     sequence: int = 0
-    """Place in the epoch's order where the next batch begins."""
+    """Position in the epoch's order where the next batch begins."""
     part: int = 0
-    """Within that sequence, see `data.plan.Place`."""
+    """`PlanPosition.part` of the next batch."""
     num_tokens: int = 0
     """Tokens seen, special tokens included."""
     seconds: float = 0.0
     """Time of training, validation and checkpoints included."""
     best_loss: float = math.inf
-    """Lowest validation loss so far, in nats; of labels that are numbers, in variances."""
+    """Lowest validation loss so far, in nats; for labels that are numbers, in variances."""
     num_skipped_steps: int = 0
-    """Steps that were not taken since their loss or gradient was not finite."""
+    """Steps that were skipped because their loss or gradient was not finite."""
     num_skipped_in_a_row: int = 0
-    """Of these, the last ones."""
+    """Skipped steps since the last one that was taken."""
     steps_since_row: int = 0
-    """Sums over the steps since the last row of training metrics that were taken: their number, ..."""
+    """Steps taken since the last row of training metrics. The four sums below are over these steps."""
     loss_since_row: float = 0.0
-    """... loss in nats of the tokens predicted, ..."""
+    """Losses of the targets, in nats."""
     correct_since_row: float = 0.0
-    """... those predicted right, ..."""
+    """Targets that were predicted right."""
     predicted_since_row: float = 0.0
-    """... all of them, ..."""
+    """Targets."""
     norms_since_row: float = 0.0
-    """... and norms of the gradients before they were clipped."""
+    """Norms of the gradients before they were clipped."""
 
     @classmethod
     def of(cls, state: Any) -> "Progress":
-        """As a training state has it.
+        """The progress in a training state.
 
         Raises:
-            ValueError: it has it not.
+            ValueError: it has none, or a damaged one.
         """
         saved = state.get("progress") if isinstance(state, dict) else None
         names = {field.name for field in fields(cls)}
@@ -67,13 +67,13 @@ class Progress:
         return cls(**saved)
 
     @property
-    def place(self) -> Place:
-        """Of the next batch."""
-        return Place(self.epoch, self.sequence, self.part)
+    def position(self) -> PlanPosition:
+        """Where the next batch begins."""
+        return PlanPosition(self.epoch, self.sequence, self.part)
 
-    @place.setter
-    def place(self, place: Place) -> None:
-        self.epoch, self.sequence, self.part = place.epoch, place.sequence, place.part
+    @position.setter
+    def position(self, position: PlanPosition) -> None:
+        self.epoch, self.sequence, self.part = position.epoch, position.sequence, position.part
 
     def count(self, *, loss: float, correct: float, predicted: float, tokens: int, norm: float) -> None:
         """Count a step by its sums over all processes, and as skipped if a number is not finite."""
@@ -89,17 +89,15 @@ class Progress:
         self.predicted_since_row += predicted
         self.norms_since_row += norm
 
-    def means(self) -> dict[str, float]:
-        """Over the steps since the last row; nothing if none was taken."""
+    def means(self) -> tuple[float, float, float] | None:
+        """Loss, accuracy and gradient norm over the steps since the last row; None if none was taken."""
         if not self.steps_since_row:
-            return {}
-        loss = self.loss_since_row / self.predicted_since_row
-        return {
-            "loss_nats": loss,
-            "perplexity": perplexity(loss),
-            "accuracy": self.correct_since_row / self.predicted_since_row,
-            "gradient_norm": self.norms_since_row / self.steps_since_row,
-        }
+            return None
+        loss, correct = (
+            self.loss_since_row / self.predicted_since_row,
+            self.correct_since_row / self.predicted_since_row,
+        )
+        return loss, correct, self.norms_since_row / self.steps_since_row
 
     def begin_row(self) -> None:
         """Forget the sums of the row that was written."""
@@ -108,7 +106,7 @@ class Progress:
 
 
 class Speed:
-    """Tokens per second since it was made."""
+    """Measures tokens per second from its creation on."""
 
     def __init__(self) -> None:
         self.num_tokens = 0
@@ -120,19 +118,19 @@ class Speed:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is no time of training steps."""
+        """Within, time does not count."""
         before = time.perf_counter()
         yield
         self._start += time.perf_counter() - before
 
 
 def perplexity(loss_nats: float) -> float:
-    """Exp of a loss, infinite where floats end."""
+    """Exponential of a loss, infinite where floats end."""
     return math.exp(loss_nats) if loss_nats < 700 else math.inf
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory that this process has held so far: of the GPU, or of the machine; None where it is not told."""
+    """Largest memory of this process so far, on the GPU or else on the machine; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:

@@ -52,7 +52,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl in order, without a half-written last line that a killed run left.
 
     A row has `step` and `split` (train: the mean over the steps since the row before; valid: the validation sequences), and
-    the columns that docs/training.md lists.
+    the columns that docs/watch.md lists.
 
     Raises:
         InputError: no such run, no metrics in it, or a damaged line.

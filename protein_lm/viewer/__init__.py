@@ -1,5 +1,5 @@
-"""Attention to walk around in: an HTML file of its own (`page`), and the same in a notebook (`widget`).
+"""Interactive views of attention: an HTML file (`page`), and the same in a notebook (`widget`).
 
-`content` gathers what both show; `viewer.js` and `viewer.css` show it, without a library; `3Dmol-min.js` (BSD licence beside
-it) draws structures.
+`content` gathers the data of both. `viewer.js` and `viewer.css` show it, without a library. `3Dmol-min.js` draws structures;
+its BSD licence is in `3Dmol-LICENSE.txt`.
 """

@@ -1,4 +1,4 @@
-"""What the viewer shows of one protein: weights of every chosen head within a budget, as data for JavaScript."""
+"""Data of the viewer for one protein: weights of every chosen head within a budget, encoded for JavaScript."""
 
 import base64
 import math
@@ -16,25 +16,25 @@ from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.chains import Chain, read_text
 
 EXACT_BYTES = 2**25
-"""Up to this size every weight is kept, in 16 bits."""
+"""Largest size at which every weight is kept, in 16 bits."""
 OVERVIEW_BYTES = 2**24
-"""Of longer proteins, the block means of all heads together, in 16 bits."""
+"""Size of the block means of longer proteins, all heads together, in 16 bits."""
 TILE_BYTES = 2**24
-"""Of longer proteins, the exact tiles of all heads together, in 16 bits."""
+"""Size of the exact tiles of longer proteins, all heads together, in 16 bits."""
 MAX_PIXELS = 512
 TILE_SIZE = 64
 """Residues on each side of an exact tile."""
 NUM_LINKS = 1000
-"""Links that are kept of each head."""
+"""Number of links that are kept for each head."""
 SEPARATION = 6
-"""Residues from one end of a link to the other at least, as for contacts."""
+"""Least number of residues from one end of a link to the other, as for contacts."""
 
 
 class Content:
-    """One protein for the viewer: hand `forms` to `read_attention`, then call `data`."""
+    """Weights of one protein for the viewer: hand `forms` to `read_attention`, then call `data`."""
 
     def __init__(self, region: Region, layers: Sequence[int], heads: Sequence[int]) -> None:
-        """Plan what is kept of the residues of `region`; layers and heads are 0-based."""
+        """Choose the forms for the residues of `region`; layers and heads are numbered from 1."""
         self.region, self.layers, self.heads = region, layers, heads
         shape, count = (len(layers), len(heads)), len(layers) * len(heads)
         rows, columns = region.shape
@@ -50,14 +50,14 @@ class Content:
 
     @property
     def forms(self) -> list[Form]:
-        """What has to see the rows as they pass by."""
+        """The forms that need the rows of attention."""
         return [self._overview, self._links, *([self._tiles] if self._tiles else [])]
 
     def data(self, record: SequenceRecord, *, title: str, structure: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Everything that `viewer.js` needs, ready for JSON; `structure` comes from `structure_data`.
+        """Return everything that `viewer.js` needs, ready for JSON; `structure` comes from `structure_data`.
 
-        Weights are 16-bit floats times `scale`, a power of two that puts the largest near the top of their range: their
-        relative error is under 0.05 % down to some 1e-9 of the largest.
+        Weights are stored as 16-bit floats, times `scale`: a power of two that puts the largest near the top of their range.
+        Their relative error is under 0.05 %, down to about 1e-9 of the largest.
         """
         rows, columns = self.region
         largest = max(float(np.abs(self._overview.values).max()), self._largest_in_tiles(), 2.0**-100)
@@ -65,8 +65,8 @@ class Content:
         return {
             "title": title,
             "sequence": record.sequence,
-            "layers": [layer + 1 for layer in self.layers],
-            "heads": [head + 1 for head in self.heads],
+            "layers": list(self.layers),
+            "heads": list(self.heads),
             "isExact": self.is_exact,
             "rowEdges": (self._overview.row_edges + rows.start).tolist(),
             "columnEdges": (self._overview.column_edges + columns.start).tolist(),
@@ -75,7 +75,7 @@ class Content:
             "separation": SEPARATION,
             "palette": _encoded(_palette()),
             "maps": [
-                [self._map(place, head, scale) for head in range(len(self.heads))] for place in range(len(self.layers))
+                [self._map(slot, head, scale) for head in range(len(self.heads))] for slot in range(len(self.layers))
             ],
             "structure": structure,
         }
@@ -86,13 +86,13 @@ class Content:
             (float(np.abs(tile.weights).max()) for layer in kept for head in layer for tile in head), default=0.0
         )
 
-    def _map(self, place: int, head: int, scale: float) -> dict[str, Any]:
-        links = self._links.links(place, head)
-        tiles = sorted(self._tiles.kept[place][head], key=lambda tile: (tile.row, tile.column)) if self._tiles else []
+    def _map(self, slot: int, head: int, scale: float) -> dict[str, Any]:
+        links = self._links.links(slot, head)
+        tiles = sorted(self._tiles.kept[slot][head], key=lambda tile: (tile.row, tile.column)) if self._tiles else []
         weights = np.stack([tile.weights for tile in tiles]) if tiles else np.empty(0, dtype=np.float32)
         return {
-            "overview": _encoded_weights(self._overview.values[place, head], scale),
-            "tilePlaces": [[tile.row, tile.column] for tile in tiles],
+            "overview": _encoded_weights(self._overview.values[slot, head], scale),
+            "tileIndices": [[tile.row, tile.column] for tile in tiles],
             "tiles": _encoded_weights(weights, scale),
             "attending": _encoded(links.attending.astype("<u4")),
             "attended": _encoded(links.attended.astype("<u4")),
@@ -101,7 +101,7 @@ class Content:
 
 
 def structure_data(name: str, chain: Chain, record: SequenceRecord) -> dict[str, Any]:
-    """The file of the structure `name` as it is, and the number there of each residue of the record, empty where not seen.
+    """Return the unchanged file of the structure `name`, and the number of each residue in it, empty if not seen.
 
     Raises:
         InputError: `chain`, read from `name`, is not in the record; the file cannot be read.
@@ -117,7 +117,7 @@ def structure_data(name: str, chain: Chain, record: SequenceRecord) -> dict[str,
 
 
 def _palette() -> NDArray[np.uint8]:
-    """(256, 3): cividis, which looks the same to nearly everyone."""
+    """Return the colours (256, 3) of cividis, which looks the same to nearly everyone."""
     return (255 * matplotlib.colormaps["cividis"](np.arange(256))[:, :3]).round().astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The viewer as one HTML file, which needs no network and allows itself none."""
+"""The viewer as one HTML file, which needs no network and forbids itself any."""
 
 import html
 import json
@@ -9,7 +9,7 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 
 
 def page(data: dict[str, Any]) -> str:
-    """HTML for what `Content.data` gives. Text of the data never becomes markup."""
+    """Return the HTML page for the data of `Content.data`. Text of the data never becomes markup."""
     library = f"<script>{structure_library()}</script>\n" if data["structure"] else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -33,16 +33,16 @@ mount(document.querySelector("main"), JSON.parse(document.getElementById("attent
 
 
 def asset(name: str) -> str:
-    """A file of the viewer."""
+    """Return the text of one of the viewer's files."""
     return (files("protein_lm.viewer") / name).read_text(encoding="utf-8")
 
 
 def structure_library() -> str:
-    """3Dmol.js, with its licence."""
+    """Return 3Dmol.js, with its licence."""
     return f"/*\n{asset('3Dmol-LICENSE.txt')}*/\n{asset('3Dmol-min.js')}"
 
 
 def _escaped(data: dict[str, Any]) -> str:
-    """JSON that no HTML parser takes for markup."""
+    """Return JSON that no HTML parser reads as markup."""
     text = json.dumps(data, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

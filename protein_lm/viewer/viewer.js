@@ -66,9 +66,9 @@ class HeadMap {
     this.size = data.tileSize;
     this.overview = new Uint16Array(bytesOf(entry.overview).buffer);
     this.tiles = new Uint16Array(bytesOf(entry.tiles).buffer);
-    this.places = entry.tilePlaces;
+    this.tileIndices = entry.tileIndices;
     this.across = Math.ceil(axes.columnBlocks.length / this.size);
-    this.tileAt = new Map(entry.tilePlaces.map(([row, column], index) => [row * this.across + column, index]));
+    this.tileAt = new Map(entry.tileIndices.map(([row, column], index) => [row * this.across + column, index]));
     const attending = new Uint32Array(bytesOf(entry.attending).buffer);
     const attended = new Uint32Array(bytesOf(entry.attended).buffer);
     const weights = new Float32Array(bytesOf(entry.linkWeights).buffer);
@@ -126,12 +126,12 @@ const SCALES = {
   logarithm: (share) => 1 + Math.log10(Math.max(share, 1e-3)) / 3,
 };
 
-function colour(palette, share, pixels, place) {
+function colour(palette, share, pixels, offset) {
   const index = 3 * Math.max(0, Math.min(255, Math.round(255 * share)));
-  pixels[place] = palette[index];
-  pixels[place + 1] = palette[index + 1];
-  pixels[place + 2] = palette[index + 2];
-  pixels[place + 3] = 255;
+  pixels[offset] = palette[index];
+  pixels[offset + 1] = palette[index + 1];
+  pixels[offset + 2] = palette[index + 2];
+  pixels[offset + 3] = 255;
 }
 
 function number(value) {
@@ -195,7 +195,7 @@ class Viewer {
     this.cursor = [this.whole.rows[0], this.whole.columns[0]];
     this.chosen = null; // the attending residue that the structure shows
     this.corner = null;
-    this.place = [0, 0];
+    this.current = [0, 0];
     this.build(root);
     this.listen();
     this.observer = new ResizeObserver(() => this.draw());
@@ -212,7 +212,7 @@ class Viewer {
   }
 
   get map() {
-    return this.mapAt(...this.place);
+    return this.mapAt(...this.current);
   }
 
   mapAt(layer, head) {
@@ -221,8 +221,8 @@ class Viewer {
     return this.maps.get(key);
   }
 
-  residue(place) {
-    return `${this.sequence[place - 1]}${place}`;
+  residue(position) {
+    return `${this.sequence[position - 1]}${position}`;
   }
 
   // ---- building
@@ -299,7 +299,7 @@ class Viewer {
     const tokens = "Rows attend to columns; the weights of <cls> and <eos> are not shown.";
     if (data.isExact) return `Every weight is exact (to 0.05 %). ${tokens}`;
     const [rows, columns] = [data.rowEdges.length - 1, data.columnEdges.length - 1];
-    const tiles = data.maps[0][0].tilePlaces.length;
+    const tiles = data.maps[0][0].tileIndices.length;
     return (
       `Means over ${rows} × ${columns} blocks, and exact weights in ${tiles} tiles of ${data.tileSize} × ${data.tileSize} ` +
       "residues for each head, framed: those in which a weight stands out most from its column. Links are exact as well. " + tokens
@@ -339,7 +339,7 @@ class Viewer {
       const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (!move) return;
       event.preventDefault();
-      const [layer, head] = [this.place[0] + move[0], this.place[1] + move[1]];
+      const [layer, head] = [this.current[0] + move[0], this.current[1] + move[1]];
       if (!this.buttons[layer]?.[head]) return;
       this.choose(layer, head);
       this.buttons[layer][head].focus();
@@ -349,7 +349,7 @@ class Viewer {
   // ---- what a user does
 
   choose(layer, head) {
-    this.place = [layer, head];
+    this.current = [layer, head];
     for (const [row, buttons] of this.buttons.entries()) {
       for (const [column, button] of buttons.entries()) {
         const isChosen = row === layer && column === head;
@@ -392,7 +392,7 @@ class Viewer {
   /** Go on to the next head, or back to the one before. */
   step(by) {
     const count = this.data.heads.length;
-    const next = this.place[0] * count + this.place[1] + by;
+    const next = this.current[0] * count + this.current[1] + by;
     if (next >= 0 && next < this.data.layers.length * count) this.choose(Math.floor(next / count), next % count);
   }
 
@@ -439,7 +439,7 @@ class Viewer {
   }
 
   zoomTo(one, other) {
-    const range = (place) => [Math.min(one[place], other[place]), Math.max(one[place], other[place]) + 1];
+    const range = (side) => [Math.min(one[side], other[side]), Math.max(one[side], other[side]) + 1];
     this.zoom({ rows: range(0), columns: range(1) });
   }
 
@@ -475,7 +475,7 @@ class Viewer {
     return { width, height: width };
   }
 
-  /** Row and column at a place of the overlay. */
+  /** Row and column at a point of the overlay. */
   at(event) {
     const { width, height } = this.frame;
     const { rows, columns } = this.view;
@@ -507,19 +507,19 @@ class Viewer {
     const rows = pixelsOver(...view.rows, height, axes.rowBlocks, axes.firstRow);
     const columns = pixelsOver(...view.columns, width, axes.columnBlocks, axes.firstColumn);
     const isClose = view.rows[1] - view.rows[0] <= height && view.columns[1] - view.columns[0] <= width;
-    const hasTiles = isClose && map.places.length > 0;
+    const hasTiles = isClose && map.tileIndices.length > 0;
     const values = new Float32Array(width * height);
-    let place = 0;
+    let index = 0;
     for (const row of rows) {
       for (const column of columns) {
         const exact = hasTiles ? map.exact(row.residue, column.residue) : undefined;
-        values[place++] = exact === undefined ? map.mean(row.blocks, column.blocks) : exact;
+        values[index++] = exact === undefined ? map.mean(row.blocks, column.blocks) : exact;
       }
     }
     const top = quantile(values, 0.998) || quantile(values, 1) || 1;
     const image = new ImageData(width, height);
-    for (place = 0; place < values.length; place++) {
-      colour(this.palette, scale(Math.max(0, Math.min(1, values[place] / top))), image.data, 4 * place);
+    for (index = 0; index < values.length; index++) {
+      colour(this.palette, scale(Math.max(0, Math.min(1, values[index] / top))), image.data, 4 * index);
     }
     return { image, top, isSigned: values.some((value) => value < 0) };
   }
@@ -555,11 +555,11 @@ class Viewer {
   }
 
   drawTiles(context) {
-    const { size, places } = this.map;
+    const { size, tileIndices } = this.map;
     this.clip(context);
     context.strokeStyle = "#fff";
     context.lineWidth = 1;
-    for (const [row, column] of places) {
+    for (const [row, column] of tileIndices) {
       const [top, left] = [this.axes.firstRow + row * size, this.axes.firstColumn + column * size];
       const [right, bottom] = [Math.min(left + size, this.whole.columns[1]), Math.min(top + size, this.whole.rows[1])];
       context.strokeRect(this.x(left), this.y(top), this.x(right) - this.x(left), this.y(bottom) - this.y(top));
@@ -622,7 +622,7 @@ class Viewer {
       }
     };
     const [right, bottom] = [MARGIN.left + width, MARGIN.top + height];
-    const across = (colour, place) => frame(colour, MARGIN.left - 2, this.y(place), right + 2, this.y(place + 1));
+    const across = (colour, residue) => frame(colour, MARGIN.left - 2, this.y(residue), right + 2, this.y(residue + 1));
     across("#333", row);
     frame("#333", this.x(column), MARGIN.top - 2, this.x(column + 1), bottom + 2);
     if (this.chosen !== null) across(FORWARD, this.chosen);
@@ -730,13 +730,13 @@ class Viewer {
     if (!structure) return;
     if (!this.model3d && !this.startStructure()) return;
     const values = this.received();
-    const seen = [...this.positions.values()].map((place) => values.get(place)).filter((value) => value !== undefined);
+    const seen = [...this.positions.values()].map((residue) => values.get(residue)).filter((value) => value !== undefined);
     const top = Math.max(...seen) || 1;
     const bytes = [0, 0, 0, 0];
     const shade = (atom) => {
-      const place = this.positions.get(`${atom.resi}${(atom.icode || "").trim()}`);
-      if (place === this.chosen && place !== undefined) return FORWARD;
-      const value = values.get(place);
+      const residue = this.positions.get(`${atom.resi}${(atom.icode || "").trim()}`);
+      if (residue === this.chosen && residue !== undefined) return FORWARD;
+      const value = values.get(residue);
       if (value === undefined) return "#bbbbbb";
       colour(this.palette, SCALES[this.scale.value](Math.max(0, value / top)), bytes, 0);
       return `rgb(${bytes[0]},${bytes[1]},${bytes[2]})`;

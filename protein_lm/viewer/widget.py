@@ -22,9 +22,9 @@ class AttentionViewer(anywidget.AnyWidget):
     _esm = asset("viewer.js")
     _css = asset("viewer.css")
     content = traitlets.Dict().tag(sync=True)
-    """What `Content.data` gives."""
+    """Data of `Content.data`."""
     library = traitlets.Unicode().tag(sync=True)
-    """3Dmol.js where there is a structure to show."""
+    """3Dmol.js if there is a structure to show."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(content=data, library=structure_library() if data["structure"] else "")
@@ -38,7 +38,7 @@ def attention_viewer(
     heads: Sequence[int] | None = None,
     structure: str | None = None,
 ) -> AttentionViewer:
-    """Read the attention of one protein; layers and heads are 0-based, None for all.
+    """Read the attention of one protein; layers and heads are numbered from 1, None for all.
 
     Raises:
         InputError: the protein is longer than the model's window; the structure `FILE[:CHAIN]` cannot be read or is of
@@ -46,10 +46,10 @@ def attention_viewer(
         ConfigError: a layer or head that the model does not have.
     """
     check_length(record, model)
-    numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
+    numbers, chosen = chosen_layers(model, layers), chosen_heads(model, heads)
     shown = structure_data(structure, read_chain(structure), record) if structure else None
     residues = slice(1, len(record) + 1)
-    content = Content(Region(residues, residues), numbers, places)
-    read_attention(model, record, content.forms, layers=numbers, heads=places)
+    content = Content(Region(residues, residues), numbers, chosen)
+    read_attention(model, record, content.forms, layers=numbers, heads=chosen)
     title = f"{record.sequence_id}: {model.config.attention_name}, {model.config.objective.value}"
     return AttentionViewer(content.data(record, title=title, structure=shown))

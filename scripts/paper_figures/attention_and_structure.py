@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from common import ROOT, draw_matrix, model_and_protein, panels, parser, times_even
 
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.contacts import CONTACT_DISTANCE, MIN_SEPARATION, distances
 from protein_lm.errors import ConfigError, ProteinLMError
 from protein_lm.io.structures.chains import read_chain

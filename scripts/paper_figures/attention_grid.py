@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from common import model_and_protein, parser
 
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.errors import ProteinLMError
 from protein_lm.plots.attention import attention_grid
 from protein_lm.plots.saving import save_figure
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw it."""
     options = parser("Attention of the first 4 layers x 8 heads.", "attention_grid.png").parse_args(arguments)
     model, protein = model_and_protein(options)
-    layers = range(min(NUM_LAYERS, model.config.num_layers))
-    heads = range(min(NUM_HEADS, model.config.num_heads))
+    layers = range(1, min(NUM_LAYERS, model.config.num_layers) + 1)
+    heads = range(1, min(NUM_HEADS, model.config.num_heads) + 1)
     matrices = attention_matrices(model, protein, layers=layers, heads=heads)
     ends = 1, len(protein)
     title = f"{protein.sequence_id}, {model.config.attention_name}"

@@ -3,7 +3,7 @@
     python scripts/paper_figures/attention_heads.py MODEL [PROTEIN.fasta] [-o FIGURE]
 
 The most local head is the one that keeps most attention within 3 tokens, the most vertical one gives most to the 2 % of the
-tokens that get most (`analysis.head_statistics`). Below the vertical head's matrix the residues that it attends to are named.
+tokens that get most (`analysis.attention.heads`). Below the vertical head's matrix the residues that it attends to are named.
 
 Source: Choromanski et al. 2021 (arXiv 2009.14794).
 """
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from common import draw_matrix, model_and_protein, panels, parser, times_even
 
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.attention.heads import HeadSums
-from protein_lm.analysis.attention.maps import attention_matrices, chosen_heads, chosen_layers, read_attention
+from protein_lm.analysis.attention.maps import chosen_heads, chosen_layers, read_attention
 from protein_lm.errors import ProteinLMError
 from protein_lm.plots.saving import save_figure
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     image = None
     for axis, kind in zip(axes, ("local", "vertical"), strict=True):
         head = table.loc[table[f"{kind}_share"].idxmax()]
-        at = {"layers": [int(head["layer"]) - 1], "heads": [int(head["head"]) - 1]}
+        at = {"layers": [int(head["layer"])], "heads": [int(head["head"])]}
         weights = times_even(attention_matrices(model, protein, **at), causal=model.is_causal)[0, 0]
         image = draw_matrix(axis, weights, limit=4)
         title = f"most {kind}: layer {head['layer']}, head {head['head']}\n{kind} share {head[f'{kind}_share']:.0%}"

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protein_lm.analysis.assays import aggregate, agreement_with, auc, mcc, ndcg, read_measurements, top_recall
+from protein_lm.analysis.assays import aggregate, agreement_with, auc, mcc, ndcg, top_recall
 from protein_lm.errors import InputError
+from protein_lm.io.variants.measurements import read_measurements
 
 
 def measured(**columns: list[str]):

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from protein_lm.analysis.attention import maps as attention_maps
+from protein_lm.analysis.attention.draws import check_draws, draw_features
 from protein_lm.analysis.attention.forms import (
     BlockMeans,
     LargestWeights,
     Matrices,
     Region,
     Rollout,
-    check_draws,
-    draw_features,
+    attention_matrices,
 )
-from protein_lm.analysis.attention.maps import attention_matrices, read_attention
+from protein_lm.analysis.attention.maps import read_attention
 from protein_lm.errors import ConfigError
 from tests.conftest import EVERY_FORM, fresh_model
 from tests.inference.toys import records
 
 PROTEIN = records("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILS")[0]
 LENGTH = len(PROTEIN) + 2
-ALL = {"layers": [0, 1], "heads": [0, 1]}
+ALL = {"layers": [1, 2], "heads": [1, 2]}
 WHOLE = Region(slice(0, LENGTH), slice(0, LENGTH))
 PART = Region(slice(5, 22), slice(3, 31))
 every_model = pytest.mark.parametrize(("attention", "objective"), EVERY_FORM)
@@ -96,19 +96,19 @@ def test_draws_have_the_standard_error_of_their_mean() -> None:
     def draws(**chosen):
         return draw_features(model, PROTEIN, lambda: Matrices(PART, 1, 2), region=PART, num_draws=3, **chosen)
 
-    found = draws(layers=[0], heads=[1, 0])
+    found = draws(layers=[1], heads=[2, 1])
     single = []
     for seed in range(3):
         other = fresh_model(objective="masked", attention=["performer-relu", "exact"])
         other.operations()[0].feature_map.redraw(torch.Generator().manual_seed(seed))
-        single.append(attention_matrices(other, PROTEIN, layers=[0], heads=[1, 0])[:, :, PART.rows, PART.columns])
+        single.append(attention_matrices(other, PROTEIN, layers=[1], heads=[2, 1])[:, :, PART.rows, PART.columns])
     np.testing.assert_allclose(found.mean, np.mean(single, 0), rtol=1e-5)
     np.testing.assert_allclose(found.standard_error, np.std(single, 0, ddof=1) / 3**0.5, rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(attention_matrices(model, PROTEIN), before)
     with pytest.raises(
-        ConfigError, match="layer 2 has exact attention, which draws nothing at random; leave out --draws"
+        ConfigError, match="layer 2 has exact attention, which draws nothing at random; leave out --num-draws"
     ):
-        check_draws(model, [0, 1])
+        check_draws(model, [1, 2])
 
 
 def test_nothing_is_largest_where_nothing_is_seen() -> None:

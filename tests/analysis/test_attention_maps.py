@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from protein_lm.analysis.attention.maps import attention_matrices, recorded_calls
+from protein_lm.analysis.attention.forms import attention_matrices
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.batches.batches import pack
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import EVERY_FORM, fresh_model
@@ -36,12 +37,12 @@ def test_matrix_times_values_is_the_output_of_the_layer(attention, objective) ->
 def test_chosen_layers_and_heads_are_those_of_the_whole() -> None:
     model = fresh_model()
     whole = attention_matrices(model, PROTEIN)
-    np.testing.assert_array_equal(attention_matrices(model, PROTEIN, layers=[1], heads=[1, 0]), whole[[1]][:, [1, 0]])
-    for wrong, message in (({"layers": [2]}, "layer 3 does not exist; this model has layers 1 to 2"),):
+    np.testing.assert_array_equal(attention_matrices(model, PROTEIN, layers=[2], heads=[2, 1]), whole[[1]][:, [1, 0]])
+    for wrong, message in (({"layers": [3]}, "layer 3 does not exist; this model has layers 1 to 2"),):
         with pytest.raises(ConfigError, match=message):
             attention_matrices(model, PROTEIN, **wrong)
     with pytest.raises(ConfigError, match="head 9 does not exist; this model has heads 1 to 2"):
-        attention_matrices(model, PROTEIN, heads=[8])
+        attention_matrices(model, PROTEIN, heads=[9])
 
 
 def test_too_long_is_refused() -> None:

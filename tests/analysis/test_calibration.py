@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from protein_lm.analysis import calibration
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.calibration import calibrate, describe, worse_than_uniform
+from protein_lm.attention.kinds.table import with_defaults
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.cli import main
 from protein_lm.errors import InputError
-from protein_lm.model.conversion import with_attention
-from protein_lm.model.scales import QueryKeyScales
+from protein_lm.model.conversion import QueryKeyScales, with_attention
 from tests.conftest import fresh_model, grammar, write_fasta
 from tests.inference.toys import records
 
@@ -57,7 +57,7 @@ def test_balanced_queries_and_keys_give_the_same_attention(positions) -> None:
 def test_what_is_measured_is_what_the_layer_does() -> None:
     """Errors by hand: the first layer of the new model, adapted, on the sequences that were set aside."""
     model = peaked()
-    converted = with_attention(model, attention="performer-relu", num_random_features=16)
+    converted = with_attention(model, attention={"kind": "performer-relu", "num_features": 16})
     table = calibrate(model, converted, SEQUENCES, num_steps=5)
     errors, floors = [], []
     for record in PROTEINS[3::4]:
@@ -74,7 +74,7 @@ def test_what_is_measured_is_what_the_layer_does() -> None:
 )
 def test_it_comes_nearer(attention) -> None:
     model = peaked()
-    converted = with_attention(model, attention=attention, num_landmarks=8)
+    converted = with_attention(model, attention=with_defaults(attention, {"num_landmarks": 8}))
     table = calibrate(model, converted, SEQUENCES, num_steps=60)
     assert table["layer"].tolist() == [1, 2] and set(table["attention"]) == {attention}
     assert (table["output_error"] < table["output_error_before"]).all()
@@ -89,7 +89,7 @@ def test_the_same_again_and_nothing_to_adapt() -> None:
         calibrate(model, converted, SEQUENCES, num_steps=5, seed=3)
         weights.append(converted.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    local = with_attention(model, attention="local", window=8)
+    local = with_attention(model, attention={"kind": "local", "window": 8})
     before = {name: weight.clone() for name, weight in local.state_dict().items()}
     table = calibrate(model, local, SEQUENCES)
     assert all(torch.equal(weight, before[name]) for name, weight in local.state_dict().items())
@@ -154,6 +154,6 @@ def test_what_is_of_no_use_is_refused(saved, tmp_path, capsys, monkeypatch) -> N
     command += ["--set", "attention=local", "--set", "window=2"]
     assert main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "in layer 1, 2 the new attention is farther from the former than attention to all tokens alike" in error
+    assert "in layer 1, 2 the new attention is farther from the former than uniform attention" in error
     assert not (tmp_path / "new").exists()
     assert main([*command, "--force"]) == 0

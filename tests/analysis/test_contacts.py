@@ -5,7 +5,7 @@ import pytest
 
 from protein_lm.alphabet import encode
 from protein_lm.analysis import contacts
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.contacts import (
     Regression,
     corrected,

@@ -18,7 +18,7 @@ def table_of(*matrices: np.ndarray, rows_at_once: int = 7, **model: str) -> pd.D
     sums = HeadSums(1, len(matrices), stacked.shape[1])
     for start in range(0, stacked.shape[1], rows_at_once):
         sums.add(0, start, stacked[:, start : start + rows_at_once])
-    return sums.table(fresh_model(objective="masked", **model), layers=[0], heads=range(len(matrices)))
+    return sums.table(fresh_model(objective="masked", **model), layers=[1], heads=range(1, len(matrices) + 1))
 
 
 def test_by_hand() -> None:
@@ -58,9 +58,9 @@ def test_sums_of_columns_and_diagonals(rows_at_once) -> None:
     np.testing.assert_allclose(sums.received[0], matrix.sum(1), rtol=1e-5)
     expected = [[head.diagonal(offset).sum() for offset in range(1 - LENGTH, LENGTH)] for head in matrix]
     np.testing.assert_allclose(sums.by_offset[0], expected, rtol=1e-5)
-    table = sums.offset_table(layers=[3], heads=[1, 0])
+    table = sums.offset_table(layers=[4], heads=[2, 1])
     assert len(table) == 2 * (2 * LENGTH - 1) and set(table["layer"]) == {4}
     row = table[(table["head"] == 2) & (table["offset"] == -5)]
     assert row["mean_weight"].item() == pytest.approx(matrix[0].diagonal(-5).mean(), rel=1e-5)
-    received = sums.received_table(["x"] * LENGTH, layers=[3], heads=[1, 0])
+    received = sums.received_table(["x"] * LENGTH, layers=[4], heads=[2, 1])
     assert received.columns.tolist() == ["layer", "head", "residue", "token", "received"]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention.maps import attention_matrices, recorded_calls
+from protein_lm.analysis.attention.forms import attention_matrices
+from protein_lm.analysis.attention.maps import recorded_calls
 from protein_lm.analysis.pair_attention import (
     AMINO_ACIDS,
     LEAST_ARC,

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from protein_lm.attention.backends.interface import LinearInputs
 from protein_lm.attention.backends.native_linear import _forward, takes
 from protein_lm.attention.feature_maps.performer import ReLUFeatures
-from protein_lm.attention.kinds import ATTENTION_KINDS, AttentionOptions
-from protein_lm.attention.operations.interface import LinearOperation
+from protein_lm.attention.kinds.interface import LayerShape
+from protein_lm.attention.kinds.linear import LinearOperation
+from protein_lm.attention.kinds.table import build_attention, with_defaults
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 from protein_lm.native import build, library
@@ -28,8 +30,8 @@ forms = pytest.mark.parametrize(("kind", "causal"), [(kind, causal) for kind in 
 
 
 def operation_of(kind: str, causal: bool, width: int = 64, num_features: int = 96) -> LinearOperation:
-    options = AttentionOptions(num_heads=HEADS, head_width=width, num_features=num_features)
-    return ATTENTION_KINDS[kind](options, causal=causal)
+    layer = LayerShape(num_heads=HEADS, head_width=width, causal=causal)
+    return build_attention(with_defaults(kind, {"num_features": num_features}), layer)
 
 
 def draw(length: int, width: int = 64, batch: int = 2, dtype=torch.float32, scale: float = 1.0) -> list[torch.Tensor]:
@@ -255,14 +257,16 @@ def test_plans_made_without_gradients_serve_with_them(best_level) -> None:
 
 
 def test_what_there_is_no_kernel_for_takes_the_torch_path(best_level) -> None:
+    def is_taken(tensor: torch.Tensor, feature_map: ReLUFeatures) -> bool:
+        return takes(LinearInputs(tensor, tensor, tensor, feature_map, causal=True, product=torch.float32))
+
     query = draw(10)[0]
-    assert takes(query, query, ReLUFeatures(64, 96))
-    assert not takes(query, query, ReLUFeatures(64, 90))
-    assert not takes(query.double(), query.double(), ReLUFeatures(64, 96))
-    assert not takes(query.half(), query.half(), ReLUFeatures(64, 96))
-    assert not takes(query, query, type("Other", (ReLUFeatures,), {})(64, 96))
-    wide = torch.zeros(1, 1, 4, 160)
-    assert not takes(wide, wide, ReLUFeatures(160, 96))
+    assert is_taken(query, ReLUFeatures(64, 96))
+    assert not is_taken(query, ReLUFeatures(64, 90))
+    assert not is_taken(query.double(), ReLUFeatures(64, 96))
+    assert not is_taken(query.half(), ReLUFeatures(64, 96))
+    assert not is_taken(query, type("Other", (ReLUFeatures,), {})(64, 96))
+    assert not is_taken(torch.zeros(1, 1, 4, 160), ReLUFeatures(160, 96))
 
 
 @forms

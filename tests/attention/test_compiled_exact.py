@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from protein_lm.attention.backends.native_exact import takes
-from protein_lm.attention.backends.native_rotary import takes as takes_rotary
-from protein_lm.attention.operations.exact import exact_attention
+from protein_lm.attention.backends import native_exact, native_rotary
+from protein_lm.attention.backends.interface import ExactInputs, RotaryInputs
+from protein_lm.attention.backends.native_linear import rows_of_sequences
+from protein_lm.attention.dispatch import exact_attention, rotate
 from protein_lm.attention.packing import Packing
-from protein_lm.model.positions import RotaryPositions, rotate
+from protein_lm.model.embedding import RotaryPositions
 from protein_lm.native import library
 from tests.attention.test_compiled import HEADS, LENGTHS, draw, has_compiler
 
@@ -20,6 +21,10 @@ def on_torch(function, *tensors, **settings) -> torch.Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(library.VARIABLE, library.OFF)
         return function(*tensors, **settings)
+
+
+def takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    return native_exact.takes(ExactInputs(query, key, value, causal=False))
 
 
 def assert_as_exact_as_torch(tensors, **settings) -> None:
@@ -158,7 +163,7 @@ def test_rotary_positions_equal_torch(level, width, dtype) -> None:
     heads = projected.permute(2, 0, 3, 1, 4)[:2]
     tables = RotaryPositions(width).tables(torch.arange(37))
     with torch.no_grad():
-        assert takes_rotary(heads, tables[0])
+        assert native_rotary.takes(RotaryInputs(heads, *tables))
         found, expected = rotate(heads, *tables), on_torch(rotate, heads, *tables)
     assert found.shape == heads.shape and found.dtype == dtype
     tolerance = 2e-6 if dtype == torch.float32 else 1e-2
@@ -167,11 +172,7 @@ def test_rotary_positions_equal_torch(level, width, dtype) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_operators_keep_the_rules_of_torch(best_level) -> None:
-    from protein_lm.attention.backends.native_exact import _forward
-    from protein_lm.attention.backends.native_linear import rows_of_sequences
-    from protein_lm.attention.backends.native_rotary import _rotate
-
     tensors = draw(50, 24)
-    torch.library.opcheck(_forward, (*tensors, rows_of_sequences(2, 50, None), None, True))
+    torch.library.opcheck(native_exact._forward, (*tensors, rows_of_sequences(2, 50, None), None, True))
     heads = torch.stack(tensors[:2])
-    torch.library.opcheck(_rotate, (heads, *RotaryPositions(24).tables(torch.arange(50))))
+    torch.library.opcheck(native_rotary._rotate, (heads, *RotaryPositions(24).tables(torch.arange(50))))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from protein_lm.attention.dispatch import linear_attention
 from protein_lm.attention.feature_maps.performer import FeatureMap, ReLUFeatures
-from protein_lm.attention.operations.linear import linear_attention
 from protein_lm.attention.reference import linear_attention_matrix
 
 

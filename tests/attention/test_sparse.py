@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from protein_lm.attention.operations import blocks
-from protein_lm.attention.operations.low_rank import (
+from protein_lm.attention.kinds.low_rank import (
     LengthProjections,
     linformer_attention,
     nystrom_attention,
     pseudo_inverse,
 )
+from protein_lm.attention.operations import blocks
 from protein_lm.attention.operations.lsh import Hash, lsh_attention_matrix
 from protein_lm.attention.operations.patterns import Pattern
 from protein_lm.attention.operations.sparse import sparse_attention

@@ -21,7 +21,7 @@ def test_a_stack_is_its_formula() -> None:
 
 
 def test_low_rank_gates_have_two_factors() -> None:
-    features = FeedForwardFeatures(3, 16, num_layers=3, gated=True, gate_rank=4)
+    features = FeedForwardFeatures(3, 16, num_layers=3, gated=True, low_rank_gates=True)
     assert [tuple(gate.shape) for gate in features.gates] == [(3, 16, 4), (3, 4, 16)] * 3
     plain = FeedForwardFeatures(3, 16, num_layers=3, gated=True)
     assert sum(p.numel() for p in features.parameters()) < sum(p.numel() for p in plain.parameters())

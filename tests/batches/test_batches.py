@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from protein_lm import alphabet
 from protein_lm.batches.batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.batches.masking import choose_positions, corrupted, drawn, hide
-from protein_lm.batches.plan import Pieces, Place, Planned
+from protein_lm.batches.plan import Pieces, PlannedBatch, PlanPosition
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
-from protein_lm.corpus.hashing import mix
 from protein_lm.corpus.split import Split
+from protein_lm.native.numpy_reader import mix
 
 
 def batches(corpus, *, objective=Objective.CAUSAL, max_length=64, seed=0, **config) -> TrainingBatches:
@@ -23,15 +23,15 @@ def batches(corpus, *, objective=Objective.CAUSAL, max_length=64, seed=0, **conf
     return TrainingBatches(corpus, data, objective=objective, max_length=max_length, seed=seed)
 
 
-def planned(training: TrainingBatches, epoch: int, indices: NDArray[np.int64]) -> Planned:
+def planned(training: TrainingBatches, epoch: int, indices: NDArray[np.int64]) -> PlannedBatch:
     """A batch of the sequences of these indices, as the plan has them in an epoch."""
-    plans = list(takewhile(lambda plan: plan.epoch == epoch, training.plan.batches(Place(epoch))))
+    plans = list(takewhile(lambda plan: plan.epoch == epoch, training.plan.batches(PlanPosition(epoch))))
     chosen = []
     for index in indices.tolist():
         (found,) = [p.pieces[i : i + 1] for p in plans for i in np.flatnonzero(p.pieces.indices == index).tolist()]
         chosen.append(found)
     columns = {field.name: np.concatenate([getattr(piece, field.name) for piece in chosen]) for field in fields(Pieces)}
-    return Planned(epoch, Pieces(**{**columns, "rows": np.arange(indices.size)}), Place())
+    return PlannedBatch(epoch, Pieces(**{**columns, "rows": np.arange(indices.size)}), PlanPosition())
 
 
 def test_pack_by_hand() -> None:

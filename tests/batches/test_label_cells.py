@@ -79,12 +79,17 @@ def read(folder: Path, text: str, task: str = "regression", *, policy: str = "er
     return read_labels(folder / "t.csv", config, data, max_residues=5)
 
 
+def statistics(table: LabelTable) -> tuple[float, float]:
+    labels = table.training_labels()
+    return labels.mean(), labels.std()
+
+
 def test_flips_columns_are_the_split(tmp_path) -> None:
     """As FLIP's files have them: validation is True or empty, or True and False."""
     rows = ["MK,1,train,", "MKA,2,train,False", "MKC,3,train,True", "MKD,4,test,", "MKE,5,test,False"]
     table = read(tmp_path, "sequence,target,set,validation\n" + "\n".join(rows), column="target")
     assert table.splits.tolist() == [TRAIN, TRAIN, VALID, TEST, TEST]
-    assert table.training_statistics() == (1.5, 0.5)
+    assert statistics(table) == (1.5, 0.5)
     frame = pd.DataFrame({"sequence": ["MK", "MKA", "MKC"], "label": [1, 2, 3], "set": "train", "validation": None})
     frame["validation"] = frame["validation"].astype("boolean")
     frame.loc[2, "validation"] = True
@@ -97,7 +102,7 @@ def test_a_column_split_goes_before_flips(tmp_path) -> None:
     table = read(tmp_path, "sequence,label,set,split,validation\nMK,1,A,train,x\nMKA,2,B,train,y\nMKC,3,C,test,z\n")
     assert table.splits.tolist() == [TRAIN, TRAIN, TEST]
     table = read(tmp_path, "sequence,label,validation\nMK,1,by eye\nMKA,2,\nMKC,3,true\nMKD,4,5\nMKE,5,\nMKF,6,\n")
-    assert table.num_sequences == 6, "a column of another meaning"
+    assert len(table.residues) == 6, "a column of another meaning"
 
 
 @pytest.mark.parametrize(
@@ -131,9 +136,8 @@ def test_what_flips_columns_cannot_hold(tmp_path, columns, row, fault) -> None:
 def test_sequences_without_a_label_are_left_out(tmp_path) -> None:
     text = "sequence,label,split\nMK,1,train\nMKA,nan,train\nMKC,2,train\nMKD,,valid\nMKE,4,valid\n"
     table = read(tmp_path, text)
-    assert table.num_sequences == 3 and table.num_unlabelled == 2 and table.labels.tolist() == [1, 2, 4]
-    assert [table.sequence_id(i) for i in range(3)] == ["1", "3", "5"], "rows of the file"
-    assert table.training_statistics() == (1.5, 0.5)
+    assert len(table.residues) == 3 and table.num_unlabelled == 2 and table.labels.tolist() == [1, 2, 4]
+    assert statistics(table) == (1.5, 0.5)
     table = read(tmp_path, text.replace("nan", "a").replace(",1,", ",b,").replace(",4,", ",2,"), "classification")
     assert table.classes == ("2", "a", "b") and table.num_unlabelled == 1
     with pytest.raises(InputError, match=r"t\.csv: no sequence has a label in the column label"):
@@ -147,14 +151,14 @@ def test_residues_without_a_label(tmp_path) -> None:
     table = read(tmp_path, text, "residue-classification", policy="crop")
     assert table.classes == ("E", "H") and table.num_unlabelled == 2, "one has none in the window"
     assert has_label(table.labels).tolist() == [True, False, True, True, True, False, True, False]
-    assert table.known(np.arange(3)).tolist() == [1, 0, 0, 1, 1]
+    assert table.training_labels().tolist() == [1, 0, 0, 1]
     table = read(tmp_path, text.replace("X", "-"), "residue-classification", policy="crop", no_label="-")
     assert table.classes == ("E", "H")
     table = read(tmp_path, text, "residue-classification", policy="crop", no_label="")
     assert table.classes == ("E", "H", "X") and table.num_unlabelled == 0
     text = "sequence,label,split\nMKA,1 nan 3,train\nMKC,nan 5 nan,train\nMK,nan 1,valid\n"
     table = read(tmp_path, text, "residue-regression")
-    assert table.training_statistics() == (3.0, np.std([1, 3, 5]))
+    assert statistics(table) == (3.0, np.std([1, 3, 5]))
 
 
 def test_a_table_whose_sequences_were_all_dropped(tmp_path) -> None:

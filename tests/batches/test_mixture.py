@@ -54,7 +54,7 @@ def test_uneven_shares_fill_the_block() -> None:
 
 
 def test_a_share_of_no_place_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.weights: the least of them is under 1/65,536 of all places"):
+    with pytest.raises(ConfigError, match=r"data\.weights: the least of them is under 1/65,536 of all positions"):
         Mixture(GROUPS, [1, 1e-9, 1], seed=0)
 
 
@@ -94,7 +94,7 @@ def test_a_sequence_that_comes_again_is_masked_anew_and_runs_go_on_anywhere(join
     often = max(shown, key=lambda index: len(shown[index]))
     assert len(shown[often]) > 5
     for number in (0, 57, 300):
-        rest = islice(training.plan.batches(planned[number].next_place), 50)
+        rest = islice(training.plan.batches(planned[number].next_position), 50)
         for expected, found in zip(planned[number + 1 :], rest, strict=False):
             assert expected.pieces.indices.tolist() == found.pieces.indices.tolist()
             assert training.batch(expected).targets.tolist() == training.batch(found).targets.tolist()

@@ -8,7 +8,7 @@ import pytest
 from protein_lm import alphabet
 from protein_lm.batches.batches import IGNORED, TrainingBatches
 from protein_lm.batches.order import shuffled
-from protein_lm.batches.plan import Place, Planned, TrainingPlan
+from protein_lm.batches.plan import PlannedBatch, PlanPosition, TrainingPlan
 from protein_lm.choices import Objective, TrainingLongPolicy, Windows
 from protein_lm.config import DataConfig
 from protein_lm.corpus.split import Split
@@ -26,11 +26,11 @@ def plan(corpus, *, max_length=24, seed=0, **config) -> TrainingPlan:
     return TrainingPlan(corpus, DataConfig(**{"tokens_per_batch": 100, **config}), max_length=max_length, seed=seed)
 
 
-def one_epoch(training: TrainingPlan, epoch: int = 0) -> list[Planned]:
-    return list(takewhile(lambda planned: planned.epoch == epoch, training.batches(Place(epoch))))
+def one_epoch(training: TrainingPlan, epoch: int = 0) -> list[PlannedBatch]:
+    return list(takewhile(lambda planned: planned.epoch == epoch, training.batches(PlanPosition(epoch))))
 
 
-def facts(planned: Planned) -> tuple:
+def facts(planned: PlannedBatch) -> tuple:
     pieces = planned.pieces
     rows = pieces.rows - pieces.rows[0]
     return planned.epoch, *(a.tolist() for a in (pieces.indices, pieces.starts, pieces.lengths, pieces.ends, rows))
@@ -43,14 +43,16 @@ def in_order(corpus, epoch: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("planned_places", [1, 3, 50, 2**14])
-def test_the_plan_goes_on_from_any_batch_however_much_is_looked_at(corpus, monkeypatch, mode, planned_places) -> None:
+@pytest.mark.parametrize("planned_positions", [1, 3, 50, 2**14])
+def test_the_plan_goes_on_from_any_batch_however_much_is_looked_at(
+    corpus, monkeypatch, mode, planned_positions
+) -> None:
     training = plan(corpus, **MODES[mode])
     whole = list(islice(training.batches(), 300))
     assert whole[-1].epoch > 0
-    monkeypatch.setattr("protein_lm.batches.plan._PLANNED_PLACES", planned_places)
+    monkeypatch.setattr("protein_lm.batches.plan._PLANNED_POSITIONS", planned_positions)
     for number in (0, 1, 17, 150, 298):
-        rest = islice(training.batches(whole[number].next_place), min(40, 299 - number))
+        rest = islice(training.batches(whole[number].next_position), min(40, 299 - number))
         assert [facts(p) for p in rest] == [facts(p) for p in whole[number + 1 : number + 41]]
 
 

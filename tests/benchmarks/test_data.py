@@ -9,7 +9,7 @@ from benchmarks import batches, kernel_error, prepare
 
 
 def test_kernel_errors_of_a_few_features(tmp_path, capsys) -> None:
-    arguments = ["--length", "24", "--width", "4", "--features", "4", "8", "--scales", "0.5", "--draws", "2"]
+    arguments = ["--length", "24", "--width", "4", "--features", "4", "8", "--scales", "0.5", "--num-draws", "2"]
     table, figure = tmp_path / "table.csv", tmp_path / "figure.png"
     kernel_error.main([*arguments, "-o", str(table), "--plot", str(figure)])
     rows = pd.read_csv(table)

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from benchmarks import kinds, listops
-from protein_lm.choices import AttentionKind
+from protein_lm.attention.kinds.table import ATTENTION_KINDS
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_table_of_listops() -> None:
 def test_jobs_are_every_kind_in_every_form() -> None:
     options = kinds._parser().parse_args(["store", "--steps", "7"])
     jobs = [job["recipe"] for job in kinds._jobs(options)]
-    assert len(jobs) == 2 * len(AttentionKind) - 2
+    assert len(jobs) == 2 * len(ATTENTION_KINDS) - 2
     for job in jobs:
         assert kinds.recipe(**job).training.num_steps == 7
     with pytest.raises(SystemExit, match="magic is no kind; known ones: aoglu-3, bigbird"):

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from protein_lm import ProteinLM
-from protein_lm.checkpoint.directory import WEIGHTS, load_model, push_model, save_model
+from protein_lm.checkpoint.base_model import WEIGHTS
+from protein_lm.checkpoint.directory import load_model, push_model, save_model
 from protein_lm.checkpoint.hub import is_hub_name
 from protein_lm.cli import main
 from protein_lm.errors import ModelError, OutputError

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from protein_lm.alphabet import encode
-from protein_lm.analysis.attention.maps import attention_matrices
+from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.contacts import Regression, predict_contacts, train_regression
 from protein_lm.api import attention_viewer
 from protein_lm.checkpoint.directory import load_model
@@ -66,7 +66,7 @@ def test_everything_of_a_region(runs, tmp_path, capsys) -> None:
         "--columns",
         "9",
     ]
-    assert main([*arguments, "--top", "3", "--profiles", "--rollout", "--draws", "2"]) == 0
+    assert main([*arguments, "--top", "3", "--profiles", "--rollout", "--num-draws", "2"]) == 0
     names = ["_b_x_b_" + "z" * 93, "rollout"]
     for folder, endings in {
         ".": (".npz", ".png", "_heads.csv"),

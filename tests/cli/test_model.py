@@ -195,7 +195,8 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
     ]
     assert main(arguments) == 0
     assert "local, exact attention with the weights of" in capsys.readouterr().out
-    assert json.loads((output / "config.json").read_text())["model"]["window"] == 8
+    model = json.loads((output / "config.json").read_text())["model"]
+    assert model["attention"] == [{"kind": "local", "window": 8}, {"kind": "exact"}]
     assert main(["info", str(output)]) == 0
     assert "weights from" in capsys.readouterr().out
     assert "exists" in fails(capsys, *arguments)
@@ -203,7 +204,7 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
     recipe.write_text(yaml.safe_dump(small_recipe(num_steps=10, warmup_steps=2).model_dump(mode="json")))
     train = ["train", recipe, "--data", corpus.path, "-o", tmp_path / "tuned", "--init", output]
     message = fails(capsys, *train)
-    assert "is another model than the recipe's: model.attention: ['local', 'exact'] -> performer-relu" in message
+    assert "is another model than the recipe's: model.attention: [{'kind': 'local', 'window': 8}, " in message
     assert not (tmp_path / "tuned").exists()
     settings = ["--set", "model.attention=[local, exact]", "--set", "model.window=8"]
     assert main([str(word) for word in [*train, *settings]]) == 0
@@ -213,12 +214,17 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        (["width=8"], "--set width=8: expected key=value with a key of the attention: attention, num_random_features"),
+        (["width=8"], "--set width=8: expected attention=KIND or attention.OPTION=value, for example attention=perf"),
         (["window=8"], "no kind of attention is set; add --set attention=KIND, for example performer-softmax"),
         (["attention=magic"], "'magic' is no kind of attention; known ones: exact,"),
         (["attention=linformer"], "linformer attention has no causal form"),
         (["attention=lsh"], "has no place in a model with lsh attention; train such a model from the start"),
-        (["attention=exact", "num_buckets=3"], "num_buckets 3 must be even"),
+        (["attention=lsh", "num_buckets=3"], "num_buckets 3 must be even"),
+        (["attention=exact", "num_buckets=4"], "exact attention has no option 'num_buckets'; kinds that have it: lsh"),
+        (
+            ["attention=local", "attention.window=0"],
+            "local attention: window: input should be greater than or equal to 1",
+        ),
     ],
 )
 def test_convert_mistakes(runs, tmp_path, capsys, settings, fault) -> None:
@@ -230,7 +236,7 @@ def test_convert_mistakes(runs, tmp_path, capsys, settings, fault) -> None:
 def test_kernel_error(runs, tmp_path, capsys) -> None:
     short = write_fasta(tmp_path / "short.fasta", {"one": "MKTAYIAKQRQISF", "two": "ACDEFGHIKLMNPQRSTVWY"})
     output = tmp_path / "errors"
-    arguments = ["kernel-error", str(short), "--model", str(runs["masked"]), "-o", str(output), "--draws", "2"]
+    arguments = ["kernel-error", str(short), "--model", str(runs["masked"]), "-o", str(output), "--num-draws", "2"]
     choices = ["--features", "16", "--features", "32", "--type", "positive-iid", "--type", "relu-orthogonal"]
     assert main([*arguments, *choices, "--scale", "0.5", "--scale", "2"]) == 0
     assert "positive-iid" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from protein_lm.analysis import pair_attention_file, substitution
-from protein_lm.analysis.pair_attention_file import Reader
+from protein_lm.analysis.pair_attention_file import PairReader
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.cli import main
 from protein_lm.errors import InputError, OutputError
@@ -100,7 +100,7 @@ def test_stopped_work_goes_on_to_the_same_bytes(runs, tmp_path, monkeypatch) -> 
     monkeypatch.setattr(pair_attention_file, "TOKENS_OF_PART", 400)
     monkeypatch.setattr("protein_lm.results.similarity.save_figure", lambda figure, path: plt.close(figure))
     fasta = write_fasta(tmp_path / "a.fasta", grammar(60))
-    model, reader = load_model(runs["causal"]), Reader(40, 0, True, 256)
+    model, reader = load_model(runs["causal"]), PairReader(40, 0, True, 256)
     write_similarity(model, fasta, tmp_path / "whole", reader, num_untrained=1)
 
     def stop(done: int, total: int | None) -> None:
@@ -111,7 +111,7 @@ def test_stopped_work_goes_on_to_the_same_bytes(runs, tmp_path, monkeypatch) -> 
     with pytest.raises(KeyboardInterrupt):
         write_similarity(model, fasta, tmp_path / "part", reader, num_untrained=1, on_progress=stop)
     assert not (tmp_path / "part").exists()
-    with pytest.raises(OutputError, match="go on with --resume"):
+    with pytest.raises(OutputError, match="resume it with --resume"):
         write_similarity(model, fasta, tmp_path / "part", reader, num_untrained=1)
     with pytest.raises(OutputError, match="begun with another --untrained"):
         write_similarity(model, fasta, tmp_path / "part", reader, resume=True)

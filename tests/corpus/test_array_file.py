@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protein_lm.corpus import array_file
 from protein_lm.corpus.array_file import ArrayFile, checksum_of_values
-from protein_lm.files.journal import Growth
+from protein_lm.files.resume import Growth
 
 
 class Refusing(io.FileIO):
@@ -59,14 +59,15 @@ def test_files_are_those_of_numpy(way, disk, tmp_path, steps, dtype) -> None:
     file, expected = ArrayFile(path, dtype, disk), np.empty(0, dtype=dtype)
     for step in steps:
         if step == "mark":
-            file.mark()
+            file.settle()
         elif step == "read":
             middle = expected.size // 2
             assert file.read(middle, expected.size).tolist() == expected[middle:].tolist()
         elif step == "resume":
-            mark = file.mark()
+            file.settle()
+            mark = file.growth.mark()
             file.append(np.ones(9000, dtype=dtype))  # which the next one does not know
-            file._settle()
+            file.settle()
             file.close()
             growth = Growth.restore(path, mark)
             assert growth is not None
@@ -125,13 +126,13 @@ def test_a_disk_that_is_full_is_not_forgotten(disk, tmp_path, monkeypatch) -> No
         file.complete()
 
 
-@pytest.mark.parametrize("place", [3, 6, 12, 50, 127])
-def test_a_header_that_is_another(disk, tmp_path, place) -> None:
+@pytest.mark.parametrize("offset", [3, 6, 12, 50, 127])
+def test_a_header_that_is_another(disk, tmp_path, offset) -> None:
     path = tmp_path / "whole.npy"
     file = ArrayFile(path, np.uint8, disk)
     file.append(np.arange(100, dtype=np.uint8))
     file.complete()
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
     assert checksum_of_values(path) is None

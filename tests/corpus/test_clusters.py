@@ -5,13 +5,12 @@ import os
 import numpy as np
 import pytest
 
-from protein_lm.corpus.cluster_table import ClusterTable
 from protein_lm.corpus.clusters import cluster, find_mmseqs, leakage, nearest_in_training
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.prepare import prepare
-from protein_lm.corpus.split import Split
+from protein_lm.corpus.split import ClusterTable, Split
 from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.io.hashing import hash_identifiers
 
 
 def families(path, num_families=40, members=5) -> None:

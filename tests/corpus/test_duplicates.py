@@ -5,13 +5,15 @@ from hypothesis import strategies as st
 
 from protein_lm.corpus import duplicates
 from protein_lm.corpus.duplicates import Ledger, RecordSet, fingerprints
+from protein_lm.files.resume import WorkFolder
 
 
 @pytest.mark.parametrize("held_rows", [1, 7, 100, 10**6])
 def test_ledgers_against_a_dictionary(tmp_path, monkeypatch, held_rows):
     monkeypatch.setattr(duplicates, "_HELD_ROWS", held_rows)
     generator = np.random.default_rng(0)
-    sequences, pairs = Ledger(tmp_path, "sequences"), Ledger(tmp_path, "pairs")
+    work = WorkFolder(tmp_path)
+    sequences, pairs = Ledger(work, "sequences"), Ledger(work, "pairs")
     seen, repeats, checks, first = {}, [], {}, 0
     for size in (1, 0, 50, 3, 700, 10, 10, 10):
         keys = generator.integers(0, 200, size, dtype=np.uint64) * np.uint64(2**64 // 200)

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from protein_lm.choices import OnError
-from protein_lm.corpus import family_table
-from protein_lm.corpus.families import PRESETS, read_families
-from protein_lm.corpus.family_table import FamilyTable
+from protein_lm.corpus import families
+from protein_lm.corpus.families import PRESETS, FamilyTable, read_families
 from protein_lm.corpus.filters import Filters
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.prepare import prepare
 from protein_lm.corpus.split import Split
 from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.io.hashing import hash_identifiers
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DAT, XML, CLUSTERS, FASTA = (
@@ -154,7 +153,7 @@ FORMS = {
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress])
 @pytest.mark.parametrize("block_bytes", [150, 2**22])
 def test_tables_of_every_form(tmp_path, monkeypatch, form, compress, block_bytes):
-    monkeypatch.setattr(family_table, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(families, "_BLOCK_BYTES", block_bytes)
     heading, row = FORMS[form]
     text = "\r\n".join([*([heading] if heading else []), *(row.format(*pair) for pair in PAIRS * 20)])
     (tmp_path / "table").write_bytes(compress(text.encode()))

@@ -320,15 +320,16 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
     (tmp_path / "often.py").write_text(
         "import os, signal, sys\n"
         "from protein_lm.cli import main\n"
-        "from protein_lm.files import journal\n"
-        "save, saves_left = journal.Journal.save, [int(sys.argv[1])]\n"
+        "from protein_lm.corpus import prepare\n"
+        "from protein_lm.files.resume import WorkFolder\n"
+        "save, saves_left = WorkFolder.save, [int(sys.argv[1])]\n"
         "def save_and_die(*arguments):\n"
         "    save(*arguments)\n"
         "    saves_left[0] -= 1\n"
         "    if not saves_left[0]:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
-        "    journal.SAVED_SECONDS, journal.Journal.save = 0, save_and_die\n"
+        "    prepare.SAVED_SECONDS, WorkFolder.save = 0, save_and_die\n"
         "    sys.exit(main(sys.argv[2:]))\n"
     )
 
@@ -356,6 +357,6 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path):
             workers = str(generator.integers(0, 3))
             done = subprocess.run([*command(), "--workers", workers], check=False, capture_output=True)
             assert not done.returncode, done.stderr.decode()
-            assert not is_after_save or b"going on with what a killed run had begun" in done.stderr
+            assert not is_after_save or b"resuming what a killed run had begun" in done.stderr
         assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == whole
         assert names(tmp_path) == ["in.fasta", "often.py", "store"]

@@ -3,9 +3,9 @@ import gzip
 import numpy as np
 import pytest
 
-from protein_lm.corpus.hashing import hash_identifiers
 from protein_lm.corpus.split import Split, SplitRule, SplitTable
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.io.hashing import hash_identifiers
 
 MASK = 2**64 - 1
 MANY = [b"A%07d" % number for number in range(50_000)]
@@ -19,7 +19,7 @@ def mix_textbook(value: int) -> int:
 
 
 @pytest.mark.parametrize("identifier", ["P62593", "12345678", "a_rather_long_identifier|é", "x" * 1000, ""])
-def test_hash_is_the_textbook_one_whatever_stands_beside_it(identifier):
+def test_hash_is_the_textbook_one_whatever_stands_next_to_it(identifier):
     encoded = identifier.encode()
     expected = mix_textbook(len(encoded))
     for start in range(0, len(encoded), 8):

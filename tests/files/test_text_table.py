@@ -19,15 +19,14 @@ from pyarrow import parquet
 from protein_lm import alphabet
 from protein_lm.batches.labels import read_sequence_table
 from protein_lm.choices import LongPolicy
-from protein_lm.corpus import family_table
-from protein_lm.corpus.cluster_table import ClusterTable
-from protein_lm.corpus.family_table import FamilyTable
-from protein_lm.corpus.hashing import hash_identifiers
-from protein_lm.corpus.split import Split, SplitTable
+from protein_lm.corpus import families
+from protein_lm.corpus.families import FamilyTable
+from protein_lm.corpus.split import ClusterTable, Split, SplitTable
 from protein_lm.errors import InputError
 from protein_lm.files import text_table
 from protein_lm.files.tables import column_names, read_table
 from protein_lm.files.text_table import TextTable
+from protein_lm.io.hashing import hash_identifiers
 from protein_lm.io.readers import read_records
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.variants.variant_table import read_variants
@@ -136,7 +135,7 @@ def everything(delimiter: str, end: str, *, appended: str = "") -> str:
 @pytest.mark.parametrize("delimiter", "\t,;")
 @pytest.mark.parametrize("appended", [False, True])
 def test_all_readers_read_the_same(tmp_path, monkeypatch, delimiter, appended) -> None:
-    monkeypatch.setattr(family_table, "_BLOCK_BYTES", 300)  # some blocks without quotes, some with
+    monkeypatch.setattr(families, "_BLOCK_BYTES", 300)  # some blocks without quotes, some with
     names = ("t.csv", "T.CSV", "t.TSV.gz", "t")
     kinds = zip(names, ENCODINGS, ("\n", "\r\n", "\r", "\n"), (*COMPRESSIONS, bytes), strict=True)
     for name, encoding, end, compress in kinds:
@@ -258,7 +257,7 @@ def test_cells_and_lines_without_end(monkeypatch) -> None:
     rows_of(b"a,b\n")  # sets csv's own limit again
 
 
-def test_what_stands_between_cells_is_told_by_the_first_line() -> None:
+def test_the_first_line_tells_the_delimiter() -> None:
     assert rows_of(b"note, a,b;note, c;mutant\n1;2;3\n", wanted=("mutant",))[1] == (2, ["1", "2", "3"])
     assert rows_of(b'"a,b,c"\td\n1\t2\n')[1] == (2, ["1", "2"])
     assert rows_of(b"a;b\n1,5;2\n")[1] == (2, ["1,5", "2"])
@@ -296,13 +295,19 @@ def test_rows_come_before_the_file_is_read_to_its_end() -> None:
     assert sum(1 for _ in rows) == 99_999 and num_read == 50
 
 
-def test_the_end_of_plain_blocks_is_where_rows_go_on() -> None:
+def test_quick_readers_get_blocks_until_the_first_quote() -> None:
     data = b"a,b\n" + b"1,2\n" * 2000 + b'3,"4,"\n' + b"5,6\n"
     table = TextTable.of_blocks((data[i : i + 99] for i in range(0, len(data), 99)), Path("t.csv"))
-    plain = list(table.plain_blocks())
-    found = [row for line, block in plain for row in table.rows_of(block, line)] + list(table.whole_rows())
-    ones = [(2 + i, ["1", "2"]) for i in range(2000)]
-    assert len(plain) > 9 and found == [*ones, (2002, ["3", "4,"]), (2003, ["5", "6"])]
+    blocks: list[bytes] = []
+
+    def quick(block: bytes) -> list | None:
+        blocks.append(block)
+        return None if len(blocks) % 2 else [(0, line.split(",")) for line in block.decode().split()]
+
+    found = [row for rows in table.read(quick, list, has_heading=True) for row in rows]
+    assert len(blocks) > 9 and all(b'"' not in block for block in blocks)
+    assert [cells for _, cells in found] == [["1", "2"]] * 2000 + [["3", "4,"], ["5", "6"]]
+    assert all(line in (0, 2 + index) for index, (line, _) in enumerate(found))
 
 
 def test_files_that_are_no_tables_are_called_what_they_are(tmp_path) -> None:
@@ -325,7 +330,7 @@ def test_files_that_are_no_tables_are_called_what_they_are(tmp_path) -> None:
 def test_fasta_in_utf_16(tmp_path) -> None:
     (tmp_path / "t.fasta").write_bytes(">P1 Ä\r\nMKV\r\n".encode("utf-16"))
     (record,) = read_records(tmp_path / "t.fasta")
-    assert record.sequence == "MKV" and record.header == "P1 Ä"
+    assert record.sequence == "MKV" and record.sequence_id == "P1"
 
 
 # ---- Parquet

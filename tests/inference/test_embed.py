@@ -111,7 +111,7 @@ def test_a_stopped_command_goes_on_to_the_same_files(tmp_path, fasta, small_shar
             embed_file(model, fasta, tmp_path / "e", storage, resume=True, on_progress=kill_after(number))
         assert not (tmp_path / "e").exists()
         (tmp_path / "e.unfinished" / "shard-00099.safetensors").write_text("written, but not saved")
-    with pytest.raises(OutputError, match="go on with --resume"):
+    with pytest.raises(OutputError, match="resume it with --resume"):
         embed_file(model, fasta, tmp_path / "e", storage)
     with pytest.raises(OutputError, match="begun with another dtype"):
         embed_file(

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from protein_lm.choices import OutputHead, Precision, VariantStrategy
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, ModelError
 from protein_lm.inference.variants import Scoring, variant_scores
+from protein_lm.interop.fair_esm import read_fair_esm
 from protein_lm.interop.reading import is_file_of_others, read_esm2
+from protein_lm.interop.verification import verify
 from protein_lm.io.variants.variant_table import all_substitutions
 from protein_lm.model.conversion import with_attention
 from tests.inference.toys import records
@@ -87,6 +90,36 @@ def test_the_sizes_of_the_release(num_layers, width, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_both_models_are_run_on_a_protein(esm2, tmp_path, capsys) -> None:
+    path = write_release(esm2, tmp_path)
+    arguments = ["convert", str(path), "-o", str(tmp_path / "model"), "--verify"]
+    assert main([*arguments, "--set", "attention=elu"]) == 0
+    said = re.search(r"largest difference from fair-esm's logits, .* on 58 residues: (\S+)", capsys.readouterr().out)
+    assert said is not None and float(said[1]) < 1e-4
+    (tmp_path / "esm2_small-contact-regression.pt").unlink()
+    assert main([*arguments[:3], str(tmp_path / "second"), "--verify"]) == 0
+    capsys.readouterr()
+    for given, fault in (
+        (["convert", str(tmp_path / "model")], "--verify compares with fair-esm's own model"),
+        (["convert", str(path), "--merge"], "leave it out with --merge"),
+    ):
+        assert main([*given, "-o", str(tmp_path / "none"), "--verify"]) == 2
+        assert fault in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_a_model_that_differs_from_fair_esm_is_refused(esm2, tmp_path) -> None:
+    path = write_release(esm2, tmp_path)
+    model, _ = read_fair_esm(path)
+    with torch.no_grad():
+        model.final_norm.weight.mul_(2)
+    with pytest.raises(ModelError, match=r"logits differ by .* from those of fair-esm's model; nothing was written"):
+        verify(path, model)
+    content = torch.load(path, weights_only=False)
+    torch.save(content["model"], path)
+    with pytest.raises(ModelError, match="fair-esm does not read it"):
+        verify(path, model)
+
+
 def test_masked_marginals_are_those_of_fair_esm(tmp_path) -> None:
     esm2 = untrained(12, 480, 20)
     model = read_esm2(write_release(esm2, tmp_path)).model.eval()

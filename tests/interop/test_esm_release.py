@@ -116,7 +116,7 @@ def test_a_name_is_downloaded_and_converted_once(release, esm2, tmp_path, capsys
 @pytest.mark.parametrize("tag", ["", None, "0123-17"])
 def test_a_transfer_that_breaks_goes_on(release, tag) -> None:
     release.tag, release.limits = tag, [1000, 2000]
-    path = fetch_release(NAME, no_bar, base=release.base, pause_seconds=0.01)
+    path = fetch_release(NAME, no_bar, pause_seconds=0.01)
     assert path.read_bytes() == release.files[f"/fair-esm/models/{NAME}.pt"]
     assert [start for _, name, start in release.asked if name == f"{NAME}.pt"] == [0, 0, 1000, 3000]
 
@@ -128,16 +128,19 @@ def test_damage_on_the_way_is_found(release, tmp_path, tag, fault) -> None:
     content[len(content) // 2] ^= 1
     release.tag, release.sent = tag, {place: bytes(content)}
     with pytest.raises(InputError, match=fault):
-        fetch_release(NAME, no_bar, base=release.base, pause_seconds=0.01)
+        fetch_release(NAME, no_bar, pause_seconds=0.01)
     assert not list((tmp_path / "torch/hub/checkpoints").iterdir())
 
 
-def test_faults_of_the_server_are_one_line(release) -> None:
+def test_faults_of_the_server_are_one_line(release, monkeypatch) -> None:
     release.tells_size = False
     with pytest.raises(InputError, match="does not tell the size"):
-        fetch_release(NAME, no_bar, base=release.base, pause_seconds=0.01)
+        fetch_release(NAME, no_bar, pause_seconds=0.01)
     release.tells_size = True
-    with pytest.raises(InputError, match="the server says 404"):
-        fetch_release(NAME, no_bar, base=release.base + "x/", pause_seconds=0.01)
-    with pytest.raises(InputError, match=r"127.0.0.1:9/models/.* cannot be reached .*; check network and address"):
-        fetch_release(NAME, no_bar, base="http://127.0.0.1:9/", pause_seconds=0.01)
+    for base, fault in (
+        (release.base + "x/", "the server says 404"),
+        ("http://127.0.0.1:9/", r"127.0.0.1:9/models/.* cannot be reached .*; check network and address"),
+    ):
+        monkeypatch.setattr(esm_release, "BASE", base)
+        with pytest.raises(InputError, match=fault):
+            fetch_release(NAME, no_bar, pause_seconds=0.01)

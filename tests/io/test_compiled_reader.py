@@ -1,9 +1,5 @@
 """The compiled reader against Python and numpy: whatever it takes, it takes as they do, to the last number."""
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,43 +12,23 @@ from hypothesis import strategies as st
 
 from protein_lm.alphabet import ResiduePolicy
 from protein_lm.choices import OnError
-from protein_lm.corpus import duplicates
-from protein_lm.corpus.digest import Digest, Settings, digest
-from protein_lm.corpus.duplicates import ROW, Seen, spread
 from protein_lm.corpus.filters import Filters
-from protein_lm.corpus.prepare import prepare
-from protein_lm.corpus.split import SplitRule
-from protein_lm.errors import ConfigError, InputError
+from protein_lm.corpus.workers import PartResult, Settings, process_part
+from protein_lm.errors import InputError
 from protein_lm.files.sources import Source
 from protein_lm.files.text import Text
 from protein_lm.io import compiled_reader as compiled
 from protein_lm.io.readers import FASTA, FLAT_FILE, Part, TextFormat, parts
-from protein_lm.io.records import kept, selected
 from protein_lm.native import build
-from protein_lm.native import reader as library
-from tests.conftest import have_built
-from tests.files.test_journal import contents, killed
-from tests.io.test_header_fields import cluster_headers, knowledgebase_headers
+from tests.io.test_headers import cluster_headers, knowledgebase_headers
+from tests.native.test_build import needs_compiler
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "swissprot_sample.fasta.gz"
 HEADERS = ROOT / "tests" / "fixtures" / "headers.fasta"
 ENTRIES = ROOT / "tests" / "fixtures" / "entries.dat"
-has_compiler = any(map(shutil.which, build.COMPILERS))
-pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
+pytestmark = needs_compiler
 policies = st.sampled_from(ResiduePolicy)
-
-
-@pytest.fixture(scope="module")
-def reader(kernels_root):
-    """The reader built, and in use."""
-    have_built([build.READER], kernels_root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.FOLDER_VARIABLE, str(kernels_root))
-        patch.delenv(build.VARIABLE)
-        library.forget()
-        yield library.compiled_reader()
-    library.forget()
 
 
 def in_two(text: bytes, form: TextFormat) -> Text:
@@ -61,13 +37,15 @@ def in_two(text: bytes, form: TextFormat) -> Text:
     return Text(text[:cut], memoryview(text)[cut:]) if cut >= form.kept else Text(text)
 
 
-def read_by(path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]) -> Digest | str | None:
+def read_by(
+    path: str, text: bytes, asked: Settings, form: TextFormat, families: Sequence[str]
+) -> PartResult | str | None:
     """What becomes of a text, or the message, with the reader as it is (`""`) or `off`."""
     part = Part(Path("in"), in_two(text, form), form, line=1, num_lines=text.count(b"\n"), families=families)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(build.VARIABLE, path)
         try:
-            return digest(part, asked)
+            return process_part(part, asked)
         except InputError as error:
             return str(error)
 
@@ -83,10 +61,10 @@ def is_taken(text: bytes, form: TextFormat, policy: ResiduePolicy) -> bool:
 def assert_same(text: bytes, asked: Settings, form: TextFormat = FASTA, families: Sequence[str] = ()) -> None:
     ours, theirs = (read_by(path, text, asked, form, families) for path in ("", build.OFF))
     assert type(ours) is type(theirs)
-    if not isinstance(ours, Digest) or not isinstance(theirs, Digest):
+    if not isinstance(ours, PartResult) or not isinstance(theirs, PartResult):
         assert ours == theirs
         return
-    assert (ours.num_read, ours.num_dropped, ours.was_said) == (theirs.num_read, theirs.num_dropped, theirs.was_said)
+    assert (ours.num_read, ours.num_dropped, ours.annotated) == (theirs.num_read, theirs.num_dropped, theirs.annotated)
     assert_equal_fields(ours.records, theirs.records)
 
 
@@ -339,7 +317,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
             patch.setenv(build.VARIABLE, way)
             try:
                 with Source(path, block_bytes=block_bytes) as source:
-                    made = [digest(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
+                    made = [process_part(part, settings_of(ResiduePolicy.KEEP, on_error)) for part in parts(source)]
                 found[way] = [one for one in made if one is not None]
             except InputError as error:
                 assert "\n" not in str(error)
@@ -349,7 +327,7 @@ def test_equals_python_on_any_file(reader, tmp_path_factory, pieces, block_bytes
         assert ours == theirs
         return
     for one, other in zip(ours, theirs, strict=True):
-        assert (one.num_read, one.num_dropped, one.was_said) == (other.num_read, other.num_dropped, other.was_said)
+        assert (one.num_read, one.num_dropped, one.annotated) == (other.num_read, other.num_dropped, other.annotated)
         assert_equal_fields(one.records, other.records)
 
 
@@ -371,194 +349,3 @@ def test_equals_python_on_real_entries(reader, policy) -> None:
     assert_same(text, settings_of(policy), FLAT_FILE, families)
     assert_same(text, settings_of(policy, min_length=200, drop_fragments=True), FLAT_FILE, families)
     assert is_taken(text, FLAT_FILE, policy)
-
-
-@pytest.mark.parametrize("workers", [None, 0, 2])
-def test_stores_are_the_same(reader, workers, tmp_path, monkeypatch) -> None:
-    odd = tmp_path / "odd.fasta"
-    odd.write_bytes(b">a\r\nMKL\r\n>b\r\nmkv*\r\n>c\r\nM1\r\n>d\r\nMKL\r\n")
-    manifests = {}
-    for path in ("", build.OFF):
-        monkeypatch.setenv(build.VARIABLE, path)
-        options = {"on_error": OnError.SKIP, "block_bytes": 2**14, "workers": workers}
-        manifests[path] = prepare([SAMPLE, odd, ENTRIES], tmp_path / f"store{path}", **options)
-    assert manifests[""] == manifests[build.OFF]  # with checksums of all files
-    assert manifests[""]["num_dropped"]["malformed"] == 1
-
-
-def test_a_fault_in_a_thread_is_said_and_nothing_left(reader, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(build.VARIABLE, "")
-    text = b"".join(b">s%d\nMK%b\n" % (record, b"L" * (record % 50)) for record in range(5000))
-    (tmp_path / "in.fasta").write_bytes(text + b">bad\nMK\nM1\n>good\nM\n")
-    with pytest.raises(
-        InputError, match=r"in.fasta, line 10003, sequence bad: '1' at position 4 is not a residue letter"
-    ):
-        prepare([tmp_path / "in.fasta"], tmp_path / "store", block_bytes=1000)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
-
-
-def test_a_damaged_reader_is_said_in_a_line(reader, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(build.VARIABLE, "")
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
-    library.forget()
-    assert library.compiled_reader() is None
-    build.folder().mkdir()
-    build.library_of(build.READER).write_bytes(b"no library")
-    library.forget()
-    with pytest.raises(ConfigError, match=r"reader.so cannot be used .*; build it anew with protein-lm kernels build"):
-        library.compiled_reader()
-    monkeypatch.setenv(build.VARIABLE, build.OFF)
-    assert library.compiled_reader() is None
-    library.forget()
-
-
-@pytest.mark.slow
-def test_all_of_reading_and_preparing_again(reader) -> None:
-    """The tests of what reads files, which take numpy's way by default, with the reader in use."""
-    names = [
-        "test_families",
-        "test_fasta",
-        "test_header_fields",
-        "test_journal",
-        "test_prepare",
-        "test_readers",
-        "test_readers_fuzz",
-    ]
-    files = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
-    script = (
-        "import sys, pytest; from protein_lm.native.reader import compiled_reader; assert compiled_reader() is not None; "
-        "sys.exit(pytest.main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", *files],
-        env={**os.environ, build.VARIABLE: ""},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-@given(text=st.binary(max_size=300), times=st.integers(1, 120))
-def test_bytes_are_counted(reader, text, times) -> None:
-    text *= times
-    both = Text(text, memoryview(text)[1:])
-    for byte in (b"\n", b"\xff"):
-        assert reader.count(text, byte) == text.count(byte)
-        for path in ("", build.OFF):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv(build.VARIABLE, path)
-                assert both.count(byte) == 2 * text.count(byte) - text[:1].count(byte)
-
-
-@given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=200))
-def test_rows_are_spread_as_by_numpy(reader, keys) -> None:
-    rows = np.zeros(len(keys), dtype=ROW)
-    rows["key"], rows["check"], rows["record"] = keys, keys[::-1], np.arange(len(keys))
-    found, by_numpy = np.zeros(len(keys) + 1, dtype=ROW), np.zeros(len(keys) + 1, dtype=ROW)  # room for more
-    ends = spread(rows, found)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.VARIABLE, build.OFF)
-        assert ends.tolist() == spread(rows, by_numpy).tolist()
-    assert found.tobytes() == by_numpy.tobytes()
-
-
-@given(pieces=st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=20))
-def test_pieces_are_kept_as_by_numpy(reader, pieces) -> None:
-    values = np.frombuffer(b"".join(piece for piece, _ in pieces), dtype=np.uint8)
-    lengths = np.array([len(piece) for piece, _ in pieces], dtype=np.int64)
-    keep = np.array([is_kept for _, is_kept in pieces], dtype=bool)
-    for path in ("", build.OFF):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(build.VARIABLE, path)
-            found = kept(values, lengths, keep)
-        assert found.tobytes() == b"".join(piece for piece, is_kept in pieces if is_kept)
-
-
-@given(keep=st.lists(st.booleans(), max_size=40))
-def test_columns_are_selected_as_by_numpy(reader, keep) -> None:
-    kinds = np.bool_, np.uint8, np.int32, np.int64, np.uint64
-    columns = [np.arange(len(keep)).astype(kind) for kind in kinds] + [
-        np.arange(4 * len(keep), dtype=np.uint64)[::2].reshape(-1, 2)
-    ]
-    for path in ("", build.OFF):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(build.VARIABLE, path)
-            found = selected(columns, np.array(keep, dtype=bool))
-        for column, chosen in zip(columns, found, strict=True):
-            assert chosen.dtype == column.dtype and chosen.tolist() == column[np.array(keep, dtype=bool)].tolist()
-
-
-@given(seed=st.integers(0, 2**64 - 1), fractions=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)))
-def test_splits_are_those_of_numpy(reader, seed, fractions) -> None:
-    hashes = np.random.default_rng(seed).integers(0, 2**64, 500, dtype=np.uint64)
-    rule = SplitRule(seed=seed, valid_fraction=fractions[0], test_fraction=fractions[1])
-    found = {}
-    for path in ("", build.OFF):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(build.VARIABLE, path)
-            found[path] = rule.assign(hashes)
-    assert found[""].dtype == np.uint8 and found[""].tolist() == found[build.OFF].tolist()
-
-
-@given(
-    shown=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=60), max_size=6),
-    stride=st.sampled_from([1, 256, 2**57]),  # that share places of the table, all of them or few
-    num_slots=st.sampled_from([16, 256]),
-)
-def test_what_was_seen_against_a_set(reader, shown, stride, num_slots) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.VARIABLE, "")
-        patch.setattr(duplicates, "_LEAST_SLOTS", num_slots)
-        seen, members = Seen(num_bytes=1), set[tuple[int, int]]()
-        for pairs in shown:
-            rows = [(high * stride, high * 4 + low) for high, low in pairs]  # no two sequences share their second half
-            prints = np.array(rows, dtype=np.uint64).reshape(-1, 2)
-            for pair, is_new in zip(pairs, seen.add(prints).tolist(), strict=True):
-                assert is_new or pair in members
-                assert not is_new or pair not in members or not seen.knows_all
-                members.add(pair)
-        assert seen.knows_all or len(members) > 16
-
-
-def test_a_fingerprint_that_looks_like_a_free_slot(reader, monkeypatch) -> None:
-    monkeypatch.setenv(build.VARIABLE, "")
-    seen, prints = Seen(num_bytes=1), np.array([(7, 0), (7, 1)], dtype=np.uint64)
-    assert [seen.add(prints).tolist() for _ in range(2)] == [[True, True], [True, False]]
-    assert not seen.knows_all
-
-
-@pytest.mark.parametrize("most_slots", [2**17, 2**14, 2**6], ids=["ample", "scarce", "too few"])
-def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypatch) -> None:
-    again = tmp_path / "again.fasta"
-    with Source(SAMPLE) as source:
-        text = b"".join(source.blocks()).replace(b">", b">again_")
-    again.write_bytes(text[: text.rindex(b"\n>", 0, 2**20) + 1])
-    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
-    manifests = {}
-    for path in ("", build.OFF):
-        monkeypatch.setenv(build.VARIABLE, path)
-        manifests[path] = prepare([again, SAMPLE, again], tmp_path / f"store{path}", block_bytes=2**16)
-    assert manifests[""] == manifests[build.OFF]
-    assert manifests[""]["num_dropped"]["duplicate_sequence"] > 2 * text[: 2**20].count(b"\n>") * 0.9
-
-
-@pytest.mark.parametrize("most_slots", [2**17, 2**6], ids=["ample", "too few"])
-@pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
-def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
-    monkeypatch.setattr("protein_lm.files.journal.SAVED_SECONDS", 0)
-    again = tmp_path / "again.fasta"
-    with Source(SAMPLE) as source:
-        again.write_bytes(b"".join(source.blocks()).replace(b">", b">again_"))
-    sources, said = [SAMPLE, again], []
-    monkeypatch.setenv(build.VARIABLE, build.OFF)
-    prepare(sources, tmp_path / "whole", block_bytes=2**16)
-    monkeypatch.setenv(build.VARIABLE, before)
-    partial = killed(sources, tmp_path / "store", tmp_path / "left", moment=60, block_bytes=2**16)
-    assert any(partial.glob("sequences.*.tmp")) == (before == build.OFF or most_slots == 2**6)
-    monkeypatch.setenv(build.VARIABLE, after)
-    prepare(sources, tmp_path / "left" / "store", block_bytes=2**16, say=said.append)
-    assert "going on with what a killed run had begun, after " in said[0]
-    assert contents(tmp_path / "left" / "store") == contents(tmp_path / "whole")

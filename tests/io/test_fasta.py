@@ -18,20 +18,20 @@ from protein_lm.io.readers import read_blocks, read_records
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
 
 
-def in_blocks(path: Path, block_bytes: int, policy=ResiduePolicy.KEEP) -> list[tuple[str, str, bytes, int]]:
+def in_blocks(path: Path, block_bytes: int, policy=ResiduePolicy.KEEP) -> list[tuple[str, bytes, int]]:
     with Source(path, block_bytes=block_bytes) as source:
         return [
-            (header.decode().strip(), identifier.decode(), tokens, line)
+            (identifier.decode(), tokens, line)
             for block in read_blocks(source, policy=policy)
-            for header, identifier, tokens, line in zip(
-                block.headers.cut(), block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True
+            for identifier, tokens, line in zip(
+                block.sequence_ids.cut(), block.sequences(), block.lines.tolist(), strict=True
             )
         ]
 
 
 def by_biopython(text: str) -> list[tuple[str, bytes]]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
-    return [(r.description, encode(str(r.seq)).tobytes()) for r in SeqIO.parse(io.StringIO(text), "fasta")]
+    return [(sequence_id(r.description), encode(str(r.seq)).tobytes()) for r in SeqIO.parse(io.StringIO(text), "fasta")]
 
 
 words = st.tuples(
@@ -58,8 +58,7 @@ def test_same_records_as_biopython_in_blocks_of_any_size(text, block_bytes, tmp_
     path = tmp_path_factory.mktemp("oracle") / "in.fasta"
     path.write_bytes(text.encode())
     records = in_blocks(path, block_bytes)
-    assert [(header, tokens) for header, _, tokens, _ in records] == by_biopython(text)
-    assert [identifier for _, identifier, _, _ in records] == [sequence_id(header) for header, *_ in records]
+    assert [(identifier, tokens) for identifier, tokens, _ in records] == by_biopython(text)
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     assert [line for *_, line in records] == [i for i, line in enumerate(lines, 1) if line.startswith(">")]
 
@@ -67,16 +66,12 @@ def test_same_records_as_biopython_in_blocks_of_any_size(text, block_bytes, tmp_
 @pytest.mark.parametrize("block_bytes", [1, 7, 64, 1000, 2**20])
 def test_real_records(block_bytes):
     records = in_blocks(FIXTURE, block_bytes)
-    expected = by_biopython(FIXTURE.read_text())
-    assert [(header, tokens) for header, _, tokens, _ in records] == expected
-    assert [identifier for _, identifier, _, _ in records] == [sequence_id(header) for header, _ in expected]
+    assert [(identifier, tokens) for identifier, tokens, _ in records] == by_biopython(FIXTURE.read_text())
 
 
-def test_read_records_gives_header_tokens_and_line(write):
+def test_read_records_gives_identifier_tokens_and_line(write):
     first, second = read_records(write(">sp|P1|A_B name\nMK\nV\n\n>two\nLl\n"))
-    assert (first.sequence_id, first.header, first.sequence, len(first), first.line) == (
-        *("P1", "sp|P1|A_B name", "MKV", 3, 1),
-    )
+    assert (first.sequence_id, first.sequence, len(first), first.line) == ("P1", "MKV", 3, 1)
     assert (second.sequence_id, second.sequence, second.line) == ("two", "LL", 5)
     assert first.tokens.dtype == np.uint8
 
@@ -105,11 +100,14 @@ def test_policy_for_each_letter(write, letter, policy):
         with pytest.raises(
             InputError, match=rf"in.fasta, line 2, sequence a: ambiguous residue '{letter}' at position 2, ref"
         ):
-            list(read_records(path, policy=policy))
+            in_blocks(path, 2**20, policy)
         return
     shown = "X" if letter == "J" or (ambiguous and policy is ResiduePolicy.TO_X) else letter
-    expected = ["MK"] if ambiguous and policy is ResiduePolicy.DROP else [f"M{shown}K", "MK", f"M{shown}K"]
-    assert [record.sequence for record in read_records(path, policy=policy)] == expected
+    expected = [encode(sequence).tobytes() for sequence in (f"M{shown}K", "MK", f"M{shown}K")]
+    assert [tokens for _, tokens, _ in in_blocks(path, 2**20, policy)] == expected
+    with Source(path) as source:
+        (block,) = read_blocks(source, policy=policy)
+    assert block.has_ambiguous.tolist() == [ambiguous, False, ambiguous]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 2**20])
@@ -182,7 +180,7 @@ def test_comments_before_the_first_header(write, comments, end, block_bytes):
     text = comments + ">101\nMK-lV\n> 102 \nM--\n"
     found = in_blocks(write(text.replace("\n", end)), block_bytes if len(comments) < 99 else 2**12)
     lines = text.split("\n")
-    assert [(name, line) for _, name, _, line in found] == [("101", lines.index(">101") + 1), ("102", len(lines) - 2)]
+    assert [(name, line) for name, _, line in found] == [("101", lines.index(">101") + 1), ("102", len(lines) - 2)]
     assert [tokens for *_, tokens, _ in found] == [encode("MKLV").tobytes(), encode("M").tobytes()]
 
 

@@ -1,79 +1,97 @@
+"""Header lines: identifiers, and the fields of many headers at once compared with regular expressions for one."""
+
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protein_lm.errors import InputError
-from protein_lm.io.headers import Database, Header, parse_header, sequence_id
+from protein_lm.files.sources import Source
+from protein_lm.io.headers import sequence_id
+from protein_lm.io.readers import read_blocks
+from protein_lm.io.records import FRAGMENT, REVIEWED, UNREVIEWED
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "headers.fasta"
-LINES = [line for line in FIXTURE.read_text().splitlines() if line.startswith(">")]
+
+# A name may itself hold `=`, so each field is looked for by its key, in UniProt's order, up to the end of the line.
+KNOWLEDGEBASE = re.compile(
+    r"(?P<name>.*?)"
+    r"(?:(?:^|\s)OS=.*?(?:\sOX=(?P<taxon>\d+))?(?:\sGN=.*?)?(?:\sPE=(?P<existence>\d))?(?:\sSV=\d+(?:\s\w+=\S*)*)?)?$"
+)
+CLUSTER = re.compile(
+    r"(?P<name>.*?)(?:(?:^|\s)n=(?P<size>\d+)(?:\sTax=.*?)?(?:\sTaxID=(?P<taxon>\d+))?(?:\sRepID=\S+)?)?$"
+)
+OTHER = re.compile(r"(?P<name>.*)$")
+WORDS = {r"(sp|tr)\|[^|]": KNOWLEDGEBASE, r"UniRef(50|90|100)_\S": CLUSTER, "": OTHER}
 
 
-def test_swiss_prot():
-    line = ">sp|P00974|BPT1_BOVIN Pancreatic trypsin inhibitor OS=Bos taurus OX=9913 GN=PTI PE=1 SV=2"
-    assert parse_header(line) == Header(
-        sequence_id="P00974",
-        description="Pancreatic trypsin inhibitor",
-        database=Database.SWISS_PROT,
-        entry_name="BPT1_BOVIN",
-        organism="Bos taurus",
-        taxon_id=9913,
-        gene="PTI",
-        protein_existence=1,
-        sequence_version=2,
-    )
+def expected(header: str) -> tuple[int, int, int, int]:
+    """Taxon, cluster size, level of evidence and flags of one header."""
+    word, _, rest = header.strip().partition(" ")
+    pattern = next(pattern for begins, pattern in WORDS.items() if re.match(begins, word))
+    match = pattern.match(rest.strip())
+    assert match is not None
+    said = match.groupdict()
+    review = {"sp": REVIEWED, "tr": UNREVIEWED}[word[:2]] if pattern is KNOWLEDGEBASE else 0
+    flags = review | (FRAGMENT if said["name"].endswith(("(Fragment)", "(Fragments)")) else 0)
+    return int(said.get("taxon") or 0), int(said.get("size") or 0), int(said.get("existence") or 0), flags
 
 
-def test_uniref():
-    line = "UniRef50_Q8WZ42 Titin n=2871 Tax=Vertebrata TaxID=7742 RepID=TITIN_HUMAN"
-    assert parse_header(line) == Header(
-        sequence_id="UniRef50_Q8WZ42",
-        description="Titin",
-        database=Database.UNIREF50,
-        organism="Vertebrata",
-        taxon_id=7742,
-        cluster_size=2871,
-        representative="TITIN_HUMAN",
-    )
+def found(path: Path) -> list[tuple[int, int, int, int]]:
+    with Source(path) as source:
+        rows = []
+        for block in read_blocks(source):
+            said = block.annotations
+            columns = said.taxon_ids, said.cluster_sizes, said.protein_existence, said.flags
+            rows += list(zip(*(column.tolist() for column in columns), strict=True))
+        return rows
 
 
-def test_uniref_without_taxon_id():
-    header = parse_header("UniRef100_A5DI11 Elongation factor 2 n=1 Tax=Pichia guilliermondii RepID=EF2_PICGU")
-    assert (header.organism, header.taxon_id, header.representative) == ("Pichia guilliermondii", None, "EF2_PICGU")
+def test_real_headers():
+    lines = [line for line in FIXTURE.read_text().splitlines() if line.startswith(">")]
+    assert found(FIXTURE) == [expected(line[1:]) for line in lines]
 
 
-def test_equals_sign_in_names():
-    header = parse_header(
-        "tr|Q9S8M8|Q9S8M8_WHEAT FRIII-2-VIII=GAMMA-gliadin (Fragment) OS=Triticum aestivum OX=4565 PE=1 SV=1"
-    )
-    assert (header.description, header.is_fragment) == ("FRIII-2-VIII=GAMMA-gliadin (Fragment)", True)
-    header = parse_header("tr|F5U222|F5U222_STRAP Ligase OS=Streptococcus SK52 = DSM 20563 GN=asnS PE=3 SV=1")
-    assert (header.organism, header.gene) == ("Streptococcus SK52 = DSM 20563", "asnS")
+names = st.text(st.sampled_from("abN=(.) 9"), max_size=12).map(str.strip)
+fragments = st.sampled_from(["", " (Fragment)", " (Fragments)", " (fragment)"])
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_real_lines_are_read_to_the_last_letter(line):
-    """Joined again, the fields give back the line."""
-    header = parse_header(line)
-    assert header.sequence_id == sequence_id(line[1:])
-    prefix = {Database.SWISS_PROT: "sp|", Database.TREMBL: "tr|"}.get(header.database)
-    word = f"{prefix}{header.sequence_id}|{header.entry_name}" if prefix else header.sequence_id
-    uniref = header.cluster_size is not None
-    keys = {
-        "n": header.cluster_size,
-        ("Tax" if uniref else "OS"): header.organism,
-        ("TaxID" if uniref else "OX"): header.taxon_id,
-        "GN": header.gene,
-        "PE": header.protein_existence,
-        "SV": header.sequence_version,
-        "RepID": header.representative,
-    }
-    fields = [f"{key}={value}" for key, value in keys.items() if value is not None]
-    assert " ".join(filter(None, [word, header.description, *fields])) == line[1:].strip()
+@st.composite
+def knowledgebase_headers(draw) -> str:
+    word = draw(st.sampled_from(["sp|P12345|A_B", "tr|A0A0|C_D", "sp|P12345", "P12345", "sp||x"]))
+    line = f"{word} {draw(names)}{draw(fragments)}"
+    if draw(st.booleans()):
+        line += f" OS={draw(names)}"
+        line += f" OX={draw(st.integers(0, 2**31 - 1))}" if draw(st.booleans()) else ""
+        line += f" GN={draw(names)}" if draw(st.booleans()) else ""
+        line += f" PE={draw(st.integers(1, 5))}" if draw(st.booleans()) else ""
+        line += " SV=1" if draw(st.booleans()) else ""
+    return line
+
+
+@st.composite
+def cluster_headers(draw) -> str:
+    word = draw(st.sampled_from(["UniRef50_P1", "UniRef90_A0A", "UniRef100_UPI1", "UniRef50_", "UniRef20_P1"]))
+    line = f"{word} {draw(names)}{draw(fragments)}"
+    if draw(st.booleans()):
+        line += f" n={draw(st.integers(0, 2**31 - 1))}"
+        line += f" Tax={draw(names)}" if draw(st.booleans()) else ""
+        line += f" TaxID={draw(st.integers(0, 2**31 - 1))}" if draw(st.booleans()) else ""
+        line += " RepID=A_B" if draw(st.booleans()) else ""
+    return line
+
+
+@given(headers=st.lists(knowledgebase_headers() | cluster_headers(), min_size=1, max_size=8))
+def test_any_headers(headers, tmp_path_factory):
+    path = tmp_path_factory.mktemp("headers") / "in.fasta"
+    path.write_text("".join(f">{header}\nMK\n" for header in headers))
+    assert found(path) == [expected(header) for header in headers]
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "identifier"),
     [
         ("seq1", "seq1"),
         ("seq1\tmade up", "seq1"),
@@ -84,26 +102,11 @@ def test_real_lines_are_read_to_the_last_letter(line):
         ("sp||X name", "sp||X"),
     ],
 )
-def test_identifier_of_other_lines(line, expected):
-    assert sequence_id(line) == parse_header(line).sequence_id == parse_header(">" + line).sequence_id == expected
+def test_identifier_of_other_lines(line, identifier):
+    assert sequence_id(line) == identifier
 
 
 @pytest.mark.parametrize("line", ["", " \t"])
 def test_a_line_without_identifier_is_refused(line):
-    for read in (sequence_id, parse_header):
-        with pytest.raises(InputError, match="a header has no identifier; write one after its '>'"):
-            read(line)
-
-
-def test_a_record_knows_what_its_header_says() -> None:
-    from pathlib import Path
-
-    from protein_lm.io.readers import read_records
-
-    (record,) = read_records(Path(__file__).parents[2] / "data/P00974.fasta")
-    assert (record.sequence_id, len(record), record.sequence[:5]) == ("P00974", 100, "MKMSR")
-    assert (record.fields.entry_name, record.fields.organism, record.fields.taxon_id) == (
-        "BPT1_BOVIN",
-        "Bos taurus",
-        9913,
-    )
+    with pytest.raises(InputError, match="a header has no identifier; write one after its '>'"):
+        sequence_id(line)

@@ -55,7 +55,7 @@ def check_read(path: Path, *, block_bytes: int, on_error: OnError) -> None:
                 assert (block.lengths > 0).all() and block.sequence_ids.lengths.all()
                 assert len(block.tokens) == block.lengths.sum()
                 assert all(4 <= token <= 28 for token in set(block.tokens))
-                assert b"".join(block.headers.cut()).decode() is not None
+                assert b"".join(block.sequence_ids.cut()).decode() is not None
                 assert len(block.sequence_ids.cut()) == len(block) == block.annotations.flags.size
     except InputError as error:
         assert str(error) and "\n" not in str(error)

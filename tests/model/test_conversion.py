@@ -14,7 +14,7 @@ from tests.model.test_language_model import random_tokens
 def test_all_weights_move_and_the_original_stays() -> None:
     model = fresh_model(attention="exact")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    converted = with_attention(model, attention=["performer-softmax", "oglu"], num_random_features=8)
+    converted = with_attention(model, attention=[{"kind": "performer-softmax", "num_features": 8}, "oglu"])
     assert converted.config.attention_name == "performer-softmax, oglu"
     for name, weight in before.items():
         assert torch.equal(converted.state_dict()[name], weight) and torch.equal(model.state_dict()[name], weight)
@@ -35,7 +35,7 @@ def test_the_seed_decides_the_draw() -> None:
 def test_over_redraws_the_first_layer_is_that_of_the_exact_model() -> None:
     """The mean of numerator and normalizer over draws are those of exact attention: their ratio is its output."""
     model = fresh_model(attention="exact", objective="masked")
-    converted = with_attention(model, attention="performer-softmax", num_random_features=16)
+    converted = with_attention(model, attention={"kind": "performer-softmax", "num_features": 16})
     tokens = random_tokens(1, 12)
     with torch.no_grad():
         with recorded_calls(model) as exact_calls:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from protein_lm import alphabet
+from protein_lm.attention.dispatch import rotate
 from protein_lm.attention.packing import Packing
-from protein_lm.model.positions import RotaryPositions, rotate
+from protein_lm.model.embedding import RotaryPositions
 from tests.conftest import EVERY_FORM, KINDS, fresh_model
 
 every_model = pytest.mark.parametrize(("attention", "objective"), EVERY_FORM)

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from protein_lm import alphabet
-from protein_lm.attention.kinds import ATTENTION_KINDS
+from protein_lm.attention.kinds.table import ATTENTION_KINDS
 from protein_lm.attention.packing import Packing
-from protein_lm.choices import BIDIRECTIONAL_ONLY, AttentionKind, PositionKind
+from protein_lm.choices import PositionKind
 from protein_lm.model.language_model import ProteinLM
 from tests.attention.test_parallel import group_of
 from tests.conftest import fresh_model
 
 FORMS = [
     (kind, objective)
-    for kind in ATTENTION_KINDS
+    for kind, options in ATTENTION_KINDS.items()
     for objective in ("causal", "masked")
-    if objective == "masked" or AttentionKind(kind) not in BIDIRECTIONAL_ONLY
+    if objective == "masked" or options.has_causal_form
 ]
 SMALL = {
     "num_layers": 2,

@@ -14,7 +14,8 @@ from protein_lm.choices import Precision
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError
 from protein_lm.model import precision
-from protein_lm.training.trainer import Trainer
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from tests.conftest import small_recipe
 
 ORDINARY = {
@@ -89,18 +90,22 @@ def test_a_run_keeps_what_it_began_with(corpus, tmp_path, monkeypatch, capfd) ->
     """Begun where bfloat16 is fast; gone on with where it is emulated."""
     short = {"num_steps": 4, "warmup_steps": 0, "validate_every": 4, "checkpoint_every": 2, "precision": "auto"}
     speed_is(monkeypatch, 2.0)
-    Trainer(small_recipe(**short), corpus, tmp_path / "run").fit()
+    Trainer(LanguageModelling(small_recipe(**short), corpus), tmp_path / "run").fit()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["training"]["precision"] == "bfloat16"
     assert "precision: bfloat16, by auto" in capfd.readouterr().err
     speed_is(monkeypatch, 0.01)
     longer = small_recipe(**{**short, "num_steps": 6})
-    Trainer(longer, corpus, tmp_path / "run", resume=True, allowed_changes=["training.num_steps"]).fit()
+    Trainer(
+        LanguageModelling(longer, corpus), tmp_path / "run", resume=True, allowed_changes=["training.num_steps"]
+    ).fit()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["training"]["precision"] == "bfloat16"
     assert "precision: bfloat16, as set, but on this processor" in capfd.readouterr().err
-    new = Trainer(longer, corpus, tmp_path / "new")
+    new = Trainer(LanguageModelling(longer, corpus), tmp_path / "new")
     assert new.recipe.training.precision is Precision.FLOAT32
     with pytest.raises(ConfigError, match=r"training\.precision: bfloat16 -> float32"):
-        Trainer(small_recipe(**{**short, "precision": "float32"}), corpus, tmp_path / "run", resume=True)
+        Trainer(
+            LanguageModelling(small_recipe(**{**short, "precision": "float32"}), corpus), tmp_path / "run", resume=True
+        )
 
 
 def test_an_unknown_precision_is_one_line(tmp_path, capsys) -> None:

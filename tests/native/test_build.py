@@ -240,7 +240,7 @@ def test_a_user_without_a_home_has_those_of_the_installation(monkeypatch, tmp_pa
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.setattr(build, "INSTALLED", tmp_path)
     assert build.folders() == [tmp_path / build.stamp()]
-    assert library.kernels() is None and reader.compiled_reader() is None
+    assert library.kernels() is None and not reader.reader().is_compiled
     with pytest.raises(ConfigError, match="no home directory to keep kernels in; set PROTEIN_LM_KERNELS_FOLDER"):
         build.build(["plain"], compiler="/bin/true")
 

@@ -71,7 +71,7 @@ def test_runs_side_by_side(runs, metric, against) -> None:
 
 def test_attention_grid_is_numbered_by_residue() -> None:
     matrices = np.random.default_rng(0).random((2, 3, 10, 10)).astype(np.float32)
-    figure = attention_grid(matrices, layers=[0, 4], heads=[0, 1, 2], title="P0", rows=(36, 45), columns=(1, 10))
+    figure = attention_grid(matrices, layers=[1, 5], heads=[1, 2, 3], title="P0", rows=(36, 45), columns=(1, 10))
     panels = [axis for axis in figure.axes if axis.images]
     assert len(panels) == 6
     image = panels[0].images[0]

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from protein_lm.checkpoint.card import model_card, model_facts
-from protein_lm.checkpoint.directory import find_model, load_model, read_facts
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import find_model, load_model
 from protein_lm.cli import main
 from protein_lm.corpus.prepare import prepare
-from protein_lm.results.report import ReportChoice, write_report
-from protein_lm.results.report_page import Picture, Section, Table, render
-from protein_lm.training.trainer import Trainer
+from protein_lm.results.report.page import Picture, Section, Table, render
+from protein_lm.results.report.subject import ReportChoice
+from protein_lm.results.report.write import write_report
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from tests.cli.test_model import fails
 from tests.conftest import fresh_model, small_recipe, write_fasta
 
@@ -70,11 +73,11 @@ def check_page(text: str) -> Page:
 def test_a_whole_page(corpus, tmp_path, monkeypatch, capsys) -> None:
     """Of a run with softmax features, to which every section applies; each command exists, with its options."""
     recipe = small_recipe(attention="performer-softmax", num_steps=6, validate_every=3)
-    Trainer(recipe, corpus, tmp_path / "run").fit()
+    Trainer(LanguageModelling(recipe, corpus), tmp_path / "run").fit()
     output = tmp_path / "report.html"
     sections: list[Section] = []
     monkeypatch.setattr("protein_lm.analysis.substitution.NUM_PERMUTATIONS", 99)
-    monkeypatch.setattr("protein_lm.results.report.NUM_GENERATED", 8)
+    monkeypatch.setattr("protein_lm.results.report.predictions.NUM_GENERATED", 8)
     choice = ReportChoice(data=corpus.path, max_sequences=8)
     write_report(tmp_path / "run", output, choice, on_section=sections.append)
     text = output.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Scores as tables: streamed, gone on with after a kill, averaged over draws, and one line for every mistake."""
+"""Scores as tables: streamed, resumed after a kill, averaged over draws, and one line for every mistake."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def kill_after(number: int):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-def test_a_stopped_command_goes_on_to_the_same_bytes(fasta, tmp_path, small_parts, suffix) -> None:
+def test_a_stopped_command_is_resumed_to_the_same_bytes(fasta, tmp_path, small_parts, suffix) -> None:
     model = fresh_model(objective="causal")
     whole, residues = tmp_path / f"whole{suffix}", tmp_path / f"residues{suffix}"
     score_file(model, fasta, str(whole), Scoring(), residue_output=residues)
@@ -69,7 +69,7 @@ def test_a_stopped_command_goes_on_to_the_same_bytes(fasta, tmp_path, small_part
         with (folder / "sequences.text").open("ab") as file:
             file.write(b"half a li")  # written, but not saved
         assert not stopped.exists() and not stopped_residues.exists()
-    with pytest.raises(OutputError, match=r"unfinished holds what a stopped command had done; go on with --resume"):
+    with pytest.raises(OutputError, match=r"unfinished holds the work of a stopped command; resume it with --resume"):
         score_file(model, fasta, str(stopped), Scoring())
     summary = score_file(model, fasta, str(stopped), Scoring(), residue_output=stopped_residues, resume=True)
     assert summary.num_used == 40
@@ -77,7 +77,7 @@ def test_a_stopped_command_goes_on_to_the_same_bytes(fasta, tmp_path, small_part
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_a_command_killed_between_its_two_tables_goes_on(fasta, tmp_path, monkeypatch) -> None:
+def test_a_command_killed_between_its_two_tables_is_resumed(fasta, tmp_path, monkeypatch) -> None:
     model, output, residues = fresh_model(objective="causal"), tmp_path / "s.csv", tmp_path / "r.csv"
     write = module.write_grown_table
 
@@ -115,7 +115,7 @@ def test_what_has_changed_is_refused(fasta, tmp_path, small_parts) -> None:
     with pytest.raises(InputError, match="is not what it was"):
         score_file(model, write_fasta(tmp_path / "short.fasta", first), output, Scoring(), resume=True)
     (tmp_path / "s.csv.unfinished" / "sequences.text").write_text("damaged")
-    with pytest.raises(OutputError, match=r"sequences\.text: damaged or missing; remove .*unfinished to start over"):
+    with pytest.raises(OutputError, match=r"its file sequences\.text is damaged; remove .*unfinished to start over"):
         score_file(model, fasta, output, Scoring(), resume=True)
 
 
@@ -259,7 +259,7 @@ def test_mistakes_on_the_command_line(tmp_path, fasta, capsys) -> None:
     assert "a causal model needs one pass in any case" in fails("--estimate", "one-pass")
     assert "exact attention has no random features" in fails("--num-draws", 3, model="exact")
     assert "give 2 or more" in fails("--num-draws", 1)
-    assert "standard output cannot be gone on with" in fails("--resume")
+    assert "standard output cannot be resumed" in fails("--resume")
     assert "two tables need two files" in fails("--per-residue", tmp_path / "r.csv")
     assert "is the other table's name too" in fails("-o", output, "--per-residue", output)
     assert "unknown table format" in fails("-o", output, "--per-residue", tmp_path / "r.txt")

@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from protein_lm import alphabet
-from protein_lm.checkpoint.directory import load_model, read_facts, save_model
+from protein_lm.checkpoint.config_file import read_facts
+from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, ModelError, NumericalError, ProteinLMError
 from protein_lm.inference.likelihood import causal_log_probabilities
 from protein_lm.model.adapters import adapter_weights
-from protein_lm.training.trainer import Trainer
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from tests.conftest import fresh_model, small_recipe
 
 
@@ -32,7 +34,9 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(base, corpus, tmp_path_factory):
-    trainer = Trainer(recipe(), corpus, tmp_path_factory.mktemp("adapters") / "run", initial=str(base))
+    trainer = Trainer(
+        LanguageModelling(recipe(), corpus), tmp_path_factory.mktemp("adapters") / "run", initial=str(base)
+    )
     trainer.fit()
     return trainer
 
@@ -56,7 +60,7 @@ def test_only_adapters_are_trained_and_kept(base, trained) -> None:
 
 
 def test_merging_changes_no_score(base, trained, tmp_path, capsys) -> None:
-    unmerged = scores(trained.plain_model)
+    unmerged = scores(trained.model.plain)
     assert not np.allclose(unmerged, scores(load_model(base)), atol=1e-3)
     np.testing.assert_allclose(scores(load_model(trained.run / "last")), unmerged, atol=2e-6)
     assert main(["convert", str(trained.run / "last"), "-o", str(tmp_path / "merged"), "--merge"]) == 0
@@ -66,14 +70,14 @@ def test_merging_changes_no_score(base, trained, tmp_path, capsys) -> None:
     assert main(["convert", str(trained.run), "-o", str(tmp_path / "x"), "--merge", "--set", "attention=exact"]) == 2
     assert "--merge changes no kind of attention" in capsys.readouterr().err
     with pytest.raises(ModelError, match="holds adapters or a head, not a model of its own; make one with: protein-lm"):
-        Trainer(recipe(), trained.store, tmp_path / "run", initial=str(trained.run))
+        Trainer(LanguageModelling(recipe(), trained.task.data), tmp_path / "run", initial=str(trained.run))
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(base, corpus, trained, tmp_path) -> None:
     class Stopped(Exception):
         pass
 
-    broken = Trainer(recipe(), corpus, tmp_path / "run", initial=str(base))
+    broken = Trainer(LanguageModelling(recipe(), corpus), tmp_path / "run", initial=str(base))
     step = broken._step
 
     def stop_at_5(batches):
@@ -84,7 +88,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, corpus, trained, tmp_p
     broken._step = stop_at_5  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         broken.fit()
-    resumed = Trainer(recipe(), corpus, tmp_path / "run", resume=True)
+    resumed = Trainer(LanguageModelling(recipe(), corpus), tmp_path / "run", resume=True)
     assert resumed.progress.step == 3
     resumed.fit()
     whole, again = (load_file(run / "last/adapters.safetensors") for run in (trained.run, tmp_path / "run"))
@@ -94,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, corpus, trained, tmp_p
 def test_a_base_that_moves_changes_or_goes(corpus, tmp_path) -> None:
     home = tmp_path / "home"
     save_model(fresh_model(), home / "base")
-    Trainer(recipe(num_steps=2), corpus, home / "run", initial=str(home / "base")).fit()
+    Trainer(LanguageModelling(recipe(num_steps=2), corpus), home / "run", initial=str(home / "base")).fit()
     expected = scores(load_model(home / "run"))
     home = home.rename(tmp_path / "elsewhere")
     np.testing.assert_array_equal(scores(load_model(home / "run")), expected)
@@ -109,15 +113,19 @@ def test_a_base_that_moves_changes_or_goes(corpus, tmp_path) -> None:
 
 
 def test_adapters_of_attention_alone(base, corpus, tmp_path) -> None:
-    trainer = Trainer(recipe(lora_layers="attention", optimizer="muon"), corpus, tmp_path / "run", initial=str(base))
-    trainer._step([trainer.batches.batch(next(trainer.batches.plan.batches()))])
-    names = {name for name, weight in trainer.plain_model.named_parameters() if weight.requires_grad}
+    trainer = Trainer(
+        LanguageModelling(recipe(lora_layers="attention", optimizer="muon"), corpus),
+        tmp_path / "run",
+        initial=str(base),
+    )
+    trainer._step(next(trainer._batches()))
+    names = {name for name, weight in trainer.model.plain.named_parameters() if weight.requires_grad}
     assert len(names) == 2 * 2 * 2 and all(".attention." in name for name in names)
 
 
 def test_gradients_that_are_not_finite_are_named(base, corpus, tmp_path) -> None:
-    trainer = Trainer(recipe(max_skipped_steps=1), corpus, tmp_path / "run", initial=str(base))
-    weight = adapter_weights(trainer.plain_model)["blocks.0.attention.input_projection.lora_B.weight"]
+    trainer = Trainer(LanguageModelling(recipe(max_skipped_steps=1), corpus), tmp_path / "run", initial=str(base))
+    weight = adapter_weights(trainer.model.plain)["blocks.0.attention.input_projection.lora_B.weight"]
     weight.register_hook(lambda gradient: gradient * np.nan)
     with pytest.raises(NumericalError, match=r"the gradient of blocks\.0\.attention\.input_projection\.lora_B"):
         trainer.fit()
@@ -125,9 +133,9 @@ def test_gradients_that_are_not_finite_are_named(base, corpus, tmp_path) -> None
 
 def test_mistakes(base, corpus, tmp_path) -> None:
     with pytest.raises(ConfigError, match="trains adapters of an existing model; name it with --init"):
-        Trainer(recipe(), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(recipe(), corpus), tmp_path / "run")
     with pytest.raises(ConfigError, match="lora_rank 32 saves nothing in a model of width 32; lower it"):
-        Trainer(recipe(lora_rank=32), corpus, tmp_path / "run", initial=str(base))
+        Trainer(LanguageModelling(recipe(lora_rank=32), corpus), tmp_path / "run", initial=str(base))
     with pytest.raises(ValidationError, match="redraw_every 5 changes a model that adapters or a head alone leave"):
         recipe(redraw_every=5)
     assert not (tmp_path / "run").exists()

@@ -19,16 +19,18 @@ from typing import Any
 import pytest
 import torch
 
+from protein_lm.attention.kinds.table import attention_options
 from protein_lm.checkpoint.directory import load_model
 from protein_lm.config import Recipe
 from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ModelError, OutputError
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 from tests.conftest import small_recipe
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["protein_lm.training.trainer", "tests.conftest"])
+SERVER.set_forkserver_preload(["protein_lm.training.loop", "tests.conftest"])
 FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree"}
 
 
@@ -52,7 +54,7 @@ def train(recipe: dict[str, Any], store: Path, run: Path, resume: bool = False, 
 
     if kill_at:
         sys.addaudithook(hook)
-    Trainer(Recipe.model_validate(recipe), TokenStore.open(store), run, resume=resume).fit()
+    Trainer(LanguageModelling(Recipe.model_validate(recipe), TokenStore.open(store)), run, resume=resume).fit()
 
 
 def start(recipe: Recipe, store: TokenStore, run: Path, **how: Any) -> BaseProcess:
@@ -92,7 +94,8 @@ def recipe() -> Recipe:
     recipe = small_recipe(
         num_steps=12, checkpoint_every=4, validate_every=6, num_validation_sequences=8, redraw_every=5, optimizer="muon"
     )
-    sizes = {"width": 16, "feedforward_width": 16, "num_random_features": 8, "num_layers": 1, "dropout": 0.1}
+    attention = attention_options({"kind": "performer-relu", "num_features": 8})
+    sizes = {"width": 16, "feedforward_width": 16, "attention": attention, "num_layers": 1, "dropout": 0.1}
     data = recipe.data.model_copy(update={"tokens_per_batch": 256})
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=sizes), "data": data})
 
@@ -146,8 +149,8 @@ def test_kills_before_operations_on_files(recipe, corpus, whole, tmp_path, first
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_run_after_its_step(recipe, corpus, tmp_path, number, capsys) -> None:
     long = recipe.model_copy(update={"training": recipe.training.model_copy(update={"checkpoint_every": 1000})})
-    Trainer(long, corpus, tmp_path / "whole").fit()
-    trainer = Trainer(long, corpus, tmp_path / "run")
+    Trainer(LanguageModelling(long, corpus), tmp_path / "whole").fit()
+    trainer = Trainer(LanguageModelling(long, corpus), tmp_path / "run")
     step, before = trainer._backward, signal.getsignal(number)
 
     def signal_at_6(*arguments: Any) -> Any:
@@ -158,7 +161,7 @@ def test_a_signal_stops_a_run_after_its_step(recipe, corpus, tmp_path, number, c
     trainer._backward = signal_at_6  # type: ignore[method-assign]
     assert trainer.fit().step == 7
     assert signal.getsignal(number) == before
-    resumed = Trainer(long, corpus, tmp_path / "run", resume=True)
+    resumed = Trainer(LanguageModelling(long, corpus), tmp_path / "run", resume=True)
     assert resumed.progress.step == 7
     resumed.fit()
     assert exact_rows(tmp_path / "run") == exact_rows(tmp_path / "whole")
@@ -181,7 +184,7 @@ def test_a_second_signal_ends_at_once(recipe, corpus, tmp_path) -> None:
 
 
 def test_a_full_disk_keeps_the_run_alive(recipe, corpus, whole, tmp_path, monkeypatch, capsys) -> None:
-    from protein_lm.training import trainer as module
+    from protein_lm.training import checkpoints as module
 
     run, full = tmp_path / "run", [True]
     write = module.write_training_state
@@ -192,7 +195,7 @@ def test_a_full_disk_keeps_the_run_alive(recipe, corpus, whole, tmp_path, monkey
         write(folder, *arguments)
 
     monkeypatch.setattr(module, "write_training_state", write_unless_full)
-    trainer = Trainer(recipe, corpus, run)
+    trainer = Trainer(LanguageModelling(recipe, corpus), run)
     validate = trainer._validate
 
     def free_space_at_6(log: Any) -> float:
@@ -210,14 +213,14 @@ def test_a_full_disk_keeps_the_run_alive(recipe, corpus, whole, tmp_path, monkey
     assert exact_rows(run) == exact_rows(whole)
 
     full[0] = True
-    finished = Trainer(recipe, corpus, tmp_path / "other")
+    finished = Trainer(LanguageModelling(recipe, corpus), tmp_path / "other")
     run = tmp_path / "other"
     finished._validate = validate  # type: ignore[method-assign]
     with pytest.raises(OutputError, match="the disk is full"):
         finished.fit()  # the last checkpoint must be written
     assert json.loads((run / "last/training_state.json").read_text())["progress"]["step"] == 0
     full[0] = False
-    Trainer(recipe, corpus, run, resume=True).fit()
+    Trainer(LanguageModelling(recipe, corpus), run, resume=True).fit()
     assert exact_rows(run) == exact_rows(whole)
 
 
@@ -243,9 +246,9 @@ def test_a_damaged_checkpoint_is_passed_over(recipe, corpus, whole, tmp_path, ca
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[:-7])
-    Trainer(recipe, corpus, run, resume=True).fit()
+    Trainer(LanguageModelling(recipe, corpus), run, resume=True).fit()
     said = capsys.readouterr().err.splitlines()[0]
-    assert str(run / "last") in said and said.endswith("; going on from the checkpoint of step 8")
+    assert str(run / "last") in said and said.endswith("; resuming from the checkpoint of step 8")
     assert exact_rows(run) == exact_rows(whole)
     assert (run / "damaged-1").is_dir() and load_model(run / "last")
     for checkpoint in (run / "last", run / "step-8"):
@@ -253,7 +256,7 @@ def test_a_damaged_checkpoint_is_passed_over(recipe, corpus, whole, tmp_path, ca
     with pytest.raises(
         ModelError, match=r"no checkpoint is whole: .*last/checksums\.json: damaged .*; start a new run"
     ):
-        Trainer(recipe, corpus, run, resume=True)
+        Trainer(LanguageModelling(recipe, corpus), run, resume=True)
 
 
 def test_the_command_line_says_how_to_go_on(recipe, corpus, tmp_path, capsys, monkeypatch) -> None:

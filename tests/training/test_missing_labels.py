@@ -12,9 +12,10 @@ from protein_lm import alphabet
 from protein_lm.checkpoint.directory import load_predictor
 from protein_lm.cli import main
 from protein_lm.inference.predict import predictions
-from protein_lm.training.fine_tuner import FineTuner
+from protein_lm.training.fine_tuning import FineTuning
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from tests.training.test_fine_tuner import SEQUENCES, recipe, write_table
+from tests.training.test_fine_tuning import SEQUENCES, recipe, write_table
 
 FEW = SEQUENCES[:30]
 
@@ -40,27 +41,28 @@ def test_loss_and_measures_are_those_of_the_labels_that_are_there(base, tmp_path
         task, num_steps=3, warmup_steps=1, validate_every=3, head={"no_label": mark} if mark == "?" else {}
     )
     table = hidden_table(tmp_path / "t.csv", task, mark)
-    tuner = FineTuner(settings, table, tmp_path / "run", initial=str(base))
-    assert tuner.head is not None
-    tuner.head.linear.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    batch = tuner.batches.batch(next(tuner.batches.plan.batches(tuner.progress.place)))
+    learned = FineTuning(settings, table)
+    tuner = Trainer(learned, tmp_path / "run", initial=str(base))
+    assert tuner.model.head is not None
+    tuner.model.head.linear.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    batch = learned.batch(next(learned.planned(tuner.progress.position)))
     num_residues = int(((batch.tokens >= alphabet.FIRST_RESIDUE) & (batch.tokens != alphabet.MASK)).sum())
-    assert tuner._count(batch)[0] == batch.targets.numel() < num_residues * 0.7
+    assert learned.count(tuner.model, batch)[0] == batch.targets.numel() < num_residues * 0.7
 
-    outputs = tuner.model(batch.tokens, packing=batch.packing)
+    outputs = tuner.model.prepared(batch.tokens, packing=batch.packing)
     outputs.retain_grad()
-    tuner.model.forward = lambda *_, **__: outputs  # type: ignore[method-assign]
-    loss, _ = tuner._loss(batch)
+    tuner.model.prepared.forward = lambda *_, **__: outputs  # type: ignore[method-assign]
+    loss, _ = learned.loss(tuner.model, batch)
     loss.backward()
     assert outputs.grad is not None and len(outputs) == num_residues
     has_gradient = outputs.grad.abs().sum(1) > 0
     assert torch.equal(has_gradient.nonzero().squeeze(1), batch.labelled)
     chosen = outputs[batch.labelled]
     if task == "residue-classification":
-        assert (batch.targets >= 0).all() and tuner.labels.classes == ("C", "H")
+        assert (batch.targets >= 0).all() and learned.labels.classes == ("C", "H")
         torch.testing.assert_close(loss, functional.cross_entropy(chosen, batch.targets, reduction="sum"))
     else:
-        expected = (chosen[:, 0] - tuner.head.standardized(batch.targets)).square().sum()
+        expected = (chosen[:, 0] - tuner.model.head.standardized(batch.targets)).square().sum()
         torch.testing.assert_close(loss, expected)
 
 
@@ -68,12 +70,13 @@ def test_loss_and_measures_are_those_of_the_labels_that_are_there(base, tmp_path
 def test_measures_by_hand(base, tmp_path, capsys, task, mark) -> None:
     settings = recipe(task, num_steps=3, warmup_steps=1, validate_every=3)
     table = hidden_table(tmp_path / "t.csv", task, mark)
-    tuner = FineTuner(settings, table, tmp_path / "run", initial=str(base))
-    tuner.fit()
+    learned = FineTuning(settings, table)
+    Trainer(learned, tmp_path / "run", initial=str(base)).fit()
     number = sum((len(sequence) + 2) // 3 for sequence in FEW)
     total = sum(map(len, FEW))
     assert f"{number:,} of {total:,} residues have no label and do not count" in capsys.readouterr().err
-    found, predictor = tuner.evaluation().set_index("split"), load_predictor(tmp_path / "run/best")
+    predictor = load_predictor(tmp_path / "run/best")
+    found = learned.evaluate(predictor).set_index("split")
     texts = pd.read_csv(table)
     for split in ("valid", "test"):
         rows = texts[texts["split"] == split]
@@ -107,8 +110,7 @@ def test_rows_without_a_label_train_as_if_they_were_not_there(base, tmp_path, ca
     pd.concat([frame, more]).to_csv(tmp_path / "more.csv", index=False)
     weights = []
     for name in ("whole", "more"):
-        tuner = FineTuner(settings, tmp_path / f"{name}.csv", tmp_path / name, initial=str(base))
-        tuner.fit()
+        Trainer(FineTuning(settings, tmp_path / f"{name}.csv"), tmp_path / name, initial=str(base)).fit()
         weights.append(load_predictor(tmp_path / name / "last").state_dict())
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert "2 sequences without a label in the column label: left out" in capsys.readouterr().err

@@ -10,19 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from protein_lm.attention.kinds.table import attention_options
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.store import TokenStore
 from protein_lm.errors import ConfigError, NumericalError
-from protein_lm.training.fine_tuner import FineTuner
+from protein_lm.training.fine_tuning import FineTuning
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics
-from protein_lm.training.trainer import Trainer
 from tests.conftest import fresh_model, small_recipe
-from tests.training.test_fine_tuner import recipe as fine_tuning_recipe
-from tests.training.test_fine_tuner import write_table
+from tests.training.test_fine_tuning import recipe as fine_tuning_recipe
+from tests.training.test_fine_tuning import write_table
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["protein_lm.training.trainer", "tests.conftest"])
+SERVER.set_forkserver_preload(["protein_lm.training.loop", "tests.conftest"])
 
 
 def train(environment: dict[str, str], recipe: dict[str, Any], store: Path, run: Path, allowed: list[str]) -> None:
@@ -30,9 +32,9 @@ def train(environment: dict[str, str], recipe: dict[str, Any], store: Path, run:
     torch.set_num_threads(1)
     options = {"resume": run.exists(), "allowed_changes": allowed, "initial": environment.get("INITIAL")}
     if "head" in recipe:
-        trainer = FineTuner(FineTuningRecipe.model_validate(recipe), store, run, **options)
+        trainer = Trainer(FineTuning(FineTuningRecipe.model_validate(recipe), store), run, **options)
     else:
-        trainer = Trainer(Recipe.model_validate(recipe), TokenStore.open(store), run, **options)
+        trainer = Trainer(LanguageModelling(Recipe.model_validate(recipe), TokenStore.open(store)), run, **options)
     if "NAN_RANK" in environment:  # one process alone sees numbers that are not finite, in step 3
         backward, poisoned = trainer._backward, int(environment["NAN_RANK"])
 
@@ -49,14 +51,14 @@ def train(environment: dict[str, str], recipe: dict[str, Any], store: Path, run:
         return
     trainer.fit()
     if "SHARDS" in environment:
-        held = [tensor.to_local().numel() for tensor in trainer.model.parameters()]
+        held = [tensor.to_local().numel() for tensor in trainer.model.prepared.parameters()]
         held += [tensor.to_local().numel() for tensor in moments(trainer)]
         (run / f"held-{trainer.accelerator.process_index}.txt").write_text(str(sum(held)))
 
 
 def moments(trainer: Trainer) -> list[Any]:
     """Momenta, as large as the weights."""
-    states = [state for optimizer in trainer.optimizers for state in optimizer.optimizer.state.values()]
+    states = [state for optimizer in trainer.model.optimizers for state in optimizer.optimizer.state.values()]
     return [tensor for state in states for tensor in state.values() if tensor.ndim]
 
 
@@ -88,9 +90,9 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def settings(num_steps: int, **changes: Any) -> Recipe:
     changes = {"checkpoint_every": 25, "validate_every": 25, "learning_rate": 0.003, **changes}
     recipe = small_recipe(num_steps=num_steps, **changes)
-    model = recipe.model.model_copy(
-        update={"width": 16, "feedforward_width": 16, "num_random_features": 8, "num_layers": 1}
-    )
+    attention = attention_options({"kind": "performer-relu", "num_features": 8})
+    sizes = {"width": 16, "feedforward_width": 16, "attention": attention, "num_layers": 1}
+    model = recipe.model.model_copy(update=sizes)
     return recipe.model_copy(update={"model": model, "data": recipe.data.model_copy(update={"tokens_per_batch": 256})})
 
 
@@ -188,7 +190,7 @@ def test_shards_in_untested_ways_are_refused(corpus, tmp_path, monkeypatch, aske
     for name, value in {"WORLD_SIZE": "2", **SHARDED, **asked}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
-        Trainer(small_recipe(), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(), corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -197,7 +199,7 @@ def test_shards_and_what_needs_whole_weights_are_refused(corpus, tmp_path, monke
         monkeypatch.setenv(name, value)
     recipe = small_recipe(attention="oglu", orthogonality=0.1)
     with pytest.raises(ConfigError, match=r"not offered with training\.orthogonality"):
-        Trainer(recipe, corpus, tmp_path / "run")
+        Trainer(LanguageModelling(recipe, corpus), tmp_path / "run")
 
 
 def test_processes_without_their_hardware_are_refused(corpus, tmp_path, monkeypatch) -> None:
@@ -206,4 +208,4 @@ def test_processes_without_their_hardware_are_refused(corpus, tmp_path, monkeypa
     with pytest.raises(
         ConfigError, match=r"2 process\(es\) cannot train as Accelerate is configured: .*accelerate/cpu.yaml"
     ):
-        Trainer(small_recipe(), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(), corpus), tmp_path / "run")

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from protein_lm.errors import InputError, OutputError
 from protein_lm.training import run_log
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import METRICS, RunLog, read_metrics
-from protein_lm.training.trainer import Trainer
 from tests.conftest import small_recipe
 
 TRAIN = {"loss_nats": 2.0, "perplexity": 7.389, "accuracy": 0.25, "tokens_per_second": 12345.6, "num_skipped_steps": 0}
@@ -61,8 +62,8 @@ def test_rows_have_every_column(runs) -> None:
 
 def test_a_resumed_run_goes_on_counting(corpus, tmp_path) -> None:
     recipe = small_recipe(num_steps=20, checkpoint_every=20, validate_every=20, warmup_steps=1)
-    progress = Trainer(recipe, corpus, tmp_path / "run").fit()
-    resumed = Trainer(recipe, corpus, tmp_path / "run", resume=True)
+    progress = Trainer(LanguageModelling(recipe, corpus), tmp_path / "run").fit()
+    resumed = Trainer(LanguageModelling(recipe, corpus), tmp_path / "run", resume=True)
     assert 0 < resumed.progress.seconds <= progress.seconds
     assert resumed.fit().step == 20
 

@@ -7,8 +7,9 @@ from accelerate import tracking
 
 from protein_lm.choices import TrackerName
 from protein_lm.errors import ConfigError
+from protein_lm.training.language_modelling import LanguageModelling
+from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import RunLog, read_metrics
-from protein_lm.training.trainer import Trainer
 from tests.conftest import small_recipe
 
 
@@ -21,7 +22,7 @@ def test_a_missing_package_is_told_before_the_run(corpus, tmp_path, monkeypatch)
     with pytest.raises(
         ConfigError, match=r"training\.trackers: wandb is not installed; run pip install wandb, or leave"
     ):
-        Trainer(small_recipe(trackers=["wandb"]), corpus, tmp_path / "run")
+        Trainer(LanguageModelling(small_recipe(trackers=["wandb"]), corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -38,7 +39,7 @@ def test_tensorboard_has_the_numbers_of_a_resumed_run_once(corpus, tmp_path) -> 
     pytest.importorskip("tensorboard")
     recipe = small_recipe(num_steps=60, checkpoint_every=20, validate_every=20, trackers=["tensorboard"])
     run = tmp_path / "run"
-    broken = Trainer(recipe, corpus, run)
+    broken = Trainer(LanguageModelling(recipe, corpus), run)
     step = broken._step
 
     class Stopped(Exception):
@@ -52,7 +53,7 @@ def test_tensorboard_has_the_numbers_of_a_resumed_run_once(corpus, tmp_path) -> 
     broken._step = stop_at_45  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         broken.fit()
-    resumed = Trainer(recipe, corpus, run, resume=True)
+    resumed = Trainer(LanguageModelling(recipe, corpus), run, resume=True)
     assert resumed.progress.step == 40
     resumed.fit()
     tracked, rows = scalars(run / "tensorboard"), read_metrics(run)
@@ -61,7 +62,7 @@ def test_tensorboard_has_the_numbers_of_a_resumed_run_once(corpus, tmp_path) -> 
         assert tracked[f"{split}/loss_nats"] == expected and len(expected) == 3
     assert {"train/gradient_norm", "train/learning_rate", "valid/perplexity"} <= tracked.keys()
     Trainer(
-        small_recipe(num_steps=60, checkpoint_every=20, validate_every=20), corpus, run, resume=True
+        LanguageModelling(small_recipe(num_steps=60, checkpoint_every=20, validate_every=20), corpus), run, resume=True
     )  # watched no more
 
 
@@ -85,7 +86,7 @@ class Failing:
 def test_a_tracker_that_does_not_start_leaves_no_run(corpus, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tracking, "_available_trackers", ["wandb"])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Failing)
-    trainer = Trainer(small_recipe(trackers=["wandb"]), corpus, tmp_path / "run")
+    trainer = Trainer(LanguageModelling(small_recipe(trackers=["wandb"]), corpus), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"training\.trackers: wandb does not start: no login"):
         trainer.fit()
     assert not (tmp_path / "run").exists()

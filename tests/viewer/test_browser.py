@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.analysis.attention.forms import Region
-from protein_lm.analysis.attention.maps import attention_matrices, read_attention
+from protein_lm.analysis.attention.forms import Region, attention_matrices
+from protein_lm.analysis.attention.maps import read_attention
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.chains import read_chain
 from protein_lm.viewer import content as content_module
@@ -56,8 +56,8 @@ def tab(browser) -> Iterator:
 def data_of(record: SequenceRecord, structure: str | None = None) -> tuple[dict, np.ndarray]:
     model = fresh_model(objective="masked")
     residues = slice(1, len(record) + 1)
-    content = Content(Region(residues, residues), [0, 1], [0, 1])
-    read_attention(model, record, content.forms, layers=[0, 1], heads=[0, 1])
+    content = Content(Region(residues, residues), [1, 2], [1, 2])
+    read_attention(model, record, content.forms, layers=[1, 2], heads=[1, 2])
     shown = structure_data(structure, read_chain(structure), record) if structure else None
     return content.data(record, title=EVIL, structure=shown), attention_matrices(model, record)
 
@@ -155,7 +155,7 @@ def test_long_proteins_tell_what_is_exact(tab, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(content_module, name, value)
     data, matrices = data_of(PROTEIN)
     plot = open_page(tab, tmp_path, data)
-    ((tile_row, tile_column),) = data["maps"][0][0]["tilePlaces"]
+    ((tile_row, tile_column),) = data["maps"][0][0]["tileIndices"]
     plot.move(8 * tile_row + 3, 8 * tile_column + 8)
     plot.expect(8 * tile_row + 3, 8 * tile_column + 8, matrices[0, 0])
     other = (tile_column + 1) % 4

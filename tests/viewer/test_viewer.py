@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.analysis.attention.forms import Region
-from protein_lm.analysis.attention.maps import attention_matrices, read_attention
+from protein_lm.analysis.attention.forms import Region, attention_matrices
+from protein_lm.analysis.attention.maps import read_attention
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.viewer import content as content_module
@@ -35,8 +35,8 @@ def data_of(page: Path) -> dict:
 
 
 def content_of(model, rows: slice, columns: slice) -> dict:
-    content = Content(Region(rows, columns), [0, 1], [0, 1])
-    read_attention(model, PROTEIN, content.forms, layers=[0, 1], heads=[0, 1])
+    content = Content(Region(rows, columns), [1, 2], [1, 2])
+    read_attention(model, PROTEIN, content.forms, layers=[1, 2], heads=[1, 2])
     return content.data(PROTEIN, title="a protein")
 
 
@@ -52,7 +52,7 @@ def test_short_proteins_are_exact(attention, objective) -> None:
         for head in range(2):
             shown = decoded(data["maps"][layer][head]["overview"], "<f2").astype(np.float64) / data["scale"]
             np.testing.assert_allclose(shown.reshape(27, 35), matrices[layer, head], rtol=2**-11, atol=1e-9)
-            assert not data["maps"][layer][head]["tilePlaces"]
+            assert not data["maps"][layer][head]["tileIndices"]
 
 
 def test_long_proteins_have_block_means_and_exact_tiles(monkeypatch) -> None:
@@ -72,8 +72,8 @@ def test_long_proteins_have_block_means_and_exact_tiles(monkeypatch) -> None:
         for head in range(2):
             kept, matrix = data["maps"][layer][head], matrices[layer, head]
             tiles = decoded(kept["tiles"], "<f2").astype(np.float64).reshape(-1, 8, 8) / data["scale"]
-            assert len(tiles) == len(kept["tilePlaces"]) == 3
-            for (row, column), tile in zip(kept["tilePlaces"], tiles, strict=True):
+            assert len(tiles) == len(kept["tileIndices"]) == 3
+            for (row, column), tile in zip(kept["tileIndices"], tiles, strict=True):
                 part = matrix[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
                 np.testing.assert_allclose(tile[: part.shape[0], : part.shape[1]], part, rtol=2**-11, atol=1e-9)
             mean = decoded(kept["overview"], "<f2").astype(np.float64).mean() / data["scale"]
@@ -148,11 +148,11 @@ def test_widget() -> None:
     import protein_lm
 
     model = fresh_model(objective="masked")
-    viewer = protein_lm.attention_viewer(model, {"toy": "MKTAYIAKQR"}, layers=[1])
+    viewer = protein_lm.attention_viewer(model, {"toy": "MKTAYIAKQR"}, layers=[2])
     assert viewer.content["layers"] == [2] and viewer.content["title"].startswith("toy: performer-relu")
     assert viewer.library == ""
     assert "_esm" in viewer.get_state() and "content" in viewer.get_state()
     with pytest.raises(InputError, match="shows one protein; 2 were given"):
         protein_lm.attention_viewer(model, ["MKV", "MKL"])
     with pytest.raises(ConfigError, match="layer 3 does not exist"):
-        protein_lm.attention_viewer(model, "MKV", layers=[2])
+        protein_lm.attention_viewer(model, "MKV", layers=[3])

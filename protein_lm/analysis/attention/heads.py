@@ -1,16 +1,16 @@
-"""What each attention head looks at, in numbers and in one word, out of sums over the rows of its matrix.
+"""Statistics of attention heads, and one word for each head, from sums over the rows of its matrix.
 
-Classes, the first that fits:
+The word is the first of these classes that fits:
 
-- `signed`: the kind's weights may be negative, so that they are no shares.
-- `vertical`: half of all attention goes to the 2 % of the tokens (one at least) that get most.
-- `diffuse`: rows have 95 % or more of the entropy that even attention has.
+- `signed`: the kind's weights may be negative, so they are no shares.
+- `vertical`: half of all attention goes to the 2 % of the tokens (at least one) that get most.
+- `diffuse`: rows have 95 % or more of the entropy of uniform attention.
 - `local`: half of all attention stays within 3 tokens.
-- `block`: the mean distance is less than half of what even attention has.
-- `distant`: it is more than that of even attention.
+- `block`: the mean distance is less than half of that of uniform attention.
+- `distant`: the mean distance is more than that of uniform attention.
 - `mixed`: none of these.
 
-Even attention goes to all tokens alike, in a causal model to all up to the query.
+Uniform attention goes to all tokens equally, in a causal model to all up to the query.
 """
 
 from collections.abc import Sequence
@@ -26,38 +26,42 @@ from protein_lm.model.language_model import ProteinLM
 LOCAL_REACH = 3
 """Tokens on either side that count as local."""
 VERTICAL_FRACTION = 0.02
-"""Of the tokens, those that get most."""
+"""Share of the tokens, those that get most attention, for the class `vertical`."""
 
 
 class HeadSums:
-    """Sums over all rows of the matrices of one protein; a form, see `attention_maps.Form`."""
+    """Sums over all rows of the matrices of one protein; a `maps.Form`."""
 
     def __init__(self, num_layers: int, num_heads: int, length: int) -> None:
         self.length = length
         shape = num_layers, num_heads
         self.received = np.zeros((*shape, length))
-        """(layers, heads, L): attention that each token gets from all; 1 on the average."""
+        """(layers, heads, L) attention that each token gets from all; 1 on average."""
         self.by_offset = np.zeros((*shape, 2 * length - 1))
-        """(layers, heads, 2 L - 1): sum over the pairs with key - query = -(L - 1) ... L - 1."""
+        """(layers, heads, 2 L - 1) sums over the pairs with key - query = -(L - 1) ... L - 1."""
         self.entropy_nats = np.zeros(shape)
-        """(layers, heads): sum over rows."""
+        """(layers, heads) sum over rows."""
 
-    def add(self, place: int, start: int, weights: Tensor) -> None:
-        """See `attention_maps.Form`."""
+    def add(self, slot: int, start: int, weights: Tensor) -> None:
         _, num_rows, seen = weights.shape
         first = self.length - num_rows - start  # offset of the last row to the first key
-        self.received[place, :, :seen] += weights.sum(1).double().cpu().numpy()
-        self.by_offset[place, :, first : first + num_rows + seen - 1] += _diagonal_sums(weights).double().cpu().numpy()
+        self.received[slot, :, :seen] += weights.sum(1).double().cpu().numpy()
+        self.by_offset[slot, :, first : first + num_rows + seen - 1] += _diagonal_sums(weights).double().cpu().numpy()
         logarithms = weights.clamp_min(1e-30).log_()
-        self.entropy_nats[place] -= logarithms.mul_(weights).sum(2).sum(1).double().cpu().numpy()
+        self.entropy_nats[slot] -= logarithms.mul_(weights).sum(2).sum(1).double().cpu().numpy()
 
     def table(self, model: ProteinLM, *, layers: Sequence[int], heads: Sequence[int]) -> pd.DataFrame:
-        """One row per head of the model that was read.
+        """Return a row for each head of the model that was read.
 
-        Columns: layer, head (1-based), head_class, mean_entropy_nats (of the rows; nothing if signed), mean_distance (tokens
-        between query and key, weighted by attention), max_column_share (largest share of all attention that one token
-        receives), local_share (attention within 3 tokens on either side), vertical_share (attention to the 2 % of the
-        tokens that receive most), even_entropy_nats and even_distance (what attention to all alike would have).
+        Columns:
+            layer, head: numbers from 1.
+            head_class: one word, as the module's docstring defines it.
+            mean_entropy_nats: mean entropy of the rows; empty if signed.
+            mean_distance: tokens between query and key, weighted by attention.
+            max_column_share: largest share of all attention that one token receives.
+            local_share: share of attention within 3 tokens on either side.
+            vertical_share: share of attention to the 2 % of the tokens that receive most.
+            even_entropy_nats, even_distance: the same of uniform attention.
         """
         length = self.length
         distance = np.abs(np.arange(1 - length, length))
@@ -68,7 +72,7 @@ class HeadSums:
         rows = []
         for i, layer in enumerate(layers):
             for j, head in enumerate(heads):
-                signed = not operations[layer].weights_are_positive
+                signed = not operations[layer - 1].weights_are_positive
                 facts = {
                     "mean_entropy_nats": np.nan if signed else self.entropy_nats[i, j] / length,
                     "mean_distance": (self.by_offset[i, j] * distance).sum() / length,
@@ -79,15 +83,15 @@ class HeadSums:
                     "even_distance": even_distance,
                 }
                 name = "signed" if signed else _head_class(**facts)
-                rows.append({"layer": layer + 1, "head": head + 1, "head_class": name} | facts)
+                rows.append({"layer": layer, "head": head, "head_class": name} | facts)
         return pd.DataFrame(rows)
 
     def received_table(self, tokens: Sequence[str], *, layers: Sequence[int], heads: Sequence[int]) -> pd.DataFrame:
-        """Layer, head, residue (from 1; 0 and L + 1 are <cls> and <eos>), token, received; `tokens` are their names."""
+        """Return layer, head, residue (from 1; 0 is <cls>, L + 1 <eos>), token, received; `tokens` are names (L + 2,)."""
         return self._long(self.received, {"residue": np.arange(self.length), "token": np.array(tokens)}, layers, heads)
 
     def offset_table(self, *, layers: Sequence[int], heads: Sequence[int]) -> pd.DataFrame:
-        """Layer, head, offset (attended - attending, in residues), mean_weight over all pairs with this offset."""
+        """Return layer, head, offset (attended - attending, in residues), mean_weight over all pairs with this offset."""
         offsets = np.arange(1 - self.length, self.length)
         means = self.by_offset / (self.length - np.abs(offsets))
         return self._long(means, {"offset": offsets}, layers, heads, name="mean_weight")
@@ -100,11 +104,11 @@ class HeadSums:
         heads: Sequence[int],
         name: str = "received",
     ) -> pd.DataFrame:
-        """(layers, heads, N) values as a table, with the (N,) keys of each head."""
+        """Return (layers, heads, N) values as a table, with the (N,) keys of each head."""
         num_layers, num_heads, size = values.shape
         columns = {
-            "layer": np.repeat(np.array(layers, dtype=np.int32) + 1, num_heads * size),
-            "head": np.tile(np.repeat(np.array(heads, dtype=np.int32) + 1, size), num_layers),
+            "layer": np.repeat(np.array(layers, dtype=np.int32), num_heads * size),
+            "head": np.tile(np.repeat(np.array(heads, dtype=np.int32), size), num_layers),
         }
         columns |= {key: np.tile(array, num_layers * num_heads) for key, array in keys.items()}
         return pd.DataFrame(columns | {name: values.ravel().astype(np.float32)})
@@ -132,16 +136,16 @@ def _head_class(
 
 
 def _even(length: int, causal: bool) -> tuple[float, float]:
-    """Mean entropy in nats and mean distance in tokens of attention to all alike."""
+    """Return the mean entropy in nats and the mean distance in tokens of uniform attention."""
     if causal:
         return float(np.log(np.arange(1, length + 1)).mean()), (length - 1) / 4
     return float(np.log(length)), (length**2 - 1) / (3 * length)
 
 
 def _diagonal_sums(weights: Tensor) -> Tensor:
-    """(heads, S + T - 1) sums over the diagonals of (heads, S, T), from the lower left corner to the upper right one.
+    """Return the sums (heads, S + T - 1) over the diagonals of (heads, S, T), from the lower left to the upper right corner.
 
-    Rows are written one place apart into a buffer of zeros, in which a diagonal is then a column.
+    Rows are written into a buffer of zeros, each shifted by one against the row above. A diagonal is then a column.
     """
     heads, num_rows, seen = weights.shape
     width = num_rows + seen - 1

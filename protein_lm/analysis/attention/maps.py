@@ -1,16 +1,18 @@
-"""Attention matrices out of any kind of attention, linear ones included, for one protein: whole, or some rows at a time."""
+"""The walk over the attention matrices of one protein, for any kind of attention.
+
+Linear kinds never form their matrices. Here they are formed some rows at a time, and each form takes what it needs from the
+rows that pass by. Layers and heads are numbered from 1. A slot is the index of a layer among the chosen ones.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm import alphabet
-from protein_lm.attention.operations.interface import AttentionOperation
+from protein_lm.attention.kinds.interface import AttentionOperation
 from protein_lm.attention.rows import Rows
 from protein_lm.batches.batches import pack
 from protein_lm.errors import ConfigError
@@ -19,11 +21,19 @@ from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 BLOCK_BYTES = 2**24
-"""Rows of a matrix that are formed at a time, all heads together."""
+"""Size of the rows of a matrix that are formed at a time, all heads together."""
+
+
+class Form(Protocol):
+    """Anything that is computed from the rows of matrices as they pass by."""
+
+    def add(self, slot: int, start: int, weights: Tensor) -> None:
+        """Take the rows from token `start` on, (heads, S, T) as `LayerCall.blocks` gives them, of the layer at `slot`."""
+        ...
 
 
 class LayerCall(NamedTuple):
-    """What one attention operation received and gave, in one pass."""
+    """Inputs and output of one attention operation, in one pass."""
 
     operation: AttentionOperation
     query: Tensor
@@ -37,30 +47,30 @@ class LayerCall(NamedTuple):
     """(B, H, L, E)."""
 
     def blocks(self, heads: Sequence[int], span: slice) -> Iterator[tuple[int, Tensor]]:
-        """The matrix of the only sequence, from top to bottom of a span of queries.
+        """Form the matrix of the only sequence, from top to bottom of a span of queries.
 
         Yields:
-            Number of the first of S queries, and the weights (heads, S, T) in float32, see `AttentionOperation.matrix_rows`.
+            Token index of the first of S queries, and their weights (heads, S, T) in float32, as
+            `AttentionOperation.matrix_rows` gives them.
         """
-        chosen = list(heads) if self.operation.heads_are_alike else list(range(self.query.shape[1]))
-        rows = self.operation.matrix_rows(self.query[:, chosen], self.key[:, chosen])
-        size = max(1, BLOCK_BYTES // (4 * len(chosen) * self.query.shape[2]))
+        indices = [head - 1 for head in heads]
+        formed = indices if self.operation.heads_are_alike else list(range(self.query.shape[1]))
+        rows = self.operation.matrix_rows(self.query[:, formed], self.key[:, formed])
+        size = max(1, BLOCK_BYTES // (4 * len(formed) * self.query.shape[2]))
         for start in range(span.start, span.stop, size):
             block = rows(slice(start, min(start + size, span.stop)))[0].float()
-            yield start, block if self.operation.heads_are_alike else block[list(heads)]
+            yield start, block if self.operation.heads_are_alike else block[indices]
 
-
-class Form(Protocol):
-    """What becomes of the rows of matrices as they pass by."""
-
-    def add(self, place: int, start: int, weights: Tensor) -> None:
-        """Take rows `start` and following, (heads, S, T) as `LayerCall.blocks` gives them, of the chosen layer `place`."""
-        ...
+    def show(self, forms: Sequence[Form], slot: int, heads: Sequence[int], span: slice) -> None:
+        """Hand the blocks to all forms, as those of the layer at `slot`."""
+        for start, weights in self.blocks(heads, span):
+            for form in forms:
+                form.add(slot, start, weights)
 
 
 @contextmanager
 def visited_calls(model: ProteinLM, visit: Callable[[int, LayerCall], None]) -> Iterator[None]:
-    """Show every attention operation that runs inside to `visit`, with its 0-based layer, as soon as it has run."""
+    """Show every attention operation that runs inside to `visit`, with the number of its layer, as soon as it has run."""
 
     def hook(layer: int) -> Callable[..., None]:
         def show(operation: Any, inputs: Any, output: Tensor) -> None:
@@ -69,7 +79,7 @@ def visited_calls(model: ProteinLM, visit: Callable[[int, LayerCall], None]) -> 
 
         return show
 
-    handles = [operation.register_forward_hook(hook(layer)) for layer, operation in enumerate(model.operations())]
+    handles = [operation.register_forward_hook(hook(layer)) for layer, operation in enumerate(model.operations(), 1)]
     try:
         yield
     finally:
@@ -89,7 +99,7 @@ def recorded_calls(model: ProteinLM) -> Iterator[list[LayerCall]]:
 def visit_layers(
     model: ProteinLM, record: SequenceRecord, visit: Callable[[int, LayerCall], None], *, layers: Sequence[int]
 ) -> None:
-    """Read a protein and show the calls of some layers to `visit`, with their places in `layers`; one is in memory at a time.
+    """Read a protein and show the calls of some layers to `visit`, with their slots. One call is in memory at a time.
 
     Raises:
         InputError: the protein is longer than the model's window.
@@ -98,8 +108,9 @@ def visit_layers(
     tokens, _ = pack([record.tokens])
 
     def show(layer: int, call: LayerCall) -> None:
-        for place in (place for place, chosen in enumerate(layers) if chosen == layer):
-            visit(place, call)
+        for slot, chosen in enumerate(layers):
+            if chosen == layer:
+                visit(slot, call)
 
     with visited_calls(model, show):
         model.hidden_states(tokens.to(model.device))
@@ -113,70 +124,26 @@ def read_attention(
     layers: Sequence[int],
     heads: Sequence[int],
 ) -> None:
-    """Walk over the attention of one protein, which no form needs to hold whole.
+    """Walk over the attention of one protein, and hand its rows to all forms.
 
-    <cls> is the first token, <eos> the last.
+    <cls> is the first token, <eos> the last. Layers come in ascending order, rows from top to bottom.
 
     Args:
         model: any model.
         record: the protein.
-        forms: what is made of it; layers come in ascending order, rows from top to bottom.
-        layers: 0-based, as `chosen_layers` gives them.
-        heads: 0-based, as `chosen_heads` gives them.
+        forms: what is computed.
+        layers: numbers of the layers, as `chosen_layers` gives them.
+        heads: numbers of the heads, as `chosen_heads` gives them.
 
     Raises:
         InputError: the protein is longer than the model's window.
     """
     span = slice(0, len(record) + alphabet.NUM_SPECIAL_TOKENS)
-
-    def visit(place: int, call: LayerCall) -> None:
-        for start, weights in call.blocks(heads, span):
-            for form in forms:
-                form.add(place, start, weights)
-
-    visit_layers(model, record, visit, layers=layers)
-
-
-def attention_matrices(
-    model: ProteinLM,
-    record: SequenceRecord,
-    *,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-) -> NDArray[np.float32]:
-    """Attention of one protein, (layers, heads, L + 2, L + 2); <cls> is the first token, <eos> the last.
-
-    Rows sum to 1, except with the kinds whose weights may be negative (see docs/kinds_of_attention.md).
-
-    For a linear kind this is the matrix φ(q)·φ(k) / normalizer that the layer applies without ever forming it.
-    Memory grows with the square of the length; `attention_forms` has forms for long proteins.
-
-    Args:
-        model: any model.
-        record: the protein.
-        layers: 0-based layers to keep, in that order; None for all.
-        heads: 0-based heads to keep, in that order; None for all.
-
-    Raises:
-        InputError: the protein is longer than the model's window.
-        ConfigError: a layer or head that the model does not have.
-    """
-    check_length(record, model)  # before there is memory for it
-    numbers, places = chosen_layers(model, layers), chosen_heads(model, heads)
-    length = len(record) + alphabet.NUM_SPECIAL_TOKENS
-    matrices = np.zeros((len(numbers), len(places), length, length), dtype=np.float32)
-
-    def visit(place: int, call: LayerCall) -> None:
-        for start, weights in call.blocks(places, slice(0, length)):
-            _, num_rows, seen = weights.shape
-            matrices[place, :, start : start + num_rows, :seen] = weights.cpu().numpy()
-
-    visit_layers(model, record, visit, layers=numbers)
-    return matrices
+    visit_layers(model, record, lambda slot, call: call.show(forms, slot, heads, span), layers=layers)
 
 
 def chosen_layers(model: ProteinLM, layers: Sequence[int] | None) -> list[int]:
-    """0-based layers, all for None.
+    """Check numbers of layers; None stands for all of them.
 
     Raises:
         ConfigError: a layer that the model does not have.
@@ -185,7 +152,7 @@ def chosen_layers(model: ProteinLM, layers: Sequence[int] | None) -> list[int]:
 
 
 def chosen_heads(model: ProteinLM, heads: Sequence[int] | None) -> list[int]:
-    """0-based heads, all for None.
+    """Check numbers of heads; None stands for all of them.
 
     Raises:
         ConfigError: a head that the model does not have.
@@ -195,8 +162,8 @@ def chosen_heads(model: ProteinLM, heads: Sequence[int] | None) -> list[int]:
 
 def _choose(chosen: Sequence[int] | None, count: int, what: str) -> list[int]:
     if chosen is None:
-        return list(range(count))
-    for index in chosen:
-        if not 0 <= index < count:
-            raise ConfigError(f"{what} {index + 1} does not exist; this model has {what}s 1 to {count}")
+        return list(range(1, count + 1))
+    for number in chosen:
+        if not 1 <= number <= count:
+            raise ConfigError(f"{what} {number} does not exist; this model has {what}s 1 to {count}")
     return list(chosen)

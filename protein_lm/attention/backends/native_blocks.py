@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from protein_lm.attention.backends.native_linear import GREATEST_WIDTH, WIDTH_STEP
-from protein_lm.native.library import BlockCall, kernels
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import BlockCall
 
 
 def takes(query: Tensor, value: Tensor, product: torch.dtype, block: int) -> bool:

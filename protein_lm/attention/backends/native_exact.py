@@ -1,20 +1,19 @@
-"""Softmax attention by the compiled kernels, where they are there and no gradient is asked for: the same function as
-`exact.exact_attention`, whose other path, torch's fused operation, remains what it is checked against.
-"""
+"""Softmax attention by the compiled kernels, where no gradient is asked for."""
 
 import torch
 from torch import Tensor
 
-from protein_lm.attention.backends.native_linear import GREATEST_WIDTH, rows_of_sequences
-from protein_lm.attention.packing import Packing
-from protein_lm.native.library import ExactCall, Rows, kernels
+from protein_lm.attention.backends.interface import ExactInputs, needs_gradients
+from protein_lm.attention.backends.native_linear import GREATEST_WIDTH, rows_of_sequences, with_contiguous_rows
+from protein_lm.native.library import kernels
+from protein_lm.native.structures import ExactCall, Rows
 
 
-def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether there are kernels for this call."""
-    is_learning = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+def takes(inputs: ExactInputs) -> bool:
+    """Tell whether there are kernels for this call."""
+    query, key, value = inputs[:3]
     return (
-        not is_learning
+        not needs_gradients(query, key, value)
         and query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype
         and query.dtype in (torch.float32, torch.bfloat16)
@@ -23,18 +22,11 @@ def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
     )
 
 
-def compiled_exact_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    causal: bool,
-    valid_mask: Tensor | None,
-    packing: Packing | None,
-) -> Tensor:
-    """See `exact.exact_attention`; for calls that `takes` is true of. bfloat16 inputs have bfloat16 products."""
+def forward(inputs: ExactInputs) -> Tensor:
+    """Compute `dispatch.exact_attention`; bfloat16 inputs have bfloat16 products."""
+    query, key, value, causal, valid_mask, packing = inputs
     sequences = rows_of_sequences(query.shape[0], query.shape[2], packing)
-    tensors = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
+    tensors = map(with_contiguous_rows, (query, key, value))
     return _forward(*tensors, sequences, None if valid_mask is None else valid_mask.contiguous(), causal)
 
 
@@ -50,7 +42,7 @@ def _forward(
     call.batch, call.heads, call.length, call.width = query.shape
     call.value_width, call.num_sequences, call.scale = value.shape[-1], sequences.shape[0], query.shape[-1] ** -0.5
     call.sequences, call.valid = sequences.data_ptr(), None if valid_mask is None else valid_mask.data_ptr()
-    call.query, call.key, call.value, call.output = (Rows.of(tensor) for tensor in (query, key, value, output))
+    call.query, call.key, call.value, call.output = map(Rows.of, (query, key, value, output))
     library.exact(call)
     return output
 
@@ -61,6 +53,6 @@ def _output_of(query, key, value, sequences, valid_mask, causal):
 
 
 def _output(query: Tensor, value: Tensor) -> Tensor:
-    """(B, H, L, width of value) in the order of memory (B, L, H, width), from which heads are put together without a copy."""
+    """An empty (B, H, L, width of value), stored as (B, L, H, width): heads are then joined without a copy."""
     batch, heads, length, _ = query.shape
     return value.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)

@@ -1,8 +1,7 @@
-"""Linear attention by the compiled kernels, where they are there and the features are among theirs: the same function as
-`linear.linear_attention`, which remains what it is checked against.
+"""Linear attention by the compiled kernels, for the feature maps that they know.
 
-Operands are float32, or bfloat16 where the input or autocast says so and the processor multiplies them. Kept for the backward
-pass: the inputs, the output, its normalizers, and of a causal row the state before each chunk.
+Operands are float32. They are bfloat16 where the input or autocast says so and the processor can multiply them. The backward
+pass needs the inputs, the output, its normalizers, and the state before each chunk of a causal row.
 """
 
 from collections.abc import Callable
@@ -14,24 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm.attention.backends.interface import LinearInputs, needs_gradients
 from protein_lm.attention.feature_maps.generalized import EluFeatures
 from protein_lm.attention.feature_maps.performer import FeatureMap, ReLUFeatures, SoftmaxFeatures
 from protein_lm.attention.packing import Packing
-from protein_lm.native.library import Call, Kernels, Rows, kernels
+from protein_lm.native.library import Kernels, kernels
+from protein_lm.native.structures import LINEAR_ARRAYS, LinearAttentionCall, Rows
 
 GREATEST_WIDTH = 128
-"""Of queries, keys and values."""
+"""The greatest width of queries, keys and values."""
 WIDTH_STEP = 32
-"""What widths are padded to in states."""
+"""Widths in states are padded to multiples of it."""
 FEATURES_STEP = 32
-"""Features come in multiples of it."""
+"""Numbers of features are multiples of it."""
 
 
 class MapForm(NamedTuple):
     """A feature map as the kernels know it."""
 
     number: int
-    """Of `Map` in linear_attention.cpp."""
+    """Its number in `Map` of linear_attention.cpp."""
     projection: Tensor
     """(M, E) float32, scaled."""
     constants: list[float]
@@ -57,10 +58,12 @@ def _elu(feature_map: EluFeatures) -> MapForm:
 FORMS: dict[type, Callable[..., MapForm]] = {ReLUFeatures: _relu, SoftmaxFeatures: _softmax, EluFeatures: _elu}
 
 
-def takes(query: Tensor, value: Tensor, feature_map: FeatureMap) -> bool:
-    """Whether there are kernels for this call."""
+def takes(inputs: LinearInputs) -> bool:
+    """Tell whether there are kernels for this call: whole rows on a CPU, and features that the kernels know."""
+    query, value = inputs.query, inputs.value
     return (
-        is_among_kernels(feature_map, max(query.shape[-1], value.shape[-1]))
+        inputs.part is None
+        and is_among_kernels(inputs.feature_map, max(query.shape[-1], value.shape[-1]))
         and query.device.type == "cpu"
         and query.dtype == value.dtype
         and query.dtype in (torch.float32, torch.bfloat16)
@@ -69,30 +72,19 @@ def takes(query: Tensor, value: Tensor, feature_map: FeatureMap) -> bool:
 
 
 def is_among_kernels(feature_map: FeatureMap, width: int) -> bool:
-    """Whether a CPU would have kernels for features of heads of a width, if they were built."""
+    """Tell whether a CPU would have kernels for features of heads of a width, if they were built."""
     return type(feature_map) in FORMS and feature_map.num_features % FEATURES_STEP == 0 and width <= GREATEST_WIDTH
 
 
-def compiled_linear_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    feature_map: FeatureMap,
-    *,
-    causal: bool,
-    product: torch.dtype,
-    valid_mask: Tensor | None,
-    packing: Packing | None,
-) -> Tensor:
-    """See `linear.linear_attention`; for calls that `takes` is true of, with the type of the products' operands."""
+def forward(inputs: LinearInputs) -> Tensor:
+    """Compute `dispatch.linear_attention`."""
+    query, key, value, feature_map, causal, product, valid_mask, packing, _ = inputs
     library = kernels()
     assert library is not None
     plan = _plan(query.shape[0], query.shape[2], library.chunk if causal else 0, packing)
-    keeps = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     form = FORMS[type(feature_map)](feature_map)
-    tensors = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
     return _forward(
-        *tensors,
+        *map(with_contiguous_rows, (query, key, value)),
         form.projection,
         form.half_norms,
         valid_mask.contiguous() if valid_mask is not None else None,
@@ -102,23 +94,28 @@ def compiled_linear_attention(
         causal,
         product == torch.bfloat16 and library.has_bfloat16,
         feature_map.takes_bfloat16,
-        plan.num_states if keeps else 0,
+        plan.num_states if needs_gradients(query, key, value) else 0,
     )[0]
 
 
+def with_contiguous_rows(tensor: Tensor) -> Tensor:
+    """Copy a tensor only if its last axis is not contiguous."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def rows_of_sequences(batch: int, length: int, packing: Packing | None) -> Tensor:
-    """(N, 4) of the sequences in rows: number of the row, first token, behind the last one, and a number without meaning."""
+    """Return (N, 4): row of each sequence, its first token, the token after its last one, and a number without meaning."""
     return _plan(batch, length, 0, packing).sequences
 
 
 class _Plan(NamedTuple):
     sequences: Tensor
-    """(N, 4) row of the batch, first token, behind the last one, number of its first state."""
+    """(N, 4) row of the batch, first token, the token after the last one, number of the first state."""
     num_states: int
 
 
 def _plan(batch: int, length: int, chunk: int, packing: Packing | None) -> _Plan:
-    """Of causal rows in chunks, or of bidirectional ones (chunk 0)."""
+    """Plan causal rows, in chunks of `chunk` tokens, or bidirectional rows (chunk 0)."""
     if packing is None:
         return _plan_of_rows(batch, length, chunk)
     return packing.plan(("compiled", chunk), lambda: _plan_of_packing(packing.boundaries, chunk))
@@ -160,11 +157,16 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, normalizers (B, H, L) float32, states (num_states, H, M, X) in the products' type, their sums (·, H, M)."""
     outputs = _outputs(query, value, projection, product_bfloat16, num_states)
-    output, normalizer, states, sums = outputs
-    arrays = {"projection": projection, "half_norms": half_norms, "valid": valid_mask, "sequences": sequences}
-    arrays |= {"normalizer": normalizer, "states": states, "sums": sums}
-    types = product_bfloat16, product_bfloat16 and features_bfloat16
-    library, call = _call((query, key, value), arrays, number, constants, causal, types)
+    output, *kept = outputs
+    library, call = _call(
+        (query, key, value),
+        (projection, half_norms, sequences, valid_mask, *kept),
+        number,
+        constants,
+        causal,
+        product_bfloat16,
+        features_bfloat16,
+    )
     call.output = Rows.of(output)
     library.forward(call)
     return outputs
@@ -192,44 +194,58 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    arrays = {"projection": projection, "half_norms": half_norms, "valid": valid_mask, "sequences": sequences}
-    arrays |= {"normalizer": normalizer, "states": states, "sums": sums}
-    types = product_bfloat16, product_bfloat16 and features_bfloat16
-    library, call = _call((query, key, value), arrays, number, constants, causal, types)
-    grad_output = grad_output if grad_output.stride(-1) == 1 else grad_output.contiguous()
+    library, call = _call(
+        (query, key, value),
+        (projection, half_norms, sequences, valid_mask, normalizer, states, sums),
+        number,
+        constants,
+        causal,
+        product_bfloat16,
+        features_bfloat16,
+    )
+    grad_output = with_contiguous_rows(grad_output)
     call.output, call.grad_output = Rows.of(output), Rows.of(grad_output)
-    call.grad_query, call.grad_key, call.grad_value = (Rows.of(gradient) for gradient in gradients)
+    call.grad_query, call.grad_key, call.grad_value = map(Rows.of, gradients)
     library.backward(call)
     return gradients
 
 
 def _call(
     rows: tuple[Tensor, Tensor, Tensor],
-    arrays: dict[str, Tensor | None],
+    arrays: tuple[Tensor | None, ...],
     number: int,
     constants: list[float],
     causal: bool,
-    types: tuple[bool, bool],
-) -> tuple[Kernels, Call]:
-    """The kernels, and what both passes tell them: of query, key and value; `types`: whether products, and those that form
-    features, have bfloat16 operands.
+    product_bfloat16: bool,
+    features_bfloat16: bool,
+) -> tuple[Kernels, LinearAttentionCall]:
+    """Return the kernels, and the part of a call that both passes share.
+
+    Args:
+        rows: query, key and value.
+        arrays: the arrays of `LinearAttentionCall`, in its order.
+        number: the feature map, as in `MapForm`.
+        constants: its constants, as in `MapForm`.
+        causal: whether a query sees only itself and the tokens before it.
+        product_bfloat16: whether products have bfloat16 operands.
+        features_bfloat16: whether the products that form features may have them too.
     """
     library = kernels()
     assert library is not None
-    query, key, value = rows
-    projection, sequences = arrays["projection"], arrays["sequences"]
+    query, _, value = rows
+    projection, _, sequences, *_ = arrays
     assert projection is not None and sequences is not None
-    call = Call()
+    call = LinearAttentionCall()
     call.map, call.causal, call.inputs_are_bfloat16 = number, causal, query.dtype == torch.bfloat16
-    call.products_are_bfloat16, features_are_bfloat16 = types
-    call.features_are_bfloat16 = features_are_bfloat16 and query.dtype == torch.bfloat16
+    call.products_are_bfloat16 = product_bfloat16
+    call.features_are_bfloat16 = product_bfloat16 and features_bfloat16 and call.inputs_are_bfloat16
     call.num_threads = torch.get_num_threads()
     call.batch, call.heads, call.length, call.width = query.shape
     call.value_width, call.num_features, call.num_sequences = value.shape[-1], projection.shape[0], sequences.shape[0]
     call.epsilon, call.headroom, call.floor, call.scale = constants
-    for name, array in arrays.items():
+    for name, array in zip(LINEAR_ARRAYS, arrays, strict=True):
         setattr(call, name, None if array is None else array.data_ptr() or None)
-    call.query, call.key, call.value = Rows.of(query), Rows.of(key), Rows.of(value)
+    call.query, call.key, call.value = map(Rows.of, rows)
     return library, call
 
 

@@ -3,8 +3,8 @@
 Source: Choromanski et al. 2021 (arXiv 2009.14794), section 2.2 and its ablation of f; Katharopoulos et al. 2020 (arXiv
 2006.16236) for ELU + 1.
 
-With cos, tanh, gelu and the identity, features change sign. The kernel may then be negative and a normalizer may come near
-zero: the paper saw NaN with some. They are here for the comparison; ReLU is the one to use.
+With cos, tanh, gelu and the identity, features change sign. The kernel may then be negative, and a normalizer may come near
+zero: the paper saw NaN with some. They serve for comparison; ReLU is the one to use.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Name -> f. ReLU and exp have classes of their own: for speed, and against overflow."""
 
 SIGNED_FUNCTIONS = frozenset({"gelu", "cos", "tanh", "identity"})
-"""Those whose features may be negative."""
+"""Functions whose features may be negative."""
 
 LEAST_EXPONENT = -40.0
-"""Below, an exponential is held: products of two features stay numbers in float32, so no normalizer becomes 0."""
+"""Bound of exponents from below: products of two features stay above 0 in float32, and so do normalizers."""
 
 
 class GeneralizedFeatures(RandomFeatureMap):
@@ -43,12 +43,7 @@ class GeneralizedFeatures(RandomFeatureMap):
         self.is_positive = function not in SIGNED_FUNCTIONS
 
     def query_features(self, query: Tensor) -> Tensor:
-        """See `FeatureMap`."""
         return self._function(self._projected(query)) * self.num_features**-0.5 + self.epsilon
-
-    def key_features(self, key: Tensor) -> Tensor:
-        """See `FeatureMap`; the same map as for queries."""
-        return self.query_features(key)
 
     def _projected(self, rows: Tensor) -> Tensor:
         num_features, head_width = self.projection.shape
@@ -62,21 +57,19 @@ class ExponentialFeatures(GeneralizedFeatures):
     """f = exp. A query's features are divided by their largest exponential, which cancels; a key's exponents are bounded."""
 
     greatest_exponent = 60.0
-    """Of a key. Above, sums over long sequences would overflow float32."""
+    """Bound of a key's exponents. Above it, sums over long sequences would overflow float32."""
 
     def __init__(self, head_width: int, num_features: int, projection: str = "orthogonal") -> None:
         super().__init__(head_width, num_features, projection, function="identity")
         self.is_positive = True
 
     def query_features(self, query: Tensor) -> Tensor:
-        """See `FeatureMap`."""
         exponent = self._projected(query)
         largest = exponent.detach().amax(-1, keepdim=True).clamp_min(0)
         scaled_epsilon = self.epsilon * (-largest).exp()
         return (exponent - largest).exp() * self.num_features**-0.5 + scaled_epsilon
 
     def key_features(self, key: Tensor) -> Tensor:
-        """See `FeatureMap`."""
         exponent = self._projected(key).clamp_max(self.greatest_exponent)
         return exponent.exp() * self.num_features**-0.5 + self.epsilon
 
@@ -89,10 +82,5 @@ class EluFeatures(FeatureMap):
         self.num_features = head_width
 
     def query_features(self, query: Tensor) -> Tensor:
-        """See `FeatureMap`."""
         # elu(x) + 1 loses the small exponentials to rounding; this is the same function without the sum.
         return torch.where(query > 0, query + 1, query.clamp(LEAST_EXPONENT, 0).exp())
-
-    def key_features(self, key: Tensor) -> Tensor:
-        """See `FeatureMap`; the same map as for queries."""
-        return self.query_features(key)

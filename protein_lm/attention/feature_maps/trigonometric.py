@@ -1,4 +1,4 @@
-"""Trigonometric random features of the softmax kernel: unbiased like the positive ones, but unstable; to compare with only.
+"""Trigonometric random features of the softmax kernel: unbiased like the positive ones, but unstable; for comparison only.
 
 Source: Rahimi & Recht 2007; Choromanski et al. 2021 (arXiv 2009.14794), section 2.3, on why not to use them.
 """
@@ -12,8 +12,8 @@ from protein_lm.attention.feature_maps.performer import RandomFeatureMap
 class TrigonometricFeatures(RandomFeatureMap):
     """exp(|x|²/2) [sin(w·x), cos(w·x)] over half as many rows w; features change sign, and small kernel values drown.
 
-    The factor of a key is divided by the largest of all keys, which cancels in a bidirectional matrix and in a causal one.
-    No kind of attention uses this map: such a maximum lets rounding, though nothing else, depend on later keys.
+    The factor of a key is divided by the largest of all keys, which cancels in the matrix. No kind of attention uses this
+    map: with such a maximum, rounding depends on later keys, though nothing else does.
     """
 
     is_positive = False
@@ -26,11 +26,10 @@ class TrigonometricFeatures(RandomFeatureMap):
         self.num_features = num_features
 
     def query_features(self, query: Tensor) -> Tensor:
-        """See `FeatureMap`; the factor exp(|x|²/2) belongs to one query and is left out."""
+        # The factor exp(|x|²/2) belongs to one query and is left out.
         angles = query @ (self.projection.to(query.dtype) * query.shape[-1] ** -0.25).mT
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
     def key_features(self, key: Tensor) -> Tensor:
-        """See `FeatureMap`."""
         exponent = key.square().sum(-1, keepdim=True) * (key.shape[-1] ** -0.5 / 2)
         return self.query_features(key) * (exponent - exponent.amax(-2, keepdim=True)).exp()

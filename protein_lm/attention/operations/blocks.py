@@ -1,10 +1,10 @@
-"""Softmax attention of blocks of queries to chosen blocks of keys: what all sparse kinds are computed with.
+"""Softmax attention of blocks of queries to chosen blocks of keys; all sparse kinds use it.
 
-Tokens lie on a grid of N blocks of C places. A plan says which blocks of keys each block of queries sees, and within them a
-mask which tokens. Scores and weights exist for a few blocks at a time and are formed again in the backward pass, so memory is
+Tokens lie on a grid of N blocks of C slots. A plan says which K blocks of keys each block of queries sees, and a mask which
+tokens of these. Scores and weights exist for a few blocks at a time, and are formed again in the backward pass, so memory is
 that of the inputs. torch's FlexAttention does the same on a GPU, but has no backward pass on a CPU.
 
-G groups (heads, or heads × rows), K blocks of keys per block of queries.
+Letters: G groups (heads, or heads × rows), N blocks, C slots of a block, K blocks of keys per block of queries.
 
 Source of the backward pass through a logarithm of sums: Dao et al. 2022 (arXiv 2205.14135), appendix B.
 """
@@ -20,28 +20,28 @@ from protein_lm.attention.backends import native_blocks
 from protein_lm.attention.operations.stream import product_dtype, without_autocast
 
 SCORES_BYTES = 2**21
-"""Scores formed at a time, so that they stay in the cache."""
+"""Scores that are formed at a time: they stay in the cache."""
 HIDDEN = -1e30
-"""Score of a key that is not seen: finite, so that a row without any key is finite too."""
+"""Score of a hidden key: finite, so that a row without any key is finite too."""
 LEAST_EXPONENT = -80.0
 LEAST_WEIGHT = 1.9e-35
 """A little over exp(LEAST_EXPONENT)."""
 SELF_SCORE = -1e5
-"""Score of a token for itself where it should look at itself only if nothing else is left."""
+"""Score of a token for itself where it should see itself only if it sees no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """Which keys blocks of queries see."""
+    """The keys that blocks of queries see."""
 
     block: int
-    """C, places per block."""
+    """C, slots of a block."""
     key_blocks: Tensor
-    """(N, K) numbers of blocks; where a block is absent, any, and the mask hides it."""
+    """(N, K) numbers of blocks; any number where there are fewer than K, since the mask hides it."""
     hidden: Callable[[slice], Tensor]
-    """Blocks of queries -> boolean (G or 1, blocks, C, K·C): True where a key is not seen."""
+    """Blocks of queries -> boolean (G or 1, blocks, C, K·C): True where a key is hidden."""
     avoid_self: bool = False
-    """Whether a token looks at itself only if it sees no other."""
+    """Whether a token sees itself only if it sees no other."""
 
 
 def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, scale: float) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, 
     """
     product = product_dtype(query)
     with without_autocast(query.device):
-        # Whole blocks are gathered: of rows that lie apart, as between heads of a projection, that takes four times as long.
+        # Whole blocks are gathered, which takes four times as long from rows that lie apart, as heads of a projection do.
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         if not plan.avoid_self and native_blocks.takes(query, value, product, plan.block):
             hidden = plan.hidden(slice(0, len(plan.key_blocks)))
@@ -75,7 +75,8 @@ class _BlockAttention(torch.autograd.Function):
         values = grid.by_block(value.to(product))
         output = torch.empty_like(value, memory_format=torch.contiguous_format)
         logsumexp = torch.empty(value.shape[:2], dtype=grid.dtype, device=value.device)
-        for span in grid.spans():
+        for span in grid.spans():  # of n blocks of queries
+            # Softmax of the scores (G·n, C, K·C), with its sums kept apart.
             scores = grid.scores(span)[0]
             largest = scores.amax(-1, keepdim=True)
             weights = _exponentials(scores.sub_(largest))
@@ -97,14 +98,16 @@ class _BlockAttention(torch.autograd.Function):
         queries = grid.by_block(query.to(product))
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         grad_keys, grad_values = (torch.zeros_like(x, dtype=grid.dtype) for x in (keys, values))
-        # d score = weight · (d weight - Σ d weight · weight + d logsumexp)
+        # d score = weight · (d weight - Σ d weight · weight + d logsumexp); the last two terms are `shift` (G, N·C).
         shift = grad_logsumexp - (grad_output.to(grid.dtype) * output.to(grid.dtype)).sum(-1)
         for span in grid.spans():
+            # The weights again (G·n, C, K·C), out of the saved logarithms of their sums.
             scores, constant = grid.scores(span)
             weights = _exponentials(scores.sub_(grid.rows(logsumexp[..., None], span)))
             grads = grid.rows(grad_output.to(product), span)
             index = plan.key_blocks[span].flatten()
             grid.scatter(grad_values, index, torch.bmm(weights.to(product).mT, grads))
+            # Gradients of scores (G·n, C, K·C), then of queries (G·n, C, E) and of the keys they saw (G·n, K·C, E).
             grad_scores = torch.bmm(grads, grid.gather(values, span).mT).to(grid.dtype)
             grad_scores = grad_scores.add_(grid.rows(shift[..., None], span)).mul_(weights).mul_(ctx.scale)
             if constant is not None:
@@ -124,9 +127,9 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _exponentials(exponents: Tensor) -> Tensor:
-    """The exponentials, in place, of numbers up to 0.
+    """Take exponentials in place, of numbers up to 0.
 
-    Below -80 they are 0: vector units take ten times as long over what has no normal result.
+    Below -80 they are 0: vector units take ten times as long over denormal results.
     """
     weights = exponents.clamp_min_(LEAST_EXPONENT).exp_()
     return torch.threshold_(weights, LEAST_WEIGHT, 0.0)
@@ -142,44 +145,44 @@ class _Grid:
         self._queries, self._keys = self.by_block(query.to(self.dtype) * scale), self.by_block(key.to(self.dtype))
 
     def by_block(self, rows: Tensor) -> Tensor:
-        """(G, N·C, ...) as (G, N, C, ...)."""
+        """View (G, N·C, ...) as (G, N, C, ...)."""
         return rows.view(self.groups, -1, self.plan.block, *rows.shape[2:])
 
     def rows(self, rows: Tensor, span: slice) -> Tensor:
-        """Blocks `span` of (G, N·C, ·) as (G·blocks, C, ·)."""
+        """Take the blocks `span` of (G, N·C, ·) as (G·blocks, C, ·)."""
         return self.by_block(rows)[:, span].reshape(-1, self.plan.block, rows.shape[-1])
 
     def spans(self) -> list[slice]:
-        """Blocks of queries that are worked on together."""
+        """Group the blocks of queries that are worked on together."""
         num_blocks, num_keys = self.plan.key_blocks.shape
         size = self.groups * self.plan.block**2 * num_keys * self.dtype.itemsize
         step = max(1, SCORES_BYTES // size)
         return [slice(start, min(start + step, num_blocks)) for start in range(0, num_blocks, step)]
 
     def gather(self, blocks: Tensor, span: slice) -> Tensor:
-        """The blocks of keys (or values) that a span of queries sees: (G, N, C, ·) -> (G·blocks, K·C, ·)."""
+        """Gather the blocks of keys (or values) that a span of queries sees: (G, N, C, ·) -> (G·blocks, K·C, ·)."""
         index = self.plan.key_blocks[span]
         return blocks.index_select(1, index.flatten()).view(self.groups * len(index), -1, blocks.shape[-1])
 
     def scatter(self, target: Tensor, index: Tensor, parts: Tensor) -> None:
-        """Add (G·blocks, K·C, ·) to the blocks that `gather` took them from."""
+        """Add (G·blocks, K·C, ·) to the blocks of `target` (G, N, C, ·) that `gather` reads."""
         target.index_add_(1, index, parts.view(self.groups, -1, *target.shape[2:]).to(target.dtype))
 
     def scores(self, span: slice) -> tuple[Tensor, Tensor | None]:
-        """Scores (G·blocks, C, K·C) in the computing type, and where they are constants, if anywhere."""
+        """Form scores (G·blocks, C, K·C) in the computing type, and tell where they are constants, if anywhere."""
         queries = self._queries[:, span].reshape(-1, *self._queries.shape[2:])
         scores = torch.bmm(queries, self.gather(self._keys, span).mT)
         by_group = scores.view(self.groups, -1, *scores.shape[1:])
-        own = self._own_places(span) if self.plan.avoid_self else None
+        own = self._own_slots(span) if self.plan.avoid_self else None
         if own is not None:
             by_group.masked_fill_(own, SELF_SCORE)
         by_group.masked_fill_(self.plan.hidden(span), HIDDEN)
         return scores, None if own is None else own.expand(self.groups, -1, -1, -1).reshape(scores.shape)
 
-    def _own_places(self, span: slice) -> Tensor:
-        """Boolean (blocks, C, K·C): where a key is the query itself."""
+    def _own_slots(self, span: slice) -> Tensor:
+        """Tell where a key is the query itself: boolean (blocks, C, K·C)."""
         index, block = self.plan.key_blocks[span], self.plan.block
-        places = torch.arange(block, device=index.device)
         numbers = torch.arange(span.start, span.stop, device=index.device)
-        same_block = (index == numbers[:, None])[:, None, :, None]
-        return (same_block & (places[:, None] == places)[:, None, :]).flatten(2)
+        same_block = (index == numbers[:, None])[:, None, :, None]  # (blocks, 1, K, 1)
+        same_slot = torch.eye(block, dtype=torch.bool, device=index.device)[:, None, :]  # (C, 1, C)
+        return (same_block & same_slot).flatten(2)

@@ -1,16 +1,18 @@
-"""Linear attention, streamed: O(L) time, and memory that never holds features (L, M) for the whole sequence.
+"""Linear attention by torch, streamed: O(L) time, and features (L, M) never exist for the whole sequence.
 
-The sequence is walked in pieces. Features are formed for the piece at hand only and formed again in the backward pass;
-between pieces runs a state Σ φ(k)ᵀ[v, 1] of M × (E + 1) numbers per head. A causal piece is cut into chunks: inside a chunk
-the masked product φ(Q)φ(K)ᵀ, across chunks the state, so that nothing of size (L, M, E) appears either. The backward pass
-runs the same walk in reverse with the state of the gradients; it starts each piece from the saved state, so that no error
-builds up by subtraction.
+Forward: the sequence is walked in pieces, whose features are formed one piece at a time. From piece to piece runs a state
+Σ φ(k)ᵀ[v, 1] of M × (E + 1) numbers per head. A causal piece is cut into chunks. Inside a chunk, the masked product φ(Q)φ(K)ᵀ
+weighs the values; across chunks, the state does. So nothing of size (L, M, E) exists either.
 
-What is kept for the backward pass is of the size of the inputs: the output, one state per piece, and in float32 the masked
-products inside chunks (CHUNK numbers per token and head), which there cost more to form again than the rest of a chunk.
+Backward: the same walk in reverse, with the state of the gradients. Features are formed again. Each piece starts from its
+saved state, so that no error builds up by subtraction. Memory is that of the inputs: the output, one state per piece, and in
+float32 the masked products (CHUNK numbers per token and head), which there cost most to form again.
 
-The column of ones behind the values makes the normalizer come out of the same products as the numerator. Where products are
-bfloat16 that would round it, so there it is summed apart, in float32.
+Normalizers: a column of ones behind the values makes the normalizer come out of the same products as the numerator. bfloat16
+products would round it, so there it is summed separately in float32.
+
+Letters: B rows, H heads, G = B·H groups, L tokens, E width of a head, M features, X width of values + alignment; a piece has
+N chunks of C slots, S = N·C.
 
 Source of the chunked form: Hua et al. 2022 (arXiv 2202.10447), section 3.2; Katharopoulos et al. 2020 for the state.
 """
@@ -21,89 +23,46 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.backends import native_linear as compiled
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.backends.interface import LinearInputs
 from protein_lm.attention.operations.pieces import Piece, Run, bidirectional_runs, causal_pieces
-from protein_lm.attention.operations.stream import FeatureGradients, Stream, product_dtype, without_autocast
+from protein_lm.attention.operations.stream import FeatureGradients, Stream
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.parallel import Part
 
 CHUNK = {torch.bfloat16: 128}
-"""Tokens whose attention inside is formed as a masked matrix; near M·E / (M + E), and fast in matrix products."""
+"""Tokens of a chunk, by type of products: near M·E / (M + E), and fast in matrix products."""
 DEFAULT_CHUNK = 64
 PACKED_CHUNK = 64
-"""Of packed rows, whatever the type: on average half a chunk stays empty at the end of each sequence."""
+"""Tokens of a chunk of packed rows: on average half a chunk stays empty at the end of each sequence."""
 SEGMENT_BYTES = 2**21
-"""Features of one piece (batch × heads × tokens × M) in the product type, so that they stay in the cache."""
-
+"""Features of one piece (B·H·S·M numbers of the product type): they stay in the cache."""
 FEWEST_TOKENS = 512
-"""A piece of fewer tokens spends its time on states: as many rows of a batch go together as leave room for so many."""
+"""A piece of fewer tokens would spend its time on states, so only as many rows go together as leave room for these."""
 
 
-def linear_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    feature_map: FeatureMap,
-    *,
-    causal: bool,
-    valid_mask: Tensor | None = None,
-    packing: Packing | None = None,
-    part: Part | None = None,
-) -> Tensor:
-    """Attention with the kernel φ(q)·φ(k), normalized over the keys that a query may see, in O(L).
+def takes(inputs: LinearInputs) -> bool:
+    """Tell that this path takes every call: it is the reference."""
+    return True
 
-    Features, normalizers and states are float32 (float64 for float64 input). The large products have bfloat16 operands where
-    the input is bfloat16 or autocast asks for it.
 
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        feature_map: φ; its parameters receive gradients.
-        causal: whether a query sees itself and what is before it, or everything.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
-        part: what stretch of longer rows all these tensors are, where several processes hold the rows together: they call
-            this function (and its backward pass) at the same time. `packing` is then `part.packing`. None: whole rows.
-
-    Returns:
-        (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
-
-    Raises:
-        ValueError: as `checks.check_inputs`, or a width that the map is not made for.
-    """
-    check_inputs(query, key, value, valid_mask, packing, empty_rows=part is not None)
-    feature_map.check(query.shape[-1])
+def forward(inputs: LinearInputs) -> Tensor:
+    """Compute `dispatch.linear_attention` with torch; parameters of the feature map receive gradients too."""
+    query, key, value, feature_map, causal, product, valid_mask, packing, part = inputs
     operation = _CausalLinearAttention if causal else _BidirectionalLinearAttention
-    product = product_dtype(query)
-    if part is None and compiled.takes(query, value, feature_map):
-        with without_autocast(query.device):
-            return compiled.compiled_linear_attention(
-                query, key, value, feature_map, causal=causal, product=product, valid_mask=valid_mask, packing=packing
-            )
-    # Processes whose stretches are not of one length must split the batch in the same way.
+    settings = packing, part, feature_map, product, *feature_map.parameters()
+    # Processes whose stretches have different lengths must split the batch in the same way.
     fewest_tokens = FEWEST_TOKENS if part is not None else min(query.shape[2], FEWEST_TOKENS)
     size = query.shape[1] * feature_map.num_features * product.itemsize * fewest_tokens
     num_rows = max(1, SEGMENT_BYTES // size)
-    with without_autocast(query.device):
-        if query.shape[0] <= num_rows:  # no split: its gradient would copy
-            return operation.apply(
-                query, key, value, valid_mask, packing, part, feature_map, product, *feature_map.parameters()
-            )
-        masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
-        outputs = [
-            operation.apply(*tensors, mask, packing, part, feature_map, product, *feature_map.parameters())
-            for *tensors, mask in zip(
-                query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False
-            )
-        ]
-        return torch.cat(outputs)
+    if query.shape[0] <= num_rows:  # no split: its gradient would copy
+        return operation.apply(query, key, value, valid_mask, *settings)
+    masks = [None] * query.shape[0] if valid_mask is None else valid_mask.split(num_rows)
+    parts = zip(query.split(num_rows), key.split(num_rows), value.split(num_rows), masks, strict=False)
+    return torch.cat([operation.apply(*tensors, *settings) for tensors in parts])
 
 
 class CausalWalk(NamedTuple):
-    """What a causal pass gives."""
+    """Results of a causal pass."""
 
     output: Tensor
     """(B, H, L, width of value) in the type of the values."""
@@ -116,7 +75,11 @@ class CausalWalk(NamedTuple):
 
 
 def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: bool) -> CausalWalk:
-    """Attend from left to right; `state` (G, 1, M·X) holds what came before, and in the end all that was seen."""
+    """Attend from left to right.
+
+    `state` (G, 1, M·X) holds the tokens before the first piece, and in the end all tokens. `keep` saves what the backward
+    pass needs.
+    """
     value = stream.tensors[2]
     output = torch.empty_like(value, memory_format=torch.contiguous_format)
     normalizer = output.new_empty(*output.shape[:3], 1, dtype=stream.dtype)
@@ -130,11 +93,14 @@ def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: boo
             stream.operand(key_features),
             stream.values_and_ones(piece),
         )
+        # What each chunk adds to the state, and the state that each chunk starts from: (G·N, M, X).
         contributions = _contributions(stream, piece, key_features, keys, values)
         states = _chunk_states(contributions, state, piece.flow)
+        # Inside chunks: (G·N, C, C), a query sees itself and the keys before it.
         weights = torch.bmm(queries, keys.mT).tril_()
         if keep and _keeps_weights(stream):
             walk.saved_weights.append(weights)
+        # Numerator and, behind it, normalizer (G·N, C, X): the chunks before plus the own one.
         numerator = torch.bmm(queries, stream.operand(states)).baddbmm_(weights, values)
         divisor = _divisor(stream, numerator, query_features, states)
         if stream.product != stream.dtype:
@@ -144,7 +110,7 @@ def walk_causal(stream: Stream, pieces: list[Piece], state: Tensor, *, keep: boo
 
 
 def causal_plan(stream: Stream, packing: Packing | None) -> list[Piece]:
-    """The pieces of a causal pass."""
+    """Cut a row into the pieces of a causal pass."""
     chunk = PACKED_CHUNK if packing is not None else CHUNK.get(stream.product, DEFAULT_CHUNK)
     return causal_pieces(stream.length, chunk, _segment(stream), packing, stream.tensors[0].device)
 
@@ -166,12 +132,12 @@ def _ones_column(stream: Stream, extended: Tensor) -> Tensor:
 
 
 def _sums(stream: Stream, left: Tensor, right: Tensor) -> Tensor:
-    """Σ leftᵀ·right over the places of each chunk (G·N, M, X), in the computing type."""
+    """Sum leftᵀ·right over the slots of each chunk: (G·N, C, M), (G·N, C, X) -> (G·N, M, X) in the computing type."""
     return torch.bmm(left.mT, right).to(stream.dtype)
 
 
 def _contributions(stream: Stream, piece: Piece, key_features: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """φ(k)ᵀ[v, 1] of each chunk (G·N, M, X) in the computing type; with the sums of keys exact where products are not."""
+    """Form φ(k)ᵀ[v, 1] of each chunk (G·N, M, X) in the computing type; sums of keys are exact even if products are not."""
     contributions = _sums(stream, keys, values)
     if stream.product != stream.dtype:
         _ones_column(stream, contributions).copy_(
@@ -181,21 +147,21 @@ def _contributions(stream: Stream, piece: Piece, key_features: Tensor, keys: Ten
 
 
 def _divisor(stream: Stream, numerator: Tensor, query_features: Tensor, states: Tensor) -> Tensor:
-    """Normalizer (G·N, C, 1) of queries against the states (G·N, M, X), or against all where products are exact."""
+    """Form the normalizer (G·N, C, 1) of queries from the states (G·N, M, X); where products are exact, from all keys."""
     if stream.product == stream.dtype:
         return _ones_column(stream, numerator)
     return _exact_sums(stream, query_features, _ones_column(stream, states).mT)
 
 
 def _real_ones(stream: Stream, values: Tensor, piece: Piece) -> Tensor | None:
-    """(G·N, 1, C) 1 for real tokens and 0 for padding and empty places; None if all are real."""
+    """Return (G·N, 1, C): 1 for real tokens, 0 for padding and empty slots; None if all are real."""
     if stream.valid_mask is None and piece.filled is None:
         return None
     return _ones_column(stream, values).mT
 
 
 def _exact_sums(stream: Stream, rows: Tensor, weights: Tensor | None) -> Tensor:
-    """Σ rows · weights over the last axis of (G·N, ·, ·) and (G·N, 1, ·), in the computing type; keeps that axis."""
+    """Sum rows · weights over the last axis: (G·N, ·, ·), (G·N, 1, ·) -> (G·N, ·, 1) in the computing type."""
     weighted = rows if weights is None else rows * weights.contiguous()
     return weighted.sum(-1, keepdim=True, dtype=stream.dtype)
 
@@ -203,38 +169,45 @@ def _exact_sums(stream: Stream, rows: Tensor, weights: Tensor | None) -> Tensor:
 def _normalize(
     stream: Stream, piece: Piece, numerator: Tensor, divisor: Tensor, output: Tensor, normalizer: Tensor
 ) -> None:
-    """Write numerator / divisor of a piece to `output`, and the divisor (1 where no key is seen) for later."""
+    """Write numerator / divisor of a piece to `output`, and the divisor, 1 where no key is seen, to `normalizer`."""
     divisor = stream.unchunk(torch.where(divisor == 0, 1, divisor))
     stream.write(normalizer, piece, divisor)
     stream.write(output, piece, stream.unchunk(numerator)[..., : stream.value_width] / divisor)
 
 
 def _grad_of_numerator(stream: Stream, piece: Piece, grad: Tensor, output: Tensor, normalizer: Tensor) -> Tensor:
-    """Gradient of [numerator, normalizer, 0…] as chunks (G·N, C, X) in the product type."""
-    rows = stream.place(grad, piece).to(stream.dtype)
+    """Form the gradient of [numerator, normalizer, 0…] as chunks (G·N, C, X) in the product type.
+
+    With output o = numerator / n, it is grad / n for the numerator and -Σ (grad / n) · o for the normalizer n.
+    """
+    rows = stream.gather(grad, piece).to(stream.dtype)
     extended = rows.new_zeros(*rows.shape[:3], stream.state_width)
-    scaled = torch.div(rows, stream.place(normalizer, piece), out=extended[..., : stream.value_width])
-    extended[..., stream.value_width] = -(scaled * stream.place(output, piece)).sum(-1)
+    scaled = torch.div(rows, stream.gather(normalizer, piece), out=extended[..., : stream.value_width])
+    extended[..., stream.value_width] = -(scaled * stream.gather(output, piece)).sum(-1)
     if piece.filled is not None:
         extended.mul_(piece.filled)
     return stream.chunks(stream.operand(extended), piece)
 
 
 def _chunk_states(contributions: Tensor, state: Tensor, flow: Tensor | None, *, reverse: bool = False) -> Tensor:
-    """State (G·N, M, X) that each chunk starts from, out of chunk contributions (G·N, M, X); `state` runs on in place.
+    """Form the state (G·N, M, X) that each chunk starts from, out of contributions of chunks (G·N, M, X).
 
+    `state` (G, 1, M·X) is what the first chunk starts from, and is updated in place to what follows the last one.
     A running sum over N chunks is a product with a triangle of ones: one pass over memory instead of 2 N small ones.
-    In reverse it is the same flow the other way: the gradient of what a chunk gave comes from those who read it.
+    In reverse, the gradient of a chunk's contribution comes from all chunks that read it.
     """
+    # (G, N, M·X): a chunk's contribution as one row.
     parts = contributions.view(state.shape[0], -1, state.shape[2])
     num_chunks = parts.shape[1]
     if flow is None:
+        # Row c of the triangle (N, N) adds up the chunks before c; in reverse, those after it.
         ones = parts.new_ones(num_chunks, num_chunks)
         before = (ones.triu(1) if reverse else ones.tril(-1)).expand(state.shape[0], -1, -1)
         states = torch.baddbmm(state, before, parts)
         end = 0 if reverse else num_chunks - 1
         torch.add(states[:, end], parts[:, end], out=state[:, 0])
     else:
+        # (N + 1, N + 1) times (G, N + 1, M·X): sequences of a packed row stay apart.
         moved = torch.matmul(
             (flow.mT if reverse else flow).to(parts.dtype),
             torch.cat((parts, state) if reverse else (state, parts), dim=1),
@@ -250,7 +223,7 @@ class _CausalLinearAttention(torch.autograd.Function):
         stream = Stream(query, key, value, valid_mask, feature_map, product)
         pieces = causal_plan(stream, packing)
         state = stream.state()
-        if part is not None:
+        if part is not None:  # this stretch starts from the state of earlier processes
             own = _run_state(stream, _bidirectional_plan(stream, packing)[-1])
             stream.columns(state).copy_(part.from_earlier(stream.columns(own)))
         walk = walk_causal(stream, pieces, state, keep=any(ctx.needs_input_grad))
@@ -270,7 +243,7 @@ class _CausalLinearAttention(torch.autograd.Function):
         through = FeatureGradients(stream, ctx.needs_input_grad[:2], parameters)
         grad_value = torch.empty_like(value)
         grad_state = stream.state()
-        if ctx.part is not None:
+        if ctx.part is not None:  # the gradient of this stretch's last state comes from later processes
             own = stream.state()
             for piece in _bidirectional_plan(stream, ctx.packing)[0].pieces:
                 queries = stream.operand(stream.query_chunks(piece))
@@ -278,18 +251,22 @@ class _CausalLinearAttention(torch.autograd.Function):
                 _add_to_owners(own, _sums(stream, queries, grad), piece)
             stream.columns(grad_state).copy_(ctx.part.from_later(stream.columns(own)))
         for number, piece in reversed(list(enumerate(ctx.pieces))):
+            # The pass again as far as its operands: features (G·N, C, M), values and gradients (G·N, C, X).
             query_rows, query_features = through.features(0, piece)
             key_rows, key_features = through.features(1, piece)
             q, k = (stream.operand(stream.chunks(f.detach(), piece)) for f in (query_features, key_features))
             values = stream.values_and_ones(piece)
             grad = _grad_of_numerator(stream, piece, grads[0], output, normalizer)
+            # Inside chunks: weights and their gradients (G·N, C, C).
             weights = saved_weights[number] if saved_weights else torch.bmm(q, k.mT).tril_()
             grad_weights = torch.bmm(grad, values.mT).tril_()
+            # Queries read the state that their chunk starts from: states (G·N, M, X), gradients (G·N, C, M).
             states = _chunk_states(_sums(stream, k, values), saved_states[number].clone(), piece.flow)
             states = stream.operand(states)
             grad_queries = torch.bmm(grad, states.mT).baddbmm_(grad_weights, k)
             through.add(0, piece, query_rows, query_features, grad_queries)
             del states, grad_queries  # as large as all inputs of the piece: the next ones take their place
+            # Keys and values were read by later chunks: gradients of states (G·N, M, X), of values (G·N, C, X).
             grad_states = _chunk_states(_sums(stream, q, grad), grad_state, piece.flow, reverse=True)
             grad_states = stream.operand(grad_states)
             grad_values = torch.bmm(k, grad_states).baddbmm_(weights.mT, grad)
@@ -310,6 +287,7 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
         saved_states = []
         for number, state in _with_others(stream, len(runs), part, lambda number: _run_state(stream, runs[number])):
             operand = stream.operand(state)
+            # Every query reads the whole state of its sequence: numerator and normalizer (G·N, C, X).
             for piece in runs[number].pieces:
                 query_features = stream.query_chunks(piece)
                 numerator = torch.bmm(stream.operand(query_features), _of_owners(stream, operand, piece))
@@ -331,9 +309,9 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
         grad_value = torch.empty_like(value)
 
         def through_queries(number: int) -> Tensor:
-            """Gradient of the states of a run."""
+            """Form the gradient of the states of a run (G, sequences, M·X), and on the way those of its queries."""
             run = ctx.runs[number]
-            # States of many short sequences together would be larger than the inputs: they are formed again.
+            # States of many short sequences would be larger than the inputs, so they were not saved.
             state = saved_states[number] if number in saved_states else _run_state(stream, run)
             operand, grad_state = stream.operand(state), stream.state(run.num_sequences)
             for piece in run.pieces:
@@ -345,6 +323,7 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
                 through.add(0, piece, rows, features, torch.bmm(grad, states.mT))
             return grad_state
 
+        # Every key and value reads the gradient of the whole state of its sequence.
         for number, grad_state in _with_others(stream, len(ctx.runs), ctx.part, through_queries):
             operand = stream.operand(grad_state)
             for piece in ctx.runs[number].pieces:
@@ -359,7 +338,10 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
 def _with_others(
     stream: Stream, num_runs: int, part: Part | None, own: Callable[[int], Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Number and states (or their gradients) of each run, `own(number)`; those at the ends with what other processes have."""
+    """Yield the number of each run, and its states (or their gradients): `own(number)`.
+
+    The first and the last run may share a sequence with other processes, whose states are added.
+    """
     if part is None:
         yield from ((number, own(number)) for number in range(num_runs))
         return
@@ -375,7 +357,7 @@ def _with_others(
 
 
 def _run_state(stream: Stream, run: Run) -> Tensor:
-    """States (G, sequences of the run, M·X) of all keys of a run."""
+    """Add up the states (G, sequences of the run, M·X) of all keys of a run."""
     state = stream.state(run.num_sequences)
     for piece in run.pieces:
         features, values = stream.key_chunks(piece), stream.values_and_ones(piece)
@@ -384,7 +366,7 @@ def _run_state(stream: Stream, run: Run) -> Tensor:
 
 
 def _add_to_owners(state: Tensor, contributions: Tensor, piece: Piece) -> None:
-    """Add what chunks give (G·N, M, X) to the states (G, sequences, M·X) of the sequences that they belong to."""
+    """Add contributions of chunks (G·N, M, X) to the states (G, sequences, M·X) of their sequences."""
     parts = contributions.view(state.shape[0], piece.num_chunks, -1)
     if piece.owners is not None:
         state.index_add_(1, piece.owners, parts)
@@ -393,6 +375,6 @@ def _add_to_owners(state: Tensor, contributions: Tensor, piece: Piece) -> None:
 
 
 def _of_owners(stream: Stream, state: Tensor, piece: Piece) -> Tensor:
-    """State (G·N, M, X) that each chunk reads: that of its sequence, out of (G, sequences, M·X)."""
+    """Give each chunk the state (G·N, M, X) of its sequence, out of (G, sequences, M·X)."""
     states = state.index_select(1, piece.owners) if piece.owners is not None else state.expand(-1, piece.num_chunks, -1)
     return states.reshape(stream.groups * piece.num_chunks, -1, stream.state_width)

@@ -2,11 +2,11 @@
 
 Queries and keys are one projection; a key is its query normalized. A random rotation R sorts each token into the bucket
 argmax [xR; -xR]. A token sees the `window` tokens nearest to it *within its bucket*: bidirectional half of them on each side,
-causal those before it. Several rounds with rotations of their own are put together by their sums of exponentials, so a key
-counts as often as it is seen. A token looks at itself only if it sees nothing else.
+causal those before it. It sees itself only if it sees no other. Several rounds, each with its own rotation, are combined by
+their sums of exponentials, so a key counts as often as it is seen.
 
-Reformer itself cuts the tokens, sorted by bucket, into chunks; then the number of later tokens decides who shares a chunk,
-so the future leaks into causal outputs and padding into all. A window by rank in the bucket does not depend on either.
+Reformer itself cuts the tokens, sorted by bucket, into chunks. There the number of later tokens decides who shares a chunk,
+so the future leaks into causal outputs, and padding into all. A window by rank in the bucket depends on neither.
 
 Source: Kitaev et al. 2020 (arXiv 2001.04451), section 2.
 """
@@ -25,7 +25,7 @@ from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
 
 MOST_BUCKETS = 2**32
-"""More than there ever are: numbers from here on stand for something else."""
+"""More buckets than a hash ever has; numbers from here on tell sequences and padding apart."""
 
 
 class Hash(nn.Module):
@@ -51,7 +51,7 @@ class Hash(nn.Module):
 
     @torch.no_grad()
     def forward(self, query: Tensor) -> Tensor:
-        """Buckets (B, H, rounds, L) of queries (B, H, L, E)."""
+        """Hash queries (B, H, L, E) into buckets (B, H, rounds, L)."""
         if query.shape[-1] != self.rotations.shape[1]:
             raise ValueError(f"queries are {query.shape[-1]} wide; this hash is for {self.rotations.shape[1]}")
         rows = query.to(torch.promote_types(query.dtype, torch.float32))
@@ -61,7 +61,7 @@ class Hash(nn.Module):
 
 
 def keys_of_queries(query: Tensor) -> Tensor:
-    """Queries (..., E) as keys: of length 1. A key of zeros stays one."""
+    """Turn queries (..., E) into keys of length 1; a query of zeros gives a key of zeros."""
     rows = query.to(torch.promote_types(query.dtype, torch.float32))
     return rows * torch.rsqrt(rows.square().sum(-1, keepdim=True) + 1e-12)
 
@@ -77,15 +77,15 @@ def lsh_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Attention of tokens of the same bucket, with scores q·k.
+    """Attention among tokens of the same bucket, with scores q·k.
 
     Args:
-        query: (B, H, L, E), from which the keys are made.
+        query: (B, H, L, E); the keys are made from them.
         value: (B, H, L, any).
-        buckets: (B, H, rounds, L) as `Hash` gives them.
+        buckets: (B, H, rounds, L), from `Hash`.
         window: tokens in sight within the bucket.
-        block: tokens that are worked on together; changes nothing but the time.
-        causal: whether only tokens before the query are in sight.
+        block: tokens that are worked on together; only the time depends on it.
+        causal: whether a query sees no later token.
         valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
         packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
 
@@ -99,7 +99,7 @@ def lsh_attention(
     groups = _groups(buckets, valid_mask, packing)
     queries, keys, values = (rows.flatten(0, 1) for rows in (query, keys_of_queries(query).to(query.dtype), value))
     outputs, sums = [], []
-    for number in range(buckets.shape[2]):
+    for number in range(buckets.shape[2]):  # one round: attention on a grid of its own, (B·H, N·C, ·)
         order = _Order(groups[:, :, number].flatten(0, 1), window, block, causal)
         on_grid = order.sort(queries), order.sort(keys), order.sort(values)
         output, logsumexp = block_attention(*on_grid, order.plan, 1.0)
@@ -107,6 +107,7 @@ def lsh_attention(
         sums.append(order.restore(logsumexp[..., None]))
     if len(outputs) == 1:
         return outputs[0].view(value.shape)
+    # Share of each round (rounds, B·H, L, 1), by its sum of exponentials.
     shares = torch.softmax(torch.stack(sums), dim=0)
     return (torch.stack(outputs) * shares).sum(0).view(value.shape).to(value.dtype)
 
@@ -120,7 +121,7 @@ def lsh_attention_matrix(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """The matrix (B, H, L, L) of `lsh_attention`, formed densely: the twin."""
+    """Form the matrix (B, H, L, L) of `lsh_attention` densely: the twin."""
     seen = visible_keys(query.shape[2], causal=causal, valid_mask=valid_mask, device=query.device, packing=packing)
     groups = _groups(buckets, valid_mask, packing)
     together = groups[..., :, None] == groups[..., None, :]
@@ -129,7 +130,7 @@ def lsh_attention_matrix(
 
 
 def lsh_matrix_rows(query: Tensor, buckets: Tensor, *, window: int, causal: bool) -> Callable[[slice], Tensor]:
-    """Rows of the matrix of `lsh_attention` for one sequence without padding, see `AttentionOperation.matrix_rows`."""
+    """Form rows of the matrix of `lsh_attention` for one sequence; see `AttentionOperation.matrix_rows`."""
     keys = keys_of_queries(query)
 
     def rows(span: slice) -> Tensor:
@@ -149,13 +150,13 @@ class LshCache:
         self.buckets: Tensor | None = None
 
     def keep(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (K,) alone, in this order."""
+        """Keep only the rows of these numbers (K,), in this order."""
         self.rows.keep(rows)
         self.buckets = None if self.buckets is None else self.buckets[rows.to(self.buckets.device)]
 
 
 def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: int, cache: LshCache) -> Tensor:
-    """Causal attention (B, H, S, E) of S tokens that follow those in `cache`, to which they are added."""
+    """Attend causally from S tokens (B, H, S, E) that follow those in `cache`, and add them to it."""
     first = cache.rows.length
     keys, values = cache.rows.append(keys_of_queries(query), value)
     new = hashing(query)
@@ -168,7 +169,7 @@ def extend_lsh_attention(query: Tensor, value: Tensor, hashing: Hash, window: in
 
 
 def _groups(buckets: Tensor, valid_mask: Tensor | None, packing: Packing | None) -> Tensor:
-    """Numbers (B, H, rounds, L), the same for tokens that share bucket, sequence and being real, ordered by sequence."""
+    """Number the groups of tokens that may see each other (B, H, rounds, L): same bucket, same sequence, real or not."""
     if packing is not None:
         return buckets + MOST_BUCKETS * torch.from_numpy(packing.sequences).to(buckets.device)
     if valid_mask is not None:
@@ -177,7 +178,11 @@ def _groups(buckets: Tensor, valid_mask: Tensor | None, packing: Packing | None)
 
 
 def _in_window(together: Tensor, window: int, *, causal: bool, first: int) -> Tensor:
-    """In how many rounds (B, H, S, T) a query (first + s) sees a key, out of who shares a bucket (B, H, rounds, S, T)."""
+    """Count the rounds in which query `first` + s sees key t: (B, H, S, T).
+
+    `together` (B, H, rounds, S, T) tells which query and key share a bucket.
+    """
+    # Rank of each key in the query's bucket, and how many keys of the bucket lie between query and key.
     rank = together.cumsum(-1)
     own = torch.arange(first, first + together.shape[-2], device=together.device)
     distance = rank.gather(-1, own[:, None].expand(*together.shape[:-1], 1)) - rank
@@ -187,7 +192,7 @@ def _in_window(together: Tensor, window: int, *, causal: bool, first: int) -> Te
 
 
 def _dense_weights(query: Tensor, key: Tensor, counts: Tensor, *, first: int) -> Tensor:
-    """Weights (B, H, S, T) of keys that count so many times; the queries are the keys from number `first` on."""
+    """Form weights (B, H, S, T) of keys that count `counts` times; queries are the tokens from number `first` on."""
     scores = query @ key.to(query.dtype).mT
     own = torch.arange(query.shape[2], device=query.device)
     is_self = own[:, None] + first == torch.arange(key.shape[2], device=query.device)
@@ -196,43 +201,51 @@ def _dense_weights(query: Tensor, key: Tensor, counts: Tensor, *, first: int) ->
 
 
 class _Order:
-    """One round: tokens sorted by group, stably, on a grid; a window there is a window by rank in the bucket."""
+    """One round: tokens sorted by group, stably, on a grid of N blocks of C slots.
+
+    A window on this grid is a window by rank in the bucket. G = B·H groups of heads and rows.
+    """
 
     def __init__(self, groups: Tensor, window: int, block: int, causal: bool) -> None:
         num_rows, length = groups.shape
         num_blocks = -(-length // block)
         spare = num_blocks * block - length
         sorted_groups, order = torch.sort(groups, dim=1, stable=True)
-        self._places = torch.empty_like(order)
-        self._places.scatter_(1, order, torch.arange(length, device=order.device).expand(num_rows, -1))
+        # Slot of each token (G, L), and token of each slot (G, N·C); the last slots are empty.
+        self._slots = torch.empty_like(order)
+        self._slots.scatter_(1, order, torch.arange(length, device=order.device).expand(num_rows, -1))
         self._source = torch.nn.functional.pad(order, (0, spare))
         self._filled = torch.arange(num_blocks * block, device=order.device)[:, None] < length
+        # Labels (G, N, C): groups numbered anew, half as wide to compare.
         begins = torch.nn.functional.pad(sorted_groups.diff(dim=1) != 0, (1, 0))
-        labels = begins.cumsum(1, dtype=torch.int32)  # groups numbered anew: half as wide to compare
+        labels = begins.cumsum(1, dtype=torch.int32)
         self._labels = torch.nn.functional.pad(labels, (0, spare), value=-1).view(num_rows, num_blocks, block)
+        # The K blocks of keys (N, K) that a window of `tokens` reaches, from the blocks before to those after.
         tokens = window - 1 if causal else window // 2
         before = -(-tokens // block)
         offsets = torch.arange(-before, (0 if causal else before) + 1, device=order.device)
         numbers = torch.arange(num_blocks, device=order.device)[:, None] + offsets
         absent = (numbers < 0) | (numbers >= num_blocks)
         key_blocks = numbers.masked_fill(absent, 0)
-        place = torch.arange(block, device=order.device)
-        distance = place[:, None] - (offsets[:, None] * block + place).flatten()
+        # Distance of slot and key (C, K·C), the same for all blocks.
+        slot = torch.arange(block, device=order.device)
+        distance = slot[:, None] - (offsets[:, None] * block + slot).flatten()
         near = (distance >= 0) & (distance < window) if causal else distance.abs() <= window // 2
         present = (~absent).repeat_interleave(block, dim=1)[:, None]
         self._far = ~(near & present)
-        """(N, C, K·C) where a key is out of sight whatever its group."""
+        """(N, C, K·C) where a key is out of sight, whatever its group."""
         self.plan = BlockPlan(block, key_blocks, self._hidden, avoid_self=True)
 
     def sort(self, rows: Tensor) -> Tensor:
-        """(G, L, ·) as places (G, N·C, ·)."""
-        return reorder(rows, self._source, self._places)
+        """Sort tokens (G, L, ·) into slots (G, N·C, ·)."""
+        return reorder(rows, self._source, self._slots)
 
     def restore(self, rows: Tensor) -> Tensor:
-        """Places (G, N·C, ·) as tokens (G, L, ·)."""
-        return reorder(rows, self._places, self._source, self._filled)
+        """Take slots (G, N·C, ·) back to tokens (G, L, ·)."""
+        return reorder(rows, self._slots, self._source, self._filled)
 
     def _hidden(self, span: slice) -> Tensor:
+        """Tell which keys a span of blocks does not see: those of another group, or far ones, (G, blocks, C, K·C)."""
         queries = self._labels[:, span]
         keys = self._labels[:, self.plan.key_blocks[span]].flatten(2)
         return (queries[..., None] != keys[:, :, None]).logical_or_(self._far[span])

@@ -1,6 +1,6 @@
-"""Which keys a sparse attention sees: a window, a few global tokens, and whole blocks at a stride or drawn at random.
+"""The pattern of a sparse attention: a window, a few global tokens, and whole blocks at a stride or drawn at random.
 
-Positions count from the first token of a sequence, so a pattern does not depend on where the sequence lies in a row, on its
+Positions count from the first token of a sequence. So a pattern does not depend on the row that the sequence lies in, on its
 padding or on its neighbours.
 
 Sources: Beltagy et al. 2020 (Longformer, arXiv 2004.05150); Child et al. 2019 (arXiv 1904.10509) for strides; Zaheer et al.
@@ -14,15 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm.native.numpy_reader import mix
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """What a query at position i sees: j with j near i, j < num_global_tokens, or j in a block that i's block picks."""
+    """A query at position i sees j if j is near i, j < num_global_tokens, or i's block picks the block of j."""
 
     window: int
     """Tokens in sight: bidirectional |i - j| <= window // 2, causal the last `window` tokens, i included."""
     num_global_tokens: int = 0
-    """First tokens of a sequence, which all others see; in the bidirectional form they also see all others."""
+    """First tokens of a sequence, which all others see; bidirectional, they also see all others."""
     stride: int = 0
     """Blocks between the blocks picked at a stride; 0 for none."""
     num_strides: int = 0
@@ -30,7 +32,7 @@ class Pattern:
     num_random_blocks: int = 0
     """Blocks drawn per block of queries; causal: out of those before it."""
     seed: int = 0
-    """Of that draw."""
+    """Seed of the random blocks."""
     block: int = 64
     """Tokens per block."""
 
@@ -39,27 +41,32 @@ class Pattern:
             raise ValueError(f"window {self.window} and block {self.block} must be at least 1")
 
     def near(self, query_positions: Tensor, key_positions: Tensor, *, causal: bool) -> Tensor:
-        """Whether keys lie in the window; positions broadcast against each other."""
+        """Tell whether keys lie in the window; positions broadcast against each other."""
         distance = query_positions - key_positions
         if causal:
             return (distance >= 0) & (distance < self.window)
         return distance.abs() <= self.window // 2
 
     def reach(self, *, causal: bool) -> tuple[int, int]:
-        """Blocks before and after a block into which its window may reach."""
+        """Count the blocks before and after a block into which its window may reach."""
         tokens = self.window - 1 if causal else self.window // 2
         blocks = -(-tokens // self.block)
         return blocks, 0 if causal else blocks
 
     def picks(self, blocks: NDArray[np.int64], num_blocks: NDArray[np.int64], *, causal: bool) -> NDArray[np.int64]:
-        """Blocks (N, picks) that each of the blocks (N,) of sequences of `num_blocks` (N,) sees whole; -1 for none."""
+        """Pick the blocks (N, picks) that each of the blocks (N,) sees whole; -1 for none.
+
+        Block numbers count within a sequence; `num_blocks` (N,) are the blocks of each block's sequence.
+        """
         columns = []
         for number in range(1, self.num_strides + 1):
             for sign in (-1, 1)[: 1 if causal else 2]:
                 columns.append(blocks + sign * number * self.stride)
         choices = blocks if causal else num_blocks
         for number in range(self.num_random_blocks):
-            drawn = _mixed(blocks, number, self.seed) % np.maximum(choices, 1).astype(np.uint64)
+            # A well mixed number per block, modulo the number of blocks to choose from.
+            offset = (self.seed * 1_000_003 + number) * 0x9E3779B97F4A7C15 % 2**64
+            drawn = mix(blocks.astype(np.uint64) + np.uint64(offset)) % np.maximum(choices, 1).astype(np.uint64)
             columns.append(np.where(choices > 0, drawn.astype(np.int64), -1))
         if not columns:
             return np.empty((blocks.size, 0), dtype=np.int64)
@@ -67,10 +74,11 @@ class Pattern:
         return np.where((picked >= 0) & (picked < num_blocks[:, None]), picked, -1)
 
     def visible(self, length: int, span: slice, *, causal: bool, device: torch.device) -> Tensor:
-        """Boolean (S, length) for a span of S queries of one sequence; the dense form of the pattern."""
+        """Form the pattern densely: boolean (S, length) for a span of S queries of one sequence."""
         queries = torch.arange(span.start, span.stop, device=device)[:, None]
         keys = torch.arange(length, device=device)
         seen = self.near(queries, keys, causal=causal) | (keys < self.num_global_tokens)
+        # Which blocks see which whole: (blocks, blocks); picks of -1 go to a column behind the last one.
         num_blocks = -(-length // self.block)
         blocks = np.arange(num_blocks)
         picked = np.zeros((num_blocks, num_blocks + 1), dtype=bool)
@@ -80,12 +88,3 @@ class Pattern:
         if causal:
             return seen & (keys <= queries)
         return seen | (queries < self.num_global_tokens)
-
-
-def _mixed(blocks: NDArray[np.int64], number: int, seed: int) -> NDArray[np.uint64]:
-    """A well mixed number per block: the finalizer of SplitMix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        mixed = blocks.astype(np.uint64) + np.uint64((seed * 1_000_003 + number + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))

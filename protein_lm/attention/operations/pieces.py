@@ -1,7 +1,7 @@
-"""How linear attention walks a row: pieces that fit the cache, each of chunks that belong to one sequence.
+"""The pieces in which linear attention walks a row: they fit the cache, and consist of chunks.
 
-A row that is one sequence is cut evenly. A packed row is cut so that every chunk holds tokens of one sequence only: the
-last chunk of a sequence has places that stay empty, and tokens are gathered into chunks and back a piece at a time.
+A row that is one sequence is cut evenly. In a packed row, every chunk holds tokens of one sequence only. The last chunk of a
+sequence may have empty slots, so tokens are gathered into chunks and back, a piece at a time.
 """
 
 import itertools
@@ -17,22 +17,22 @@ from protein_lm.attention.packing import Packing
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `span` of the row, walked as `num_chunks` chunks of `chunk` places each."""
+    """Tokens `span` of the row, walked as N = `num_chunks` chunks of C = `chunk` slots each."""
 
     span: slice
     num_chunks: int
     chunk: int
     source: Tensor | None = None
-    """(num_chunks × chunk,) token of the span in each place, any where the place is empty. None: places are tokens."""
+    """(N·C,) index within the span of each slot's token, any where the slot is empty. None: slots are tokens."""
     filled: Tensor | None = None
-    """(num_chunks × chunk, 1) whether a place holds a token."""
-    places: Tensor | None = None
-    """(tokens of the span,) the place of each token."""
+    """(N·C, 1) whether a slot holds a token."""
+    slots: Tensor | None = None
+    """(tokens of the span,) slot of each token."""
     flow: Tensor | None = None
-    """Causal: (num_chunks + 1, num_chunks + 1) boolean. Row c: which of [the state that comes in, the contributions of the
-    chunks] make the state that chunk c starts from; last row: the state that goes out. None: all that came before."""
+    """Causal: (N + 1, N + 1) boolean. Columns are the incoming state and the contributions of the N chunks. Row c has those
+    that make the state before chunk c; the last row, those of the outgoing state. None: all that came before."""
     owners: Tensor | None = None
-    """Bidirectional: (num_chunks,) the sequence of the run that each chunk belongs to. None: there is one."""
+    """Bidirectional: (N,) number of each chunk's sequence within the run. None: there is one sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Run:
 
 
 def causal_pieces(length: int, chunk: int, segment: int, packing: Packing | None, device: torch.device) -> list[Piece]:
-    """Pieces of about `segment` tokens in chunks of about `chunk`, in order."""
+    """Cut a row into pieces of about `segment` tokens, in chunks of about `chunk`, in order."""
     if packing is None:
         chunk = even_part(length, chunk)
         return Chunks(np.array([0, length]), chunk).pieces(segment, device)
@@ -55,27 +55,28 @@ def causal_pieces(length: int, chunk: int, segment: int, packing: Packing | None
 def bidirectional_runs(
     length: int, chunk: int, segment: int, packing: Packing | None, device: torch.device
 ) -> list[Run]:
-    """Runs of pieces of about `segment` tokens; only a packed row is cut into chunks, of `chunk` places."""
+    """Cut a row into runs of pieces of about `segment` tokens; only a packed row has chunks, of `chunk` slots."""
     if packing is None:
         size = even_part(length, segment)
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         return [Run([Piece(span, 1, span.stop - span.start) for span in spans], 1)]
     key = "bidirectional", chunk, segment, device
     return packing.plan(
-        key, lambda: Chunks(packing.boundaries, chunk).runs(segment, device, edges_apart=packing.goes_on)
+        key, lambda: Chunks(packing.boundaries, chunk).runs(segment, device, edges_apart=packing.continues)
     )
 
 
 def even_part(length: int, size: int) -> int:
-    """About `size`, such that the last part of `length` is hardly smaller than the others."""
+    """Return about `size`, such that the last part of `length` is hardly smaller than the others."""
     return -(-length // max(1, round(length / size)))
 
 
 class Chunks:
-    """All chunks of a row, in order: first token, number of tokens and sequence of each."""
+    """All chunks of a row, in order: `starts`, `ends` (tokens) and `sequences` of each."""
 
     def __init__(self, boundaries: NDArray[np.int64], chunk: int) -> None:
         lengths = np.diff(boundaries)
+        # Chunks of each sequence, and the number of its first one.
         per_sequence = -(-lengths // chunk)
         first = np.cumsum(per_sequence) - per_sequence
         self.chunk = chunk
@@ -84,6 +85,7 @@ class Chunks:
         self.ends = np.minimum(self.starts + chunk, boundaries[self.sequences + 1])
 
     def pieces(self, segment: int, device: torch.device, *, with_flow: bool = False) -> list[Piece]:
+        """Group the chunks into pieces of about `segment` tokens."""
         step = max(1, segment // self.chunk)
         pieces = []
         for first in range(0, self.starts.size, step):
@@ -93,8 +95,9 @@ class Chunks:
         return pieces
 
     def runs(self, segment: int, device: torch.device, *, edges_apart: bool) -> list[Run]:
-        """Runs in order; `edges_apart` gives the first and the last sequence runs of their own."""
+        """Group the chunks into runs, in order; with `edges_apart` the first and the last sequence have their own."""
         step = max(1, segment // self.chunk)
+        # First chunk of each sequence, and the chunk after its last one. No run crosses a limit.
         sequence_starts = np.flatnonzero(np.diff(self.sequences, prepend=-1))
         sequence_ends = np.append(sequence_starts[1:], self.sequences.size)
         limits = [sequence_ends[0], sequence_starts[-1], sequence_ends[-1]] if edges_apart else [sequence_ends[-1]]
@@ -114,7 +117,7 @@ class Chunks:
         return runs
 
     def _flow(self, first: int, last: int) -> NDArray[np.bool_]:
-        """See `Piece.flow`: contributions reach the later chunks of their own sequence."""
+        """Form `Piece.flow`: contributions reach the later chunks of their own sequence."""
         own = self.sequences[first:last]
         come_in = self.sequences[max(0, first - 1)]
         reads, gives = np.append(own, own[-1]), np.insert(own, 0, come_in)
@@ -123,15 +126,17 @@ class Chunks:
     def piece(
         self, first: int, last: int, device: torch.device, *, flow: Tensor | None = None, owners: Tensor | None = None
     ) -> Piece:
+        """Make a piece of the chunks [first, last)."""
         starts, ends = self.starts[first:last], self.ends[first:last]
         span = slice(int(starts[0]), int(ends[-1]))
         facts = {"flow": flow, "owners": owners}
         if (ends - starts == self.chunk).all():
             return Piece(span, last - first, self.chunk, **facts)
+        # Token of each slot (N, C); those beyond the end of a chunk are empty and repeat the last token.
         tokens = starts[:, None] + np.arange(self.chunk)
         filled = (tokens < ends[:, None]).reshape(-1)
         source = np.minimum(tokens.reshape(-1), span.stop - 1) - span.start
-        layout = {"source": source, "filled": filled[:, None], "places": np.flatnonzero(filled)}
+        layout = {"source": source, "filled": filled[:, None], "slots": np.flatnonzero(filled)}
         return Piece(span, last - first, self.chunk, **{k: _to(v, device) for k, v in layout.items()}, **facts)
 
 

@@ -11,15 +11,15 @@ from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.operations.linear import causal_plan, walk_causal
 from protein_lm.attention.operations.stream import DEFAULT_ALIGNMENT, Stream, without_autocast
 
-NUM_PLACES = 16
-"""For waiting keys. Each step reads those that wait, and every NUM_PLACES steps write the sums anew: at M = 256 features and
+NUM_SLOTS = 16
+"""Slots for waiting keys. Each step reads these keys, and every NUM_SLOTS steps write the sums anew. At M = 256 features and
 heads of 64, this number moves the least memory."""
 
 
 class LinearState:
-    """Σ φ(k)ᵀ[v, 1, 0…] of all keys seen so far, for G = B·H groups, in float32.
+    """Σ φ(k)ᵀ[v, 1, 0…] of all keys so far, for G = B·H groups, in float32.
 
-    The last keys wait until all places are taken: thousands of small terms added one by one would lose digits to rounding,
+    The last keys wait until all slots are taken. Thousands of small terms added one by one would lose digits to rounding,
     and adding to the sums at each step would take twice the time.
     """
 
@@ -32,13 +32,13 @@ class LinearState:
         self.value_width = value_width
         self.sums = torch.zeros(num_groups, feature_map.num_features, width, device=device)
         """(G, M, X) over all keys but the waiting ones."""
-        self.waiting_keys = torch.zeros(num_groups, NUM_PLACES, feature_map.num_features, device=device)
-        """(G, places, M), of which some are taken."""
-        self.waiting_values = torch.zeros(num_groups, NUM_PLACES, width, device=device)
-        """(G, places, X)."""
+        self.waiting_keys = torch.zeros(num_groups, NUM_SLOTS, feature_map.num_features, device=device)
+        """(G, slots, M)."""
+        self.waiting_values = torch.zeros(num_groups, NUM_SLOTS, width, device=device)
+        """(G, slots, X)."""
         self.waiting_values[..., value_width] = 1
         self.num_waiting = 0
-        """Places that are taken."""
+        """Slots that are taken."""
 
     def settle(self) -> None:
         """Add the waiting keys to the sums."""
@@ -48,26 +48,27 @@ class LinearState:
             self.num_waiting = 0
 
     def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Output (G, 1, width of value) for one more token: its features (G, 1, M) and value (G, 1, width of value)."""
-        if self.num_waiting == NUM_PLACES:
+        """Read one more token, features (G, 1, M) and value (G, 1, width of value); return its output, like the value."""
+        if self.num_waiting == NUM_SLOTS:
             self.settle()
-        place = self.num_waiting
-        self.waiting_keys[:, place : place + 1] = key
-        self.waiting_values[:, place : place + 1, : self.value_width] = value
-        self.num_waiting = place + 1
+        slot = self.num_waiting
+        self.waiting_keys[:, slot : slot + 1] = key
+        self.waiting_values[:, slot : slot + 1, : self.value_width] = value
+        self.num_waiting = slot + 1
         keys, values = self._waiting()
+        # Numerator and normalizer (G, 1, X): settled keys plus waiting ones.
         numerator = torch.bmm(query, self.sums).baddbmm_(torch.bmm(query, keys.mT), values)
         return numerator[..., : self.value_width] / numerator[..., self.value_width : self.value_width + 1]
 
     def put(self, row: int, other: "LinearState") -> None:
-        """Make a row go on from `other`, a state of one row; other rows stay as they are."""
+        """Let a row resume from `other`, a state of one row; other rows stay as they are."""
         other.settle()
         groups = slice(row * self.num_heads, (row + 1) * self.num_heads)
         self.sums[groups] = other.sums
         self.waiting_keys[groups, : self.num_waiting] = 0  # a key without features is seen by no query
 
     def keep(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (K,) alone, in this order."""
+        """Keep only the rows of these numbers (K,), in this order."""
         heads = torch.arange(self.num_heads, device=rows.device)
         groups = (rows[:, None] * self.num_heads + heads).flatten().to(self.sums.device)
         self.sums = self.sums[groups]
@@ -81,9 +82,9 @@ class LinearState:
 def extend_linear_attention(
     query: Tensor, key: Tensor, value: Tensor, feature_map: FeatureMap, state: LinearState
 ) -> Tensor:
-    """Causal attention of S tokens (B, H, S, E) that follow those in `state`, which is updated in place.
+    """Attend causally from S tokens (B, H, S, E) that follow those in `state`, which is updated in place.
 
-    Equals the rows of `linear_attention` over the whole sequence. Everything is float32; there are no gradients.
+    The result equals the rows of `linear_attention` over the whole sequence. Everything is float32, without gradients.
 
     Returns:
         (B, H, S, width of value) in the type of `value`.
@@ -99,11 +100,8 @@ def extend_linear_attention(
         raise ValueError(f"the state is {tuple(sums.shape)}, expected {expected}: it belongs to another batch or model")
     with without_autocast(query.device):
         if query.shape[2] == 1:
-            queries, keys = (
-                feature_map.query_features(query.to(sums.dtype)),
-                feature_map.key_features(key.to(sums.dtype)),
-            )
-            output = state.step(queries.flatten(0, 1), keys.flatten(0, 1), value.to(sums.dtype).flatten(0, 1))
+            query, key = feature_map.query_features(query.to(sums.dtype)), feature_map.key_features(key.to(sums.dtype))
+            output = state.step(query.flatten(0, 1), key.flatten(0, 1), value.to(sums.dtype).flatten(0, 1))
             return output.view(value.shape).to(value.dtype)
         state.settle()
         stream = Stream(query, key, value.to(sums.dtype), None, feature_map, sums.dtype)

@@ -13,7 +13,7 @@ from Bio.PDB.PDBParser import PDBParser
 from Bio.PDB.Residue import Residue
 from Bio.PDB.StructureBuilder import StructureBuilder
 
-from protein_lm.files.formats import ATOM_RECORDS
+from protein_lm.files.guessed_format import ATOM_RECORDS
 from protein_lm.io.structures.residue_names import letters, short_name
 
 _PEPTIDE_BOND = 2.0

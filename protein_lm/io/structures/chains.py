@@ -19,7 +19,7 @@ from Bio.PDB.Residue import Residue
 from numpy.typing import NDArray
 
 from protein_lm.errors import InputError
-from protein_lm.files.formats import structure_format
+from protein_lm.files.guessed_format import structure_format
 from protein_lm.files.sources import Source
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.amino_acids import ChainResidues, is_bonded, read_residues, residue_number

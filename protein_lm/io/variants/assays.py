@@ -12,12 +12,11 @@ from protein_lm.io.proteins import read_distinct
 from protein_lm.io.readers import read_records
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.residues import read_residues
-from protein_lm.io.variants.variant_table import MEASURED, MUTANT, SEQUENCE, VariantTable, read_variants
+from protein_lm.io.variants.measurements import GROUPS, MEASURED
+from protein_lm.io.variants.variant_table import MUTANT, SEQUENCE, VariantTable, read_variants
 
 TARGET, FILE, IDENTIFIER = "target_seq", "DMS_filename", "DMS_id"
 """Columns of ProteinGym's reference table: the wild type, and the assay's file or name."""
-GROUPS = ("UniProt_ID", "coarse_selection_type")
-"""Columns of it that ProteinGym averages by."""
 
 
 @dataclass(frozen=True)

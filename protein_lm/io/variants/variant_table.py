@@ -15,11 +15,12 @@ from protein_lm.errors import ConfigError, InputError
 from protein_lm.files.tables import read_table
 from protein_lm.io.records import SequenceRecord
 from protein_lm.io.residues import residues_of
+from protein_lm.io.variants.measurements import MEASURED
 from protein_lm.io.variants.names import OtherChange, Substitution, read_name
 
 Residues = NDArray[np.uint8]
-MUTANT, SEQUENCE, MEASURED = "mutant", "mutated_sequence", "DMS_score"
-"""Columns that name a variant, and that of what was measured of it."""
+MUTANT, SEQUENCE = "mutant", "mutated_sequence"
+"""Columns that name a variant."""
 LETTERS = "".join(sorted(alphabet.STANDARD_RESIDUES))
 """The 20 residues that a scan puts at each position, in its order."""
 

@@ -1,0 +1,141 @@
+"""Embeddings of positions and of k-mers, which are added to those of tokens; and rotary positions.
+
+Rotary positions turn queries and keys. The rotation comes before the feature map and keeps norms: a feature map estimates the
+kernel of the rotated queries and keys. Positions count from 0, the <cls> of each sequence.
+
+Sources. Rotary: Su et al. 2021 (arXiv 2104.09864), with half-split layout and base 10000 as in ESM-2. Sinusoidal: Vaswani et
+al. 2017. Axial: Kitaev et al. 2020 (arXiv 2001.04451). k-mers: Huang et al. 2025 (Over-Tokenized Transformer, arXiv
+2501.16975).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from protein_lm import alphabet
+from protein_lm.attention.packing import Packing
+from protein_lm.choices import PositionKind
+from protein_lm.config import ModelConfig
+
+
+class RotaryPositions(nn.Module):
+    """Turns pairs (i, i + E/2) of each head by position × base^(-2i/E)."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, head_width: int, *, base: float = 10000.0, stored: bool = False) -> None:
+        """Make the frequencies; with `stored`, they are saved with the weights."""
+        super().__init__()
+        exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
+        self.register_buffer("inverse_frequencies", base**-exponents, persistent=stored)
+
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (..., E / 2) in float32 for positions (...), shared by all layers of a pass."""
+        angles = positions.to(self.inverse_frequencies).unsqueeze(-1) * self.inverse_frequencies
+        return angles.cos(), angles.sin()
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors of length 1: sines in the first half of the channels, cosines in the second, of falling frequencies."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, width: int, *, base: float = 10000.0) -> None:
+        super().__init__()
+        self.width = width
+        half = -(-width // 2)
+        self.register_buffer("inverse_frequencies", base ** -(torch.arange(half) / half), persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        angles = positions.to(self.inverse_frequencies).unsqueeze(-1) * self.inverse_frequencies
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.width] * math.sqrt(2 / self.width)
+
+
+class LearnedPositions(nn.Module):
+    """A vector per position."""
+
+    def __init__(self, longest: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(longest, width)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        return self.table(positions.to(self.table.weight.device))
+
+
+class AxialPositions(nn.Module):
+    """Position p = row × columns + column: half of the channels come from a table of rows, half from one of columns."""
+
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(shape[0], width - width // 2)
+        self.columns = nn.Embedding(shape[1], width // 2)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        positions = positions.to(self.rows.weight.device)
+        num_columns = self.columns.num_embeddings
+        return torch.cat((self.rows(positions // num_columns), self.columns(positions % num_columns)), dim=-1)
+
+
+def build_position_embedding(config: ModelConfig) -> nn.Module | None:
+    """Return the embedding of positions that is added to that of tokens; None for rotary positions or none."""
+    if config.positions is PositionKind.SINUSOIDAL:
+        return SinusoidalPositions(config.width)
+    if config.positions is PositionKind.LEARNED:
+        return LearnedPositions(config.max_length, config.width)
+    if config.positions is PositionKind.AXIAL:
+        return AxialPositions(config.axial_shape, config.width)
+    return None
+
+
+MULTIPLIER, PRIME = 2654435761, 4294967291
+"""Constants of a multiplicative hash: Knuth's multiplier, and the largest prime below 2³²."""
+
+
+class KmerEmbedding(nn.Module):
+    """The sum over k of the table row chosen by the k tokens that end with a token; later tokens have no influence.
+
+    The tables hold statistics of short motifs without any matrix product. A small model would otherwise spend most of a small
+    budget to discover these. Before the start of a sequence, <pad> stands. Different k-mers may share a row: tables have a
+    fixed number of buckets.
+    """
+
+    def __init__(self, sizes: Sequence[int], buckets: int, width: int) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.buckets = buckets
+        self.tables = nn.ModuleList(nn.Embedding(buckets, width) for _ in self.sizes)
+
+    @property
+    def context(self) -> int:
+        """Number of tokens before the first new one that `forward` needs to resume a sequence."""
+        return max(self.sizes) - 1
+
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, before: Tensor | None = None) -> Tensor:
+        """Embeddings (B, L, D) of token ids (B, L), which follow the tokens `before` (B, context) if these are given."""
+        rows = [
+            table(self.bucket(tokens, size, packing=packing, before=before))
+            for size, table in zip(self.sizes, self.tables, strict=True)
+        ]
+        return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
+
+    def bucket(
+        self, tokens: Tensor, size: int, *, packing: Packing | None = None, before: Tensor | None = None
+    ) -> Tensor:
+        """Return the table row (B, L) of the k-mer that ends at each of the tokens (B, L)."""
+        length = tokens.shape[1]
+        if before is None:
+            padded = nn.functional.pad(tokens, (size - 1, 0), value=alphabet.PAD)
+        else:
+            padded = torch.cat((before[:, before.shape[1] - (size - 1) :], tokens), dim=1)
+        code = torch.zeros_like(tokens)
+        for index in range(size):  # the tokens of the k-mers, the first one first: (B, L)
+            neighbours = padded[:, index : index + length]
+            if packing is not None and (offset := index - (size - 1)):
+                neighbours = neighbours.where(packing.has_neighbour(offset, tokens.device), alphabet.PAD)
+            code = code * alphabet.VOCABULARY_SIZE + neighbours
+        return (code * MULTIPLIER % PRIME) % self.buckets
