@@ -97,6 +97,14 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return _first_that_takes(inputs, ROTARY).forward(inputs)
 
 
+def rotate_parts(parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
+    """Turn the first parts of (N, B, H, L, E), as `rotate` does, and leave the others; each comes out apart, (B, H, L, E)."""
+    if native_rotary.takes_parts(parts, cosines):
+        return native_rotary.rotate_parts(parts, num_turned, cosines, sines)
+    turned, others = parts.split((num_turned, len(parts) - num_turned))
+    return *rotate(turned, cosines, sines).unbind(0), *others.unbind(0)
+
+
 def _first_that_takes(inputs: Inputs, backends: Sequence[Backend[Inputs]]) -> Backend[Inputs]:
     return next(backend for backend in backends if backend.takes(inputs))
 
