@@ -13,6 +13,7 @@ from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.checkpoint.base_model import Base
 from protein_lm.checkpoint.config_file import read_config, read_facts
 from protein_lm.checkpoint.directory import LAST, find_model
+from protein_lm.checkpoint.sizes import check_room
 from protein_lm.checkpoint.weights import load_adapters, load_weights
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.split import Split
@@ -22,7 +23,6 @@ from protein_lm.model.adapters import add_adapters
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import Choice
 from protein_lm.model.predictor import Predictor
-from protein_lm.model.sizes import check_room
 from protein_lm.native import library
 from protein_lm.training.checkpoints import Checkpoints, Saver
 from protein_lm.training.optimizer import build_optimizers, restore_optimizers
