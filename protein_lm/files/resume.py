@@ -25,6 +25,7 @@ from protein_lm.native.memory import return_freed_memory
 
 STATE = "progress.json"
 _FORMAT = 2
+"""Version of the saved state's form."""
 _READ_BYTES = 2**22
 
 

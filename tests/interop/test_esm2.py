@@ -338,11 +338,11 @@ def test_other_faults_of_directories(esm2, tmp_path, capsys) -> None:
 
 def test_what_does_not_fit_together_is_refused(esm2, tmp_path) -> None:
     model = read_esm2(write_release(esm2, tmp_path)).model
-    settings = model.config.model_dump()
+    settings = model.config.model_dump(mode="json")
     with pytest.raises(ConfigError, match="token_dropout counts the <mask> of the whole sequence"):
-        parse(ModelConfig, settings | {"objective": "causal"}, "model")
+        parse(ModelConfig, settings | {"objective": "causal"}, "it")
     with pytest.raises(ConfigError, match="stored_frequencies is for rotary ones"):
-        parse(ModelConfig, settings | {"positions": "none"}, "model")
+        parse(ModelConfig, settings | {"positions": "none"}, "it")
     assert np.isfinite(predict_contacts(model, records("M")[0], Regression.of(model))).all()
 
 
