@@ -183,7 +183,11 @@ class Block(nn.Module):
     """Attention and feed-forward layer, each with a norm before it and a residual connection."""
 
     def __init__(
-        self, attention: AttentionLayer, feedforward: FeedForward, norms: tuple[nn.Module, nn.Module], dropout: float
+        self,
+        attention: AttentionLayer,
+        feedforward: FeedForward,
+        norms: tuple[nn.LayerNorm, nn.LayerNorm],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.attention_norm, self.attention = norms[0], attention
