@@ -36,15 +36,31 @@ from protein_lm.choices import Objective
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import choose
-from protein_lm.native.library import describe
+from protein_lm.native.library import describe, kernels
+from protein_lm.native.memory import reuse_freed_memory
 from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3
-CHUNK, STRIP, TALL = 128, 32, 8
-"""Of linear_attention.cpp with AVX-512."""
+IS_AVX2 = getattr(kernels(), "level", None) == "avx2"
+CHUNK, STRIP, TALL = (64, 16, 4) if IS_AVX2 else (128, 32, 8)
+"""Of linear_attention.cpp with AVX2, or AVX-512."""
 PARTS = {
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::addbmm"),
-    "linear attention, compiled": ("protein_lm::linear_attention", "protein_lm::linear_attention_backward"),
+    "linear layers, compiled": (
+        "protein_lm::linear_backward",
+        "GeneratedBackwardFor_protein_lm_linear_default",
+        "protein_lm::linear",
+    ),
+    "attention by blocks, compiled": (
+        "protein_lm::block_attention_backward",
+        "GeneratedBackwardFor_protein_lm_block_attention_default",
+        "protein_lm::block_attention",
+    ),
+    "linear attention, compiled": (
+        "protein_lm::linear_attention",
+        "GeneratedBackwardFor_protein_lm_linear_attention_default",
+        "protein_lm::linear_attention_backward",
+    ),
     "norms": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
     "activation": ("aten::gelu", "aten::gelu_backward"),
     "copies and conversions": ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero_"),
@@ -96,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def recipe_step(recipe: Recipe) -> Prepared:
     """One step of a recipe without the reading of a corpus: a batch of random proteins, packed and masked as in training."""
+    reuse_freed_memory()  # as the trainer does
     config = recipe.training
     model = ProteinLM(recipe.model)
     model.initialize(torch.Generator().manual_seed(0))
@@ -203,9 +220,7 @@ def _triangle(places: int) -> int:
 
 
 @register_flop_formula(torch.ops.protein_lm.linear_attention, get_raw=True)  # pyright: ignore[reportCallIssue]
-def forward_flops(
-    query, key, value, projection, half_norms, mask, sequences, number, constants, causal, *_, **__
-) -> int:
+def forward_flops(query, key, value, projection, half_norms, mask, sequences, switches, constants, *_, **__) -> int:
     """Of the compiled kernel's forward pass."""
     features, width = projection.shape[0], -(-query.shape[-1] // 32) * 32
     values = -(-value.shape[-1] // 32) * 32
@@ -213,7 +228,7 @@ def forward_flops(
     for places, has_before, has_behind in _of_chunks(sequences):
         total += 2 * places * width * features  # features of queries and of keys
         state = places * features * values
-        if causal:
+        if switches[1]:  # causal
             total += _triangle(places) * (features + values) + state * (has_before + has_behind)
         else:
             total += 2 * state
@@ -222,8 +237,7 @@ def forward_flops(
 
 @register_flop_formula(torch.ops.protein_lm.linear_attention_backward, get_raw=True)  # pyright: ignore[reportCallIssue]
 def backward_flops(
-    grad, query, key, value, projection, half_norms, mask, sequences, output, normalizer, states, sums, number, constants,
-    causal, *_, **__,
+    grad, query, key, value, projection, half_norms, mask, sequences, output, normalizer, states, sums, switches, *_, **__
 ) -> int:  # fmt: skip
     """Of the compiled kernel's backward pass."""
     features, width = projection.shape[0], -(-query.shape[-1] // 32) * 32
@@ -232,11 +246,42 @@ def backward_flops(
     for places, has_before, has_behind in _of_chunks(sequences):
         total += 4 * places * width * features  # features of queries and of keys, and back through them
         state = places * features * values
-        if causal:
+        if switches[1]:  # causal
             total += _triangle(places) * (3 * features + 3 * values) + 2 * state * (has_before + has_behind)
         else:
             total += 4 * state
     return 2 * query.shape[1] * total
+
+
+@register_flop_formula(torch.ops.protein_lm.linear, get_raw=True)  # pyright: ignore[reportCallIssue]
+def linear_flops(rows, weight, *_, **__) -> int:
+    """Of a compiled linear layer's forward pass."""
+    return 2 * rows.shape[0] * weight.numel()
+
+
+@register_flop_formula(torch.ops.protein_lm.linear_backward, get_raw=True)  # pyright: ignore[reportCallIssue]
+def linear_backward_flops(gradient, rows, weight, activates, needs_rows, needs_weight, *_, **__) -> int:
+    """Of its backward pass."""
+    return 2 * rows.shape[0] * weight.numel() * (needs_rows + needs_weight)
+
+
+@register_flop_formula(torch.ops.protein_lm.block_attention, get_raw=True)  # pyright: ignore[reportCallIssue]
+def block_flops(query, key, value, key_blocks, hidden, *_, **__) -> int:
+    """Of compiled attention by blocks, forward: those of which something is seen."""
+    return 2 * _scores(query, key_blocks, hidden) * (query.shape[-1] + value.shape[-1])
+
+
+@register_flop_formula(torch.ops.protein_lm.block_attention_backward, get_raw=True)  # pyright: ignore[reportCallIssue]
+def block_backward_flops(grad, grad_logsumexp, query, key, value, key_blocks, hidden, *_, **__) -> int:
+    """Of its backward pass."""
+    return 2 * _scores(query, key_blocks, hidden) * (3 * query.shape[-1] + 2 * value.shape[-1])
+
+
+def _scores(query: torch.Tensor, key_blocks: torch.Tensor, hidden: torch.Tensor) -> int:
+    """Scores that are formed."""
+    block = hidden.shape[2]
+    seen = ~hidden.view(*hidden.shape[:3], key_blocks.shape[1], block).all(dim=-1).all(dim=2)
+    return int(seen.expand(query.shape[0], -1, -1).sum()) * block**2
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The door to attention: checks inputs, chooses a backend, computes.
 
-Each operation has a table of backends, best first. The last one is torch, which takes every call: it is the reference that
-the others are tested against. A new backend is one file in `backends` and one entry here. Which compiled kernels there are is
-found out once per process, see `native.library`.
+Each operation has a table of backends, best first. The last one is torch, which takes every call: the others are tested
+against it. A new backend is one file in `backends` and one entry here. `native.library` finds once per process which compiled
+kernels exist. Decoding has kernels for all blocks of a model at once, see `model.native_decoding`.
 """
 
 from collections.abc import Sequence
@@ -73,15 +73,7 @@ def exact_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Softmax attention, in O(L²) time.
-
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        causal: whether a query sees itself and the tokens before it, or all tokens.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
+    """Softmax attention, in O(L²) time. Arguments are those of `linear_attention`.
 
     Returns:
         (B, H, L, width of value). Rows of padded queries are finite and carry no meaning.
@@ -103,6 +95,14 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """
     inputs = RotaryInputs(heads, cosines, sines)
     return _first_that_takes(inputs, ROTARY).forward(inputs)
+
+
+def rotate_parts(parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
+    """Turn the first parts of (N, B, H, L, E), as `rotate` does, and leave the others; each comes out apart, (B, H, L, E)."""
+    if native_rotary.takes_parts(parts, cosines):
+        return native_rotary.rotate_parts(parts, num_turned, cosines, sines)
+    turned, others = parts.split((num_turned, len(parts) - num_turned))
+    return *rotate(turned, cosines, sines).unbind(0), *others.unbind(0)
 
 
 def _first_that_takes(inputs: Inputs, backends: Sequence[Backend[Inputs]]) -> Backend[Inputs]:

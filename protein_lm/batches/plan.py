@@ -19,7 +19,7 @@ from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.split import Split
 from protein_lm.errors import ConfigError, InputError
-from protein_lm.io.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 _PLANNED_POSITIONS = 2**14
 """Positions of the order that are planned at once."""

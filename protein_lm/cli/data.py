@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +40,9 @@ def download_data(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the address, release and sizes.")] = False,
 ) -> None:
     """Download a release file of UniProt, and check its size and MD5. A download that broke off is resumed."""
-    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, Server
+    from protein_lm.files.uniprot_release import BASE, STORE_BYTES_PER_BYTE, UniProtServer
 
-    with Server(base or BASE) as server:
+    with closing(UniProtServer(base or BASE)) as server:
         file = server.find(name, release)
         store_bytes = STORE_BYTES_PER_BYTE * file.num_bytes
         print(

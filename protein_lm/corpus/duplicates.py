@@ -65,7 +65,7 @@ class Ledger:
             self._num_held += number
             noted += number
             if self._num_held == _HELD_ROWS:
-                self.spread()
+                self.settle()
 
     def remove(self) -> None:
         """Delete the files."""
@@ -99,11 +99,11 @@ class Ledger:
         if not self.file_names:
             yield self._held[: self._num_held]
             return
-        self.spread()
+        self.settle()
         for name in self.file_names:
             yield np.fromfile(self._work.flushed(name), dtype=ROW)
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Move the rows in memory to the files."""
         ends = reader().spread(self._held[: self._num_held], _FILE_BITS, self._sorted)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
@@ -115,11 +115,11 @@ class Ledger:
 def _with_shared_keys(rows: NDArray) -> NDArray:
     """Return the rows whose key another row has too: few, so that the rest need not be sorted by all columns."""
     keys = np.sort(rows["key"])
-    same = keys[1:] == keys[:-1]
-    if not same.any():  # as ever with identifiers
+    same = keys[1:] == keys[:-1]  # (N - 1,) whether a key equals the next one
+    if not same.any():  # the usual case of identifiers
         return rows[:0]
     order = np.argsort(rows["key"])
-    return rows.take(order[np.append(same, False) | np.append(False, same)])
+    return rows.take(order[np.append(same, False) | np.append(False, same)])  # equal to the next or to the one before
 
 
 class SeenFingerprints:
@@ -181,7 +181,7 @@ class RepeatFinder:
         is_new = self._seen.add(prints)
         self._begin_ledger_if_needed()
         if self._ledger is not None:
-            taken = prints[is_new]
+            taken = prints[is_new]  # (K, 2), numbered as the store numbers them
             self._ledger.add(taken[:, 0], taken[:, 1], first)
         return is_new
 
@@ -199,10 +199,10 @@ class RepeatFinder:
         if self._ledger is not None:
             yield from self._ledger.repeats()
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Leave nothing in memory that a resumed process needs."""
         if self._ledger is not None:
-            self._ledger.spread()
+            self._ledger.settle()
 
     def remove(self) -> None:
         """Delete the files."""

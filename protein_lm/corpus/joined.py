@@ -25,13 +25,14 @@ from protein_lm import __version__
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.duplicates import Ledger, RecordSet, fingerprints
-from protein_lm.corpus.split import Split
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, FORMAT_VERSION, MANIFEST, TokenStore, map_array, read_manifest
 from protein_lm.errors import InputError, StoreError
 from protein_lm.files.output import checksum, new_directory
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.hashing import hash_letters
 from protein_lm.io.records import Annotations, Spans
+from protein_lm.native.reader import reader
 
 _FILES = {"records.npy": np.int64, "splits.npy": np.uint8}
 _READ_RECORDS = 2**12
@@ -185,13 +186,15 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
         files = {
             name: stack.enter_context(closing(ArrayFile(folder / name, dtype, disk))) for name, dtype in _FILES.items()
         }
-        first, splits = 0, {split.label: {"num_sequences": 0, "num_residues": 0} for split in Split}
+        first, counts = 0, np.zeros((2, len(Split)), dtype=np.int64)
         for part in parts:
+            if part.splits.max(initial=0) >= len(Split):
+                raise StoreError(f"{part.path} is damaged: splits.npy has an impossible value; prepare it again")
             for block in part.blocks():
                 block = block[~repeats.has(block + first)]  # indices in the part; records begin at `first`
                 files["records.npy"].append(block + first)
                 files["splits.npy"].append(part.splits[block])
-                _count(splits, part.splits[block], part.lengths_of(block))
+                counts += reader().tally(part.splits[block], part.lengths_of(block), len(Split))
             first += part.num_sequences
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -205,7 +208,7 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
                 for name, part in zip(names, parts, strict=True)
             ],
             "num_dropped": {"duplicate_sequence": repeats.num_members},
-            "splits": splits,
+            "splits": labelled_counts(counts),
             "files": {name: file.complete() for name, file in files.items()},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -251,11 +254,3 @@ def _refuse_identifier(suspects: NDArray[np.uint64], parts: Sequence[TokenStore]
                         f"sequence {identifier} has other residues in {part.path} than in {earlier.path}; "
                         "prepare one of them without it"
                     )
-
-
-def _count(counts: dict[str, dict[str, int]], splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> None:
-    """Add sequences, given their splits and lengths (N,), to the counts of each split."""
-    for split in Split:
-        chosen = splits == split
-        counts[split.label]["num_sequences"] += int(chosen.sum())
-        counts[split.label]["num_residues"] += int(lengths[chosen].sum())

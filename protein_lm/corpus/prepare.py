@@ -1,9 +1,11 @@
 """Makes a token store of sequence files: reads, filters, splits, writes. A killed run is resumed by the next one."""
 
+import hashlib
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress, islice
 from pathlib import Path
@@ -23,8 +25,9 @@ from protein_lm.corpus.store import FORMAT_VERSION
 from protein_lm.corpus.store_writer import StoreWriter
 from protein_lm.corpus.workers import PartResult, Settings, Workers
 from protein_lm.errors import ConfigError, InputError
+from protein_lm.files.output import checksum
 from protein_lm.files.resume import StateError, WorkFolder, resumable_directory
-from protein_lm.files.sources import BLOCK_BYTES, STANDARD_INPUT, Source, sha256_of_beginning, text_bytes
+from protein_lm.files.sources import BLOCK_BYTES, STANDARD_INPUT, Source, text_bytes
 from protein_lm.io.hashing import hash_identifiers, hash_letters
 from protein_lm.io.readers import parts, read_blocks
 from protein_lm.io.records import Columns, Spans
@@ -92,24 +95,27 @@ def prepare(
     accessions = read_families(hold_out_families)
     if family_table and not accessions:
         raise ConfigError(f"{family_table} tells families, but none is to be held out; name some, or leave it out")
-    table = SplitTable(split_table) if split_table else None
-    cluster_table = ClusterTable(clusters) if clusters else None
-    families = HeldOutFamilies(accessions, family_table) if accessions else None
+    choices = _Choices(
+        settings=Settings(policy, on_error, filters or Filters()),
+        rule=rule,
+        table=SplitTable(split_table) if split_table else None,
+        clusters=ClusterTable(clusters) if clusters else None,
+        families=HeldOutFamilies(accessions, family_table) if accessions else None,
+    )
+    determinants = choices.determinants(sources, block_bytes)
     threads, processes = (workers, workers) if workers is not None else _numbers_of_workers(sources)
-    settings = Settings(policy, on_error, filters or Filters())
-    determinants = _determinants(sources, settings, rule, table, cluster_table, families, block_bytes)
     with (
         resumable_directory(output, determinants, check_input=partial(_check_source, sources), say=say) as work,
         StoreWriter(work) as writer,
         Workers(threads, processes) as readers,
     ):
-        preparation = _Preparation(settings, rule, table, cluster_table, families, work, writer, sources)
+        preparation = _Preparation(choices, work, writer, sources)
         if work.state is not None:
             say(f"{output}: resuming what a killed run had begun, after {preparation.num_read:,} records")
         for path in sources[preparation.num_sources :]:
             with Source(path, block_bytes=block_bytes) as source:
                 remaining = islice(parts(source, accessions), preparation.num_parts, None)
-                for result in readers.results(remaining, settings):
+                for result in readers.results(remaining, choices.settings):
                     preparation.add(result, source)
                     preparation.save_if_due(source)
                     if on_progress:
@@ -126,57 +132,51 @@ def _numbers_of_workers(sources: Sequence[Path]) -> tuple[int, int]:
     return threads, processors - 1 if processors > 2 and text_bytes(sources) > _LARGE_BYTES else 0
 
 
-def _determinants(
-    sources: Sequence[Path],
-    settings: Settings,
-    rule: SplitRule,
-    table: SplitTable | None,
-    clusters: ClusterTable | None,
-    families: HeldOutFamilies | None,
-    block_bytes: int,
-) -> dict[str, Any]:
-    """Return all that determines the store and the parts; messages use the names."""
-    facts = [(path, path.stat()) for path in sources if path.is_file()]
-    return {
-        "version": [__version__, FORMAT_VERSION],
-        "sources": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in facts],
-        "size of blocks": block_bytes,
-        "residue policy": settings.policy.value,
-        "treatment of errors": settings.on_error.value,
-        "filters": settings.filters.facts(),
-        "rule of the split": [rule.seed, rule.valid_fraction, rule.test_fraction],
-        "table of splits": [table.path.name, table.sha256] if table else None,
-        "table of clusters": [clusters.path.name, clusters.sha256] if clusters else None,
-        "families": families.determinants() if families else None,
-    }
+@dataclass(frozen=True)
+class _Choices:
+    """The user's choices that determine the store, besides the sources."""
+
+    settings: Settings
+    rule: SplitRule
+    table: SplitTable | None
+    clusters: ClusterTable | None
+    families: HeldOutFamilies | None
+
+    def determinants(self, sources: Sequence[Path], block_bytes: int) -> dict[str, Any]:
+        """Return all that determines the store and the parts; messages use the names."""
+        facts = [(path, path.stat()) for path in sources if path.is_file()]
+        return {
+            "version": [__version__, FORMAT_VERSION],
+            "sources": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in facts],
+            "size of blocks": block_bytes,
+            "residue policy": self.settings.policy.value,
+            "treatment of errors": self.settings.on_error.value,
+            "filters": self.settings.filters.facts(),
+            "rule of the split": [self.rule.seed, self.rule.valid_fraction, self.rule.test_fraction],
+            "table of splits": [self.table.path.name, self.table.sha256] if self.table else None,
+            "table of clusters": [self.clusters.path.name, self.clusters.sha256] if self.clusters else None,
+            "families": self.families.determinants() if self.families else None,
+        }
 
 
 def _check_source(sources: Sequence[Path], state: dict[str, Any]) -> None:
     """Raise StateError if the source that a killed run was reading does not begin with the bytes that it read."""
     source, read = sources[len(state["sources"])], state["read"]
-    if sha256_of_beginning(source, read["bytes"]) != read["sha256"]:
+    if checksum(source, num_bytes=read["bytes"], digest=hashlib.sha256()) != read["sha256"]:
         raise StateError(f"{source} has changed")
 
 
 class _Preparation:
     """Everything to remember from part to part."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        rule: SplitRule,
-        table: SplitTable | None,
-        clusters: ClusterTable | None,
-        families: HeldOutFamilies | None,
-        work: WorkFolder,
-        writer: StoreWriter,
-        sources: Sequence[Path],
-    ) -> None:
-        self._settings, self._rule = settings, rule
-        self._table, self._clusters, self._families = table, clusters, families
+    def __init__(self, choices: _Choices, work: WorkFolder, writer: StoreWriter, sources: Sequence[Path]) -> None:
+        self._settings, self._rule = choices.settings, choices.rule
+        self._table, self._clusters, self._families = choices.table, choices.clusters, choices.families
         self._work, self._writer, self._paths = work, writer, sources
         self._identifiers = Ledger(work, "identifiers")
-        num_bytes = None if families else text_bytes(sources)  # with families it matters which sequences are equal
+        num_bytes = (
+            None if choices.families else text_bytes(sources)
+        )  # with families it matters which sequences are equal
         self._repeats = RepeatFinder(work, num_bytes, writer.sequences)
         saved = work.state or {}
         self._sources: list[dict[str, Any]] = saved.get("sources", [])
@@ -199,8 +199,8 @@ class _Preparation:
         if time.monotonic() - self._saved_at < SAVED_SECONDS or STANDARD_INPUT in self._paths:
             return
         self._writer.settle()
-        self._repeats.spread()
-        self._identifiers.spread()
+        self._repeats.settle()
+        self._identifiers.settle()
         num_bytes, sha256 = source.read_so_far()  # at least what the parts so far came from
         self._work.save(
             {

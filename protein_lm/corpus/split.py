@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from protein_lm.errors import ConfigError, InputError, named, quoted
 from protein_lm.files.sources import Source
 from protein_lm.files.text_table import TextTable
-from protein_lm.io.hashing import hash_identifiers, mix
+from protein_lm.io.hashing import hash_identifiers
+from protein_lm.native.numpy_reader import mix
 from protein_lm.native.reader import reader
 
 
@@ -44,6 +45,12 @@ def parse_split(label: str) -> Split:
         return Split[label.upper()]
     except KeyError:
         raise ConfigError(f"unknown split {label!r}; choose from {', '.join(split.label for split in Split)}") from None
+
+
+def labelled_counts(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Return sequences and residues of each split, (2, S), as manifests hold them."""
+    keys = ("num_sequences", "num_residues")
+    return {split.label: dict(zip(keys, counts[:, split].tolist(), strict=True)) for split in Split}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.duplicates import RecordSet
-from protein_lm.corpus.split import Split
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.records import Columns, Spans, kept, selected
@@ -55,7 +55,7 @@ class StoreWriter:
     def append(self, records: Columns, splits: NDArray[np.uint8], keep: NDArray[np.bool_]) -> None:
         """Add those to keep, (N,), of N sequences; `splits` (N,) has values of `Split`."""
         columns = records.lengths, records.id_lengths, splits, *records.annotations.columns()
-        lengths, id_lengths, splits, *annotations = selected(columns, keep)
+        lengths, id_lengths, splits, *annotations = selected(columns, keep)  # (K,) each
         num_residues = self._files["tokens.npy"].append_kept(records.tokens, records.lengths, keep)
         num_id_bytes = self._files["ids.npy"].append_kept(records.ids, records.id_lengths, keep)
         self._files["offsets.npy"].append(self._num_residues + np.cumsum(lengths))
@@ -73,7 +73,7 @@ class StoreWriter:
         """Give sequences another split; their numbers (K,) are in ascending order."""
         file, self._counts = self._files["splits.npy"], None
         for start, end in self._parts(0):
-            first, last = np.searchsorted(records, (start, end))
+            first, last = np.searchsorted(records, (start, end))  # records[first:last] are in this part
             if last > first:
                 splits = file.read(start, end).copy()
                 splits[records[first:last] - start] = split
@@ -118,10 +118,7 @@ class StoreWriter:
             for start, end in self._parts(0):
                 lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
                 self._counts += reader().tally(self._files["splits.npy"].read(start, end), lengths, len(Split))
-        pairs = zip(Split, *self._counts.tolist(), strict=True)
-        return {
-            split.label: {"num_sequences": sequences, "num_residues": residues} for split, sequences, residues in pairs
-        }
+        return labelled_counts(self._counts)
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete all files, write the manifest and return it: `facts`, and size and checksum of each file."""

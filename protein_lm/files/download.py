@@ -15,9 +15,8 @@ from pathlib import Path
 import httpx2
 
 from protein_lm.errors import InputError, OutputError
-from protein_lm.files.output import check_absent, claimed, clear_errors, give_name
+from protein_lm.files.output import check_absent, checksum, claimed, clear_errors, give_name
 
-_BLOCK_BYTES = 2**20
 _PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
 _ATTEMPTS = 6
 _ATTEMPTS_TO_FIND = 3
@@ -70,7 +69,7 @@ class Connection:
         check_absent(target)
         with clear_errors(target), claimed(target):
             check_absent(target)  # another command may have fetched it meanwhile
-            partial = _Partial(target, file)
+            partial = _PartialFile(target, file)
             partial.reserve()
             self._fetch_rest(file, partial, on_progress)
             partial.check()
@@ -78,7 +77,7 @@ class Connection:
             partial.note.unlink()
         return target
 
-    def _fetch_rest(self, file: RemoteFile, partial: "_Partial", on_progress: Callable[[int], None] | None) -> None:
+    def _fetch_rest(self, file: RemoteFile, partial: "_PartialFile", on_progress: Callable[[int], None] | None) -> None:
         failures, pause = 0, self._pause_seconds
         while (before := partial.size) < file.num_bytes:
             try:
@@ -98,7 +97,7 @@ class Connection:
             time.sleep(pause)
             pause *= 2
 
-    def _transfer(self, file: RemoteFile, partial: "_Partial", on_progress: Callable[[int], None] | None) -> None:
+    def _transfer(self, file: RemoteFile, partial: "_PartialFile", on_progress: Callable[[int], None] | None) -> None:
         start = partial.size
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self._client.stream("GET", file.url, headers=headers) as response:
@@ -143,7 +142,7 @@ class Connection:
         raise AssertionError
 
 
-class _Partial:
+class _PartialFile:
     """The part of a file that was fetched so far."""
 
     def __init__(self, target: Path, file: RemoteFile) -> None:
@@ -179,17 +178,10 @@ class _Partial:
         found = f"{self.size:,} bytes"
         if self._file.md5 is not None:
             wanted += f" with MD5 {self._file.md5}"
-            found += f" with MD5 {self._md5()}"
+            found += f" with MD5 {checksum(self.path, digest=hashlib.md5(usedforsecurity=False))}"
         if found != wanted:
             self.restart()
             self.note.unlink()
             raise InputError(
                 f"{self._file.url}: what came has {found} instead of {wanted}; it was removed, fetch it again"
             )
-
-    def _md5(self) -> str:
-        digest = hashlib.md5(usedforsecurity=False)
-        with self.path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-        return digest.hexdigest()

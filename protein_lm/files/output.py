@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -291,13 +292,22 @@ def recover(path: Path, adopt: Callable[[Path], bool] | None = None) -> tuple[Pa
     return adopted
 
 
-def checksum(path: Path, start: int = 0) -> str:
-    """Return XXH3-128 of a file from its byte `start` on, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
+def checksum(path: Path, start: int = 0, *, num_bytes: int | None = None, digest: Any = None) -> str:
+    """Return the checksum of a file from its byte `start` on, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        start: offset of the first byte.
+        num_bytes: number of bytes; None: up to the end.
+        digest: an object of hashlib; None: XXH3-128.
+    """
+    digest = digest or xxhash.xxh3_128()
+    left = path.stat().st_size - start if num_bytes is None else num_bytes
     with path.open("rb") as file:
         file.seek(start)
-        while block := file.read(_READ_BYTES):
+        while block := file.read(min(_READ_BYTES, left)):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 

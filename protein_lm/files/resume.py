@@ -25,6 +25,7 @@ from protein_lm.native.memory import return_freed_memory
 
 STATE = "progress.json"
 _FORMAT = 2
+"""Version of the saved state's form."""
 _READ_BYTES = 2**22
 
 
@@ -94,7 +95,8 @@ class WorkFolder:
         """Files to delete when the next state is saved: the last one counts on them."""
 
     def append(self, name: str, content: bytes | memoryview) -> None:
-        """Append to a growing file, which is made if need be."""
+        """Append to a growing file, which is made if need be; the name of a removed file is not used again."""
+        assert name not in self._removed
         if name not in self._appended:
             self._appended[name] = (self.folder / name).open("ab" if name in self.growths else "wb")
         self._appended[name].write(content)

@@ -74,16 +74,6 @@ def text_bytes(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size * ratio for path, ratio in zip(files, ratios, strict=True))
 
 
-def sha256_of_beginning(path: Path, num_bytes: int) -> str:
-    """Return the hexadecimal SHA-256 of a file's first bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(min(BLOCK_BYTES, num_bytes)):
-            digest.update(part)
-            num_bytes -= len(part)
-    return digest.hexdigest()
-
-
 def _suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:

@@ -188,7 +188,7 @@ class TextTable:
         """
         if not has_heading:
             yield exact([(self.first_line, self.cells)])
-        while block := self._take_block():
+        while block := self._take_block():  # whole lines: without quotes, whole rows
             if _QUOTE in block:
                 self._pending = block
                 break
@@ -212,6 +212,7 @@ class TextTable:
     def _parse(self, lines: Iterable[str], first_line: int, *, width: int | None) -> Iterator[Row]:
         csv.field_size_limit(_LONGEST_CELL)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        # `end` is the line after a row: a quoted cell may span lines, which only the csv reader counts
         end, usual = first_line, width if width != 1 else None  # a row of one cell may be a blank line
         try:
             for cells in reader:
@@ -290,7 +291,7 @@ def shown_names(names: Sequence[str]) -> str:
 
 def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Cut a text behind line feeds; a line of over `_LONGEST_LINE` bytes is cut too, so that it can be refused."""
-    held: list[bytes] = []
+    held: list[bytes] = []  # pieces of a line that no line feed has ended yet
     num_held = 0
     for block in blocks:
         cut = block.rfind(b"\n") + 1

@@ -3,9 +3,6 @@
 The server has a `RELEASE.metalink` next to each group of files. A file under its final name has passed both checks.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from protein_lm.errors import ConfigError, InputError
@@ -26,25 +23,22 @@ STORE_BYTES_PER_BYTE = 1.8
 """Bytes of a prepared store per byte of .fasta.gz."""
 
 
-class Server:
-    """UniProt's release server, or a mirror of it."""
+class UniProtServer(Connection):
+    """UniProt's release server, or a mirror of it.
 
-    def __init__(self, base: str = BASE, **patience: Any) -> None:
-        """Set the base address and the settings of a `Connection`.
+    Args:
+        base: address that the paths in FILES are under.
+        patience: settings of a `Connection`.
 
-        Raises:
-            ConfigError: the address is not http or https.
-        """
+    Raises:
+        ConfigError: the address is not http or https.
+    """
+
+    def __init__(self, base: str = BASE, **patience: float) -> None:
         if not base.startswith(("http://", "https://")):
             raise ConfigError(f"{base}: the base address must begin with http:// or https://")
+        super().__init__(**patience)
         self._base = base if base.endswith("/") else base + "/"
-        self._connection = Connection(**patience)
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
 
     def find(self, name: str, release: str = CURRENT) -> RemoteFile:
         """Look up a file of the server by its name in FILES.
@@ -57,19 +51,14 @@ class Server:
             raise ConfigError(f"{name!r} cannot be fetched; choose from {', '.join(FILES)}")
         url = self._base + FILES[name]
         folder, _, file_name = url.rpartition("/")
-        found, size, md5 = _listed(
-            self._connection.request(f"{folder}/{METALINK}").content, f"{folder}/{METALINK}", file_name
-        )
-        if release not in (CURRENT, found):
+        metalink = f"{folder}/{METALINK}"
+        listed_release, size, md5 = _listed(self.request(metalink).content, metalink, file_name)
+        if release not in (CURRENT, listed_release):
             raise InputError(
-                f"the server has release {found}, not {release}; UniProt keeps older ones as archives of several files under "
-                f"{self._base}previous_releases/release-{release}/: unpack one and give its files to data prepare"
+                f"the server has release {listed_release}, not {release}; UniProt keeps older ones as archives of several "
+                f"files under {self._base}previous_releases/release-{release}/: unpack one and give its files to data prepare"
             )
-        return RemoteFile(url, found, size, md5)
-
-    def fetch(self, file: RemoteFile, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
-        """Fetch a file into a folder, as `Connection.fetch` does."""
-        return self._connection.fetch(file, folder, on_progress)
+        return RemoteFile(url, listed_release, size, md5)
 
 
 def _listed(text: bytes, url: str, name: str) -> tuple[str, int, str]:

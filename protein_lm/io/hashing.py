@@ -26,11 +26,11 @@ def hash_identifiers(identifiers: Sequence[bytes]) -> NDArray[np.uint64]:
 
 def hash_letters(letters: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(N,) hashes of identifiers whose bytes are back to back; `lengths` (N,) are their bytes."""
-    starts = np.cumsum(lengths) - lengths
+    starts = np.cumsum(lengths) - lengths  # (N,)
     padded = np.concatenate((letters, np.zeros(_WORD, dtype=np.uint8)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _WORD)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WORD)  # (letters + 1, 8), the 8 bytes from each on
     hashes = mix(lengths.astype(np.uint64))
-    longer, offset = np.flatnonzero(lengths), 0
+    longer, offset = np.flatnonzero(lengths), 0  # (M,) identifiers with more than `offset` bytes
     while longer.size:
         words = windows[starts[longer] + offset]  # (M, 8) next bytes of those that have more
         words = np.where(np.arange(_WORD) < (lengths[longer] - offset)[:, None], words, 0).astype(np.uint8)

@@ -203,8 +203,8 @@ class Backbone(nn.Module):
         for layer, operation in enumerate(self.operations(), 1):
             if not operation.reads_any_length:
                 raise ValueError(
-                    f"layer {layer} has {self.config.attention_kinds[layer - 1]} attention, which is no state of fixed "
-                    "size that goes on without end"
+                    f"layer {layer} has {self.config.attention_kinds[layer - 1]} attention, whose state grows with "
+                    "the length or ends with the window"
                 )
         self._window = None
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from protein_lm.attention.dispatch import rotate
+from protein_lm.attention.dispatch import rotate, rotate_parts
 from protein_lm.attention.kinds.interface import AttentionOperation, LayerShape
 from protein_lm.attention.kinds.table import build_attention
 from protein_lm.attention.rows import Rows
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig
+from protein_lm.model.linear import Linear, takes
 from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 
@@ -99,11 +100,11 @@ class AttentionLayer(nn.Module):
         self.convolution = convolution
         self._parts = (1 if operation.shares_query_and_key else 2, 1)
         """Number of projections that positions apply to, and of others."""
-        self.input_projection = nn.Linear(width, sum(self._parts) * operation.heads_per_output * width)
+        self.input_projection = Linear(width, sum(self._parts) * operation.heads_per_output * width)
         self.query_norm = HeadNorm(width // num_heads) if qk_norm else None
         self.key_norm = HeadNorm(width // num_heads) if qk_norm and not operation.shares_query_and_key else None
         self.operation = operation
-        self.output_projection = nn.Linear(width, width)
+        self.output_projection = Linear(width, width)
 
     def forward(
         self,
@@ -131,17 +132,21 @@ class AttentionLayer(nn.Module):
         heads = self.num_heads * self.operation.heads_per_output
         # (B, L, parts H E) -> (parts, B, H, L, E): queries and keys first, then values.
         projected = self.input_projection(hidden).view(batch, length, sum(self._parts), heads, -1)
-        # Split, not indexed: the gradient of an index is written into a tensor of zeros of the size of the whole.
-        queries_and_keys, value = projected.permute(2, 0, 3, 1, 4).split(self._parts)
-        value = value.squeeze(0)
-        norms = [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
-        if norms:
-            pairs = zip(norms, queries_and_keys.unbind(0), strict=True)
-            queries_and_keys = torch.stack([norm(part) for norm, part in pairs])
-        if rotary is not None:
-            queries_and_keys = rotate(queries_and_keys, *rotary)
-        parts = queries_and_keys.unbind(0)
-        query, key = parts[0], parts[-1]
+        parts = projected.permute(2, 0, 3, 1, 4)
+        if rotary is not None and self.query_norm is None:
+            *queries_and_keys, value = rotate_parts(parts, self._parts[0], *rotary)
+        else:
+            # Split, not indexed: the gradient of an index is written into a tensor of zeros of the size of the whole.
+            queries_and_keys, values = parts.split(self._parts)
+            value = values.squeeze(0)
+            norms = [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
+            if norms:
+                pairs = zip(norms, queries_and_keys.unbind(0), strict=True)
+                queries_and_keys = torch.stack([norm(part) for norm, part in pairs])
+            if rotary is not None:
+                queries_and_keys = rotate(queries_and_keys, *rotary)
+            queries_and_keys = queries_and_keys.unbind(0)
+        query, key = queries_and_keys[0], queries_and_keys[-1]
         if state is None:
             output = self.operation(query, key, value, rows)
         else:
@@ -161,12 +166,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner_width: int) -> None:
         super().__init__()
-        self.input_projection = nn.Linear(width, inner_width)
-        self.output_projection = nn.Linear(inner_width, width)
+        self.input_projection = Linear(width, inner_width)
+        self.output_projection = Linear(inner_width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         inner = self.input_projection(hidden)
+        if type(self.output_projection) is Linear and takes(inner, self.output_projection.weight):
+            return self.output_projection(inner, activates=True)
         activated = functional.gelu(inner)
         with recomputed(activated, lambda: functional.gelu(inner)):
             return self.output_projection(activated)

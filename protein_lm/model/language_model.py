@@ -139,7 +139,7 @@ class ProteinLM(Pretrained, Backbone):
             ValueError: the model is not causal.
         """
         if not self.is_causal:
-            raise ValueError("a masked model reads both ways and cannot go on from a state; use a causal model")
+            raise ValueError("a masked model reads both ways and cannot resume from a state; use a causal model")
         layers = [cast(Block, block).attention.new_state(batch_size) for block in self.blocks]
         context = self.kmer_embedding.context if self.kmer_embedding is not None else 0
         before = torch.full((batch_size, context), alphabet.PAD, device=self.device)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
+from protein_lm.model.linear import Linear
 from protein_lm.native.library import kernels
 from protein_lm.native.structures import DecodingBlock, DecodingLinear, DecodingNorm, DecodingStep
 
@@ -129,7 +130,7 @@ def _is_known(block: Block) -> bool:
         and inner % WIDTH_STEP == 0
         and (width // attention.num_heads) % (WIDTH_STEP // 2) == 0
         and not block.training
-        and all(type(linear) is nn.Linear and _is_arranged(linear.weight) for linear in _linears(block))
+        and all(type(linear) is Linear and _is_arranged(linear.weight) for linear in _linears(block))
         and all(type(norm) is nn.LayerNorm for norm in (block.attention_norm, block.feedforward_norm))
     )
 
@@ -145,7 +146,7 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
     )
 
 
-def _norm(norm: nn.LayerNorm) -> DecodingNorm:
+def _norm(norm: Any) -> DecodingNorm:
     return DecodingNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr())
 
 

@@ -25,7 +25,8 @@ from protein_lm.errors import ConfigError, OutputError
 PROBE = Path(__file__).with_name("levels.cpp")
 """A source that tells, as a library of its own, which levels this processor has."""
 SOURCES = [
-    Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "decoding", "rotary")
+    Path(__file__).with_name(f"{name}.cpp")
+    for name in ("linear_attention", "exact_attention", "decoding", "block_attention", "linear_layer", "rotary")
 ] + [PROBE]
 """Sources of the kernels; those that take the compiler longest come first."""
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
@@ -93,7 +94,7 @@ def folders() -> list[Path]:
 
 def library_of(name: str) -> Path:
     """Return the file of a level, or of the reader, in the first folder that has it; if none has, it does not exist."""
-    files = [folder / file_of(name) for folder in folders()]
+    files = [each / file_of(name) for each in folders()]
     return next((file for file in files if file.exists()), files[0])
 
 

@@ -14,13 +14,6 @@
 template <int N>
 using Constant = std::integral_constant<int, N>;
 
-#ifdef _OPENMP
-extern "C" int omp_get_thread_num();
-extern "C" int omp_get_num_threads();
-#else
-static int omp_get_thread_num() { return 0; }
-static int omp_get_num_threads() { return 1; }
-#endif
 
 extern "C" {
 struct Linear {  // y = x weights + bias
@@ -139,19 +132,6 @@ static void convolve(const float* x, int width, const Block& block, float* befor
         if (others) store(before + (long)(others - 1) * width + c, now);
         store(y + c, sum);
     }
-}
-
-// x (1 + erf(x / sqrt 2)) / 2; erf after Abramowitz & Stegun 1964, 7.1.26, within 2e-7.
-static ALWAYS Vector gelu(Vector x) {
-    const Integers is_negative = x < Vector{};
-    const Vector size = select(is_negative, -x, x) * 0.70710678118654752f;
-    const Vector t = 1.0f / (1.0f + 0.3275911f * size);
-    Vector sum = t * 1.061405429f - 1.453152027f;
-    sum = sum * t + 1.421413741f;
-    sum = sum * t - 0.284496736f;
-    sum = sum * t + 0.254829592f;
-    const Vector erf = 1.0f - sum * t * exponential(-size * size);
-    return 0.5f * x * (1.0f + select(is_negative, -erf, erf));
 }
 
 constexpr int HEADS_AT_ONCE = 8, MOST_FEATURES = 1024;  // the latter as in compiled_decoding.py
@@ -340,7 +320,7 @@ void protein_lm_decode(const Step* given) {
             for (int b = 0; b < B; ++b)
                 for (int c = of_up.begin; c < of_up.end; c += LANES) {
                     float* place = inner + (long)b * step.inner + c;
-                    store(place, gelu(load(place)));
+                    store(place, gelu(load(place)).value);
                 }
 #pragma omp barrier
             linear(inner, B, step.inner, block.down, D, of_output.begin, of_output.end, step.hidden, true);

@@ -15,11 +15,21 @@ from protein_lm import __version__
 from protein_lm.errors import ConfigError
 from protein_lm.native import reader as file_reader
 from protein_lm.native.build import OFF, VARIABLE, levels_of_this_kind, library_of, probe_of
-from protein_lm.native.structures import DecodingBlock, DecodingStep, ExactCall, LinearAttentionCall, RotaryCall
+from protein_lm.native.structures import (
+    BlockCall,
+    DecodingBlock,
+    DecodingStep,
+    ExactCall,
+    LinearAttentionCall,
+    LinearCall,
+    RotaryCall,
+)
 
 _STRUCTURES = {
     LinearAttentionCall: "call",
     ExactCall: "exact_call",
+    BlockCall: "block_call",
+    LinearCall: "linear_call",
     RotaryCall: "rotary_call",
     DecodingBlock: "block",
     DecodingStep: "step",
@@ -60,6 +70,22 @@ class Kernels:
         """Compute softmax attention."""
         self._run(self._library.protein_lm_exact_attention, call)
 
+    def block_forward(self, call: BlockCall) -> None:
+        """Compute softmax attention by blocks."""
+        self._run(self._library.protein_lm_block_attention_forward, call)
+
+    def block_backward(self, call: BlockCall) -> None:
+        """Compute its gradients."""
+        self._run(self._library.protein_lm_block_attention_backward, call)
+
+    def linear_forward(self, call: LinearCall) -> None:
+        """Compute a linear layer."""
+        self._run(self._library.protein_lm_linear_forward, call)
+
+    def linear_backward(self, call: LinearCall) -> None:
+        """Compute its gradients."""
+        self._run(self._library.protein_lm_linear_backward, call)
+
     def rotate(self, call: RotaryCall) -> None:
         """Turn heads by their positions."""
         self._library.protein_lm_rotate(ctypes.byref(call))
@@ -73,9 +99,9 @@ class Kernels:
         return level == "plain" or bool(getattr(self._library, probe_of(level))())
 
     @staticmethod
-    def _run(function: Callable[..., int], call: LinearAttentionCall | ExactCall) -> None:
+    def _run(function: Callable[..., int], call: LinearAttentionCall | ExactCall | BlockCall | LinearCall) -> None:
         if function(ctypes.byref(call)):
-            raise MemoryError("no memory for the workspace of attention")
+            raise MemoryError("no memory for the workspace of a compiled kernel")
 
 
 def kernels() -> Kernels | None:

@@ -12,7 +12,7 @@
 
 #include "products.h"
 
-constexpr int CHUNK = 128;  // tokens
+constexpr int CHUNK = LANES == 8 ? 64 : 128;  // tokens
 
 enum Map : int32_t { RELU = 0, SOFTMAX = 1, ELU = 2 };
 
@@ -329,7 +329,6 @@ struct Task {
             }
         });
     }
-    static int padded_tall(int count) { return (count + TALL - 1) / TALL * TALL; }
 
     void forward_causal(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();

@@ -71,6 +71,20 @@ static ALWAYS void accumulate(Vector (&sums)[TALL][WIDE], const Number* left, in
     }
 }
 
+// sums += left x right in float32 for some rows of `left`, `row` numbers apart and their columns `step`, and one strip of `right`.
+template <int ROWS>
+static ALWAYS void accumulate_strided(Vector (&sums)[ROWS][WIDE], const float* left, long row, long step, const float* strip, int depth) {
+    Vector part[ROWS][WIDE];
+    std::memcpy(part, sums, sizeof(part));
+    for (int k = 0; k < depth; ++k) {
+        Vector right[WIDE];
+        for (int v = 0; v < WIDE; ++v) right[v] = load(strip + k * STRIP + v * LANES);
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < WIDE; ++v) part[r][v] += left[r * row + k * step] * right[v];
+    }
+    std::memcpy(sums, part, sizeof(part));
+}
+
 #if defined(HAS_TILES)
 struct TileShapes {  // of all eight tiles: 16 rows of 64 bytes
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -188,12 +202,38 @@ static void to_panel(const Number* from, int stride, int rows, int columns, Numb
         }
 }
 
-// Rows (rows x depth), transposed, as a panel of depth `depth` with `rows` columns.
+#if defined(__AVX__)
+constexpr int SQUARE = 8;
+// to = from^T, of SQUARE x SQUARE words; strides in words.
+static ALWAYS void transpose_square(const Word* from, long stride, Word* to, long to_stride) {
+    __m256 rows[8], pairs[8], fours[8];
+    for (int r = 0; r < 8; ++r) rows[r] = _mm256_loadu_ps((const float*)(from + r * stride));
+    for (int r = 0; r < 8; r += 2) {
+        pairs[r] = _mm256_unpacklo_ps(rows[r], rows[r + 1]);
+        pairs[r + 1] = _mm256_unpackhi_ps(rows[r], rows[r + 1]);
+    }
+    for (int r = 0; r < 8; r += 4)
+        for (int half = 0; half < 2; ++half) {
+            fours[r + 2 * half] = _mm256_shuffle_ps(pairs[r + half], pairs[r + 2 + half], 0x44);
+            fours[r + 2 * half + 1] = _mm256_shuffle_ps(pairs[r + half], pairs[r + 2 + half], 0xee);
+        }
+    for (int r = 0; r < 4; ++r) {
+        _mm256_storeu_ps((float*)(to + r * to_stride), _mm256_permute2f128_ps(fours[r], fours[r + 4], 0x20));
+        _mm256_storeu_ps((float*)(to + (r + 4) * to_stride), _mm256_permute2f128_ps(fours[r], fours[r + 4], 0x31));
+    }
+}
+#else
+constexpr int SQUARE = 1;
+static ALWAYS void transpose_square(const Word* from, long, Word* to, long) { *to = *from; }
+#endif
+
+// Rows (rows x depth), transposed, as a panel of depth `depth` with `rows` columns. A word is what a product takes at a time.
 template <class Type, class Number>
 static void to_transposed_panel(const Number* from, int stride, int rows, int depth, Number* panel) {
-    for (int row = 0; row < rows; ++row) {
+    for (int row = 0; row < rows; row += SQUARE) {
         Number* to = panel + (long)(row / STRIP) * STRIP * depth + (row % STRIP) * Type::PAIR;
-        for (int k = 0; k < depth; k += Type::PAIR) *(Word*)(to + k * STRIP) = *(const Word*)(from + (long)row * stride + k);
+        for (int k = 0; k < depth; k += SQUARE * Type::PAIR)
+            transpose_square((const Word*)(from + (long)row * stride + k), stride / Type::PAIR, (Word*)(to + k * STRIP), STRIP);
     }
 }
 
@@ -229,6 +269,7 @@ extern "C" struct Rows {  // a tensor (B, H, L, width), whose last axis is conti
     int64_t batch, head, token;
 };
 
+static int padded_tall(int count) { return (count + TALL - 1) / TALL * TALL; }
 static int padded(int64_t size) { return (int)((size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT); }
 
 struct Arena {  // memory of a thread, kept from call to call

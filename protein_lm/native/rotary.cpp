@@ -9,7 +9,8 @@ extern "C" struct RotaryCall {
     int64_t parts, batch, heads, length, width;
     const void* heads_in;                    // (parts, B, H, L, E), whose last axis is contiguous
     int64_t part_in, batch_in, head_in, token_in;  // its strides in numbers
-    void* heads_out;                         // (parts, B, L, H, E)
+    void* heads_out;                         // (parts, B, L, H, E), whose heads of a token lie side by side
+    int64_t part_out, batch_out, token_out;
     const float *cosines, *sines;            // (L, E / 2)
 };
 
@@ -45,7 +46,8 @@ static void turn_all(const RotaryCall& call) {
         const int64_t place = token % call.length, row = token / call.length;
         const Number* from = (const Number*)call.heads_in + row / call.batch * call.part_in + row % call.batch * call.batch_in +
                              place * call.token_in;
-        Number* to = (Number*)call.heads_out + token * call.heads * call.width;
+        Number* to = (Number*)call.heads_out + row / call.batch * call.part_out + row % call.batch * call.batch_out +
+                     place * call.token_out;
         float cosines[MOST_PAIRS + LANES], sines[MOST_PAIRS + LANES];
         std::memcpy(cosines, call.cosines + place * half, sizeof(float) * half);
         std::memcpy(sines, call.sines + place * half, sizeof(float) * half);

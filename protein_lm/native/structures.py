@@ -69,6 +69,30 @@ class ExactCall(Shared):
     ]
 
 
+class BlockCall(Shared):
+    """A call of softmax attention by blocks, forward or backward."""
+
+    source, twin = "block_attention.cpp", "BlockCall"
+    _fields_ = [
+        ("num_threads", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        *_each(ctypes.c_int64, "groups blocks num_keys block width value_width hidden_group"),
+        *_each(ctypes.c_void_p, "key_blocks hidden query key value output logsumexp"),
+        *_each(ctypes.c_void_p, "grad_output grad_logsumexp grad_query grad_key grad_value"),
+    ]
+
+
+class LinearCall(Shared):
+    """A call of a linear layer, forward or backward."""
+
+    source, twin = "linear_layer.cpp", "LinearCall"
+    _fields_ = [
+        *_each(ctypes.c_int32, "activates num_threads"),
+        *_each(ctypes.c_int64, "tokens inputs outputs input_stride grad_stride"),
+        *_each(ctypes.c_void_p, "input weight bias output grad_output grad_input grad_weight grad_bias"),
+    ]
+
+
 class RotaryCall(Shared):
     """A call that turns heads by their positions."""
 
@@ -78,7 +102,9 @@ class RotaryCall(Shared):
         *_each(ctypes.c_int64, "parts batch heads length width"),
         *_each(ctypes.c_void_p, "heads_in"),
         *_each(ctypes.c_int64, "part_in batch_in head_in token_in"),
-        *_each(ctypes.c_void_p, "heads_out cosines sines"),
+        ("heads_out", ctypes.c_void_p),
+        *_each(ctypes.c_int64, "part_out batch_out token_out"),
+        *_each(ctypes.c_void_p, "cosines sines"),
     ]
 
 

@@ -7,8 +7,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#endif
+
+#ifdef _OPENMP
+extern "C" int omp_get_thread_num();
+extern "C" int omp_get_num_threads();
+#else
+static int omp_get_thread_num() { return 0; }
+static int omp_get_num_threads() { return 1; }
 #endif
 
 #if defined(__AMX_BF16__) || defined(PROTEIN_LM_EMULATED_TILES)
@@ -96,4 +104,22 @@ static ALWAYS Vector exponential(Vector x) {  // within 2e-7; below -87 it is 0
     sum = sum * rest * rest + rest + 1.0f;
     const Vector scale = (Vector)(((Integers)shifted - 0x4b400000 + 127) << 23);
     return select(vanishes, Vector{}, sum * scale);
+}
+
+struct Activation {
+    Vector value, slope;
+};
+// GELU, x F(x) with F(x) = (1 + erf(x / sqrt 2)) / 2, and its derivative; erf after Abramowitz & Stegun 1964, 7.1.26, within
+// 2e-7.
+static ALWAYS Activation gelu(Vector x) {
+    const Integers is_negative = x < Vector{};
+    const Vector size = select(is_negative, -x, x) * 0.70710678118654752f, bell = exponential(-size * size);
+    const Vector t = 1.0f / (1.0f + 0.3275911f * size);
+    Vector sum = t * 1.061405429f - 1.453152027f;
+    sum = sum * t + 1.421413741f;
+    sum = sum * t - 0.284496736f;
+    sum = sum * t + 0.254829592f;
+    const Vector erf = 1.0f - sum * t * bell;
+    const Vector below = 0.5f * (1.0f + select(is_negative, -erf, erf));
+    return {x * below, below + x * bell * 0.39894228040143268f};
 }

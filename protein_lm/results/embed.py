@@ -64,6 +64,10 @@ class Storage:
         """Beginnings of the tensors' names."""
         return [_MEAN, _RESIDUES] if self.per_residue else [_MEAN]
 
+    def tensor_names(self, layers: Sequence[int]) -> list[str]:
+        """Return the names of all tensors."""
+        return [f"{kind}.layer_{layer}" for kind in self.kinds for layer in layers]
+
 
 def embed_file(
     model: ProteinLM,
@@ -164,8 +168,8 @@ class _Shards:
     def __init__(
         self, work: WorkFolder, storage: Storage, layers: Sequence[int], number: int, row: int, first_residue: int
     ) -> None:
-        self._work, self._storage = work, storage
-        self._layers = layers
+        self._work, self._storage, self._layers = work, storage, layers
+        self._names = storage.tensor_names(layers)
         self.position = [number, row, first_residue]
         """Number of the current shard, its sequences and its residues."""
 
@@ -185,9 +189,9 @@ class _Shards:
                     "--dtype float32 or bfloat16"
                 )
             for layer, part in zip(self._layers, stored, strict=True):
-                self._work.append(self._raw(kind, layer), part.contiguous().view(torch.uint8).numpy().data)
+                self._work.append(self._raw(f"{kind}.layer_{layer}"), part.contiguous().view(torch.uint8).numpy().data)
         self.position = [number, row + 1, first_residue + len(record)]
-        if sum(self._work.num_bytes(self._raw(*name)) for name in self._names()) >= SHARD_BYTES:
+        if sum(self._work.num_bytes(self._raw(name)) for name in self._names) >= SHARD_BYTES:
             self.close()
 
     def close(self) -> None:
@@ -195,26 +199,20 @@ class _Shards:
         number, num_rows, num_residues = self.position
         if not num_rows:
             return
-        dtype, lengths = getattr(torch, self._storage.dtype.value), {_MEAN: num_rows, _RESIDUES: num_residues}
-        tensors = {}
-        for kind, layer in self._names():
-            path = self._work.flushed(self._raw(kind, layer))
+        dtype, tensors = getattr(torch, self._storage.dtype.value), {}
+        for name in self._names:
+            path = self._work.flushed(self._raw(name))
             size = path.stat().st_size // dtype.itemsize
             values = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
-            tensors[f"{kind}.layer_{layer}"] = values.view(lengths[kind], -1)
+            tensors[name] = values.view(num_rows if name.startswith(_MEAN) else num_residues, -1)
         save_tensors(tensors, self._work.folder / _shard_name(number))
         self._work.keep(_shard_name(number))
-        for name in self._names():
-            self._work.remove(self._raw(*name))
+        for name in self._names:
+            self._work.remove(self._raw(name))
         self.position = [number + 1, 0, 0]
 
-    def _names(self) -> Iterator[tuple[str, int]]:
-        for kind in self._storage.kinds:
-            for layer in self._layers:
-                yield kind, layer
-
-    def _raw(self, kind: str, layer: int) -> str:
-        return f"{self.position[0]:05}.{kind}.layer_{layer}.raw"
+    def _raw(self, name: str) -> str:
+        return f"{self.position[0]:05}.{name}.raw"
 
 
 def _shard_name(number: int) -> str:
@@ -228,23 +226,19 @@ def _index_columns(storage: Storage) -> dict[str, str]:
 
 def _write_h5(work: WorkFolder, storage: Storage, layers: Sequence[int]) -> None:
     """Write the contents of the shards into HDF5 files instead."""
-    for kind in storage.kinds:
-        for layer in layers:
-            with _h5py().File(work.folder / f"{kind}.layer_{layer}.h5", "w") as file:
-                for identifier, values in _stored(work, f"{kind}.layer_{layer}"):
-                    if dataset_name(identifier) in file:  # `survey` does not see standard input
-                        raise InputError(f"sequence {identifier} comes twice; use --format safetensors, or rename one")
-                    dataset = file.create_dataset(dataset_name(identifier), data=values.numpy())
-                    dataset.attrs["original_id"] = identifier
+    for name in storage.tensor_names(layers):
+        with _h5py().File(work.folder / f"{name}.h5", "w") as file:
+            for identifier, values in _stored(work, name):
+                if dataset_name(identifier) in file:  # `survey` does not see standard input
+                    raise InputError(f"sequence {identifier} comes twice; use --format safetensors, or rename one")
+                dataset = file.create_dataset(dataset_name(identifier), data=values.numpy())
+                dataset.attrs["original_id"] = identifier
     columns = {"sequence_id": "string", "length": "int64", "dataset": "string"}
-    text = work.folder / _H5_ROWS
-    with text.open("wb") as lines:
-        lines.write(rows_of_text([tuple(columns)], INDEX))
-        for row in _index(work):
-            identifier = row["sequence_id"]
-            lines.write(rows_of_text([(identifier, row["length"], dataset_name(identifier))], INDEX))
-    write_grown_table(text, work.folder / INDEX, columns)
-    text.unlink()
+    work.append(_H5_ROWS, rows_of_text([tuple(columns)], INDEX))
+    for row in _index(work):
+        identifier = row["sequence_id"]
+        work.append(_H5_ROWS, rows_of_text([(identifier, row["length"], dataset_name(identifier))], INDEX))
+    write_grown_table(work.flushed(_H5_ROWS), work.folder / INDEX, columns)
 
 
 def _stored(work: WorkFolder, name: str) -> Iterator[tuple[str, Tensor]]:

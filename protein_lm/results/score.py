@@ -100,8 +100,9 @@ def score_file(
         unfinished_work(Path(output), settings, resume=resume) as work,
         nullcontext() if residue_output is None else claimed(residue_output),
     ):
-        is_whole = work.state is not None and work.state["is_whole"]
-        if residue_output is not None and not is_whole:
+        # A stopped process that had scored all sequences may have written one table already.
+        is_complete = work.state is not None and work.state["is_complete"]
+        if residue_output is not None and not is_complete:
             check_absent(residue_output)
         if work.state is None:
             work.append(_SEQUENCES, rows_of_text([tuple(columns)], output))
@@ -113,11 +114,11 @@ def score_file(
             if residue_output is not None:
                 rows = chain.from_iterable(residue_rows(*scored) for scored in part)
                 work.append(_RESIDUES, rows_of_text(rows, str(residue_output)))
-            work.save({"reading": reading.state(), "is_whole": False})
+            work.save({"reading": reading.state(), "is_complete": False})
         if residue_output is not None:
-            work.save({"reading": reading.state(), "is_whole": True})
+            work.save({"reading": reading.state(), "is_complete": True})
             text = work.flushed(_RESIDUES)
-            write_grown_table(text, residue_output, columns_of_residues, replace=is_whole, is_claimed=True)
+            write_grown_table(text, residue_output, columns_of_residues, replace=is_complete, is_claimed=True)
         write_grown_table(work.flushed(_SEQUENCES), Path(output), columns, is_claimed=True)
         return reading.summary()
 

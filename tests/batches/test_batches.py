@@ -15,7 +15,7 @@ from protein_lm.batches.plan import Pieces, PlannedBatch, PlanPosition
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.split import Split
-from protein_lm.io.hashing import mix
+from protein_lm.native.numpy_reader import mix
 
 
 def batches(corpus, *, objective=Objective.CAUSAL, max_length=64, seed=0, **config) -> TrainingBatches:

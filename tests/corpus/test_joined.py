@@ -1,4 +1,4 @@
-"""Several stores as one corpus: beside the same sequences prepared together."""
+"""Several stores as one corpus, compared with the same sequences prepared together."""
 
 import json
 import shutil
@@ -130,9 +130,13 @@ def test_bad_inputs(shards, tmp_path) -> None:
         join([shards[0], tmp_path / "x"], tmp_path / "joined")
     with pytest.raises(StoreError, match="nowhere does not exist"):
         join([shards[0], tmp_path / "nowhere"], tmp_path / "joined")
-    assert not (tmp_path / "joined").exists()
     with pytest.raises(OutputError, match="exists already"):
         join(shards, shards[0])
+    splits = shards[1] / "splits.npy"
+    splits.write_bytes(splits.read_bytes()[:-1] + b"\x09")
+    with pytest.raises(StoreError, match=r"part1 is damaged: splits\.npy has an impossible value; prepare it again"):
+        join(shards, tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
 
 
 def test_parts_are_watched(shards, tmp_path) -> None:

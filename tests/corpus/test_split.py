@@ -19,7 +19,7 @@ def mix_textbook(value: int) -> int:
 
 
 @pytest.mark.parametrize("identifier", ["P62593", "12345678", "a_rather_long_identifier|é", "x" * 1000, ""])
-def test_hash_is_the_textbook_one_whatever_stands_beside_it(identifier):
+def test_hash_is_the_textbook_one_whatever_stands_next_to_it(identifier):
     encoded = identifier.encode()
     expected = mix_textbook(len(encoded))
     for start in range(0, len(encoded), 8):

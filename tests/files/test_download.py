@@ -1,9 +1,10 @@
-"""Against a real HTTP server on the loopback interface that misbehaves in every way that servers do."""
+"""Downloads from a real HTTP server on the loopback interface that misbehaves in every way that servers do."""
 
 import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import pytest
 from protein_lm.cli import main
 from protein_lm.errors import ConfigError, InputError, OutputError
 from protein_lm.files.output import claimed
-from protein_lm.files.uniprot_release import FILES, METALINK, Server
+from protein_lm.files.uniprot_release import FILES, METALINK, UniProtServer
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
-PLACE = "/" + FILES["uniref50"]
+LOCATION = "/" + FILES["uniref50"]
 NAME = "uniref50.fasta.gz"
 
 
@@ -32,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path.endswith(METALINK) and not self.path.startswith("/x/"):
             self._send(state.metalink(), 0)
-        elif self.path == PLACE:
+        elif self.path == LOCATION:
             start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if state.takes_ranges else 0
             state.starts.append(start)
             self._send(state.content, start, state.limits.pop(0) if state.limits else None)
@@ -98,7 +99,7 @@ def server() -> Iterator[Misbehaving]:
 
 
 def fetch(base: str, folder: Path, release: str = "current") -> Path:
-    with Server(base, stall_seconds=0.4, pause_seconds=0.001) as remote:
+    with closing(UniProtServer(base, stall_seconds=0.4, pause_seconds=0.001)) as remote:
         return remote.fetch(remote.find("uniref50", release), folder)
 
 
@@ -112,7 +113,7 @@ def test_a_file_arrives_also_by_redirects(server, tmp_path, prefix):
     assert path.read_bytes() == CONTENT and names(tmp_path / "new") == [NAME]
 
 
-def test_a_broken_transfer_goes_on_where_it_was(server, tmp_path):
+def test_a_broken_transfer_is_resumed_where_it_was(server, tmp_path):
     server.limits = [70_000, 1, 50_000]
     assert fetch(server.base, tmp_path).read_bytes() == CONTENT
     assert server.starts == [0, 70_000, 70_001, 120_001]
@@ -179,7 +180,7 @@ def test_two_commands_do_not_fetch_into_one_part(server, tmp_path):
 
 def test_what_cannot_be_fetched(server, tmp_path):
     with (
-        Server(server.base) as remote,
+        closing(UniProtServer(server.base)) as remote,
         pytest.raises(ConfigError, match="'pdb' cannot be fetched; choose from swissprot"),
     ):
         remote.find("pdb")
@@ -187,14 +188,17 @@ def test_what_cannot_be_fetched(server, tmp_path):
         InputError, match="the server has release 2026_04, not 2020_01; UniProt keeps older ones as archives"
     ):
         fetch(server.base, tmp_path, "2020_01")
-    with Server(server.base) as remote, pytest.raises(InputError, match=r"does not list uniprot_sprot\.fasta\.gz"):
+    with (
+        closing(UniProtServer(server.base)) as remote,
+        pytest.raises(InputError, match=r"does not list uniprot_sprot\.fasta\.gz"),
+    ):
         remote.find("swissprot")
     with pytest.raises(InputError, match="the server says 404; check the address"):
         fetch(server.base + "x", tmp_path)
     with pytest.raises(InputError, match=r"cannot be reached \("):
         fetch("http://127.0.0.1:9/", tmp_path)
     with pytest.raises(ConfigError, match="must begin with http"):
-        Server("ftp://ftp.uniprot.org/")
+        UniProtServer("ftp://ftp.uniprot.org/")
     (tmp_path / NAME).touch()
     with pytest.raises(OutputError, match="exists already"):
         fetch(server.base, tmp_path)
@@ -210,7 +214,7 @@ def test_command_line(server, tmp_path, capsys):
     arguments = ["data", "download", "uniref50", "-o", str(tmp_path / "new"), "--base", server.base]
     assert main([*arguments, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert f"{PLACE}: release 2026_04, 200,000 bytes, MD5 {hashlib.md5(CONTENT).hexdigest()}" in told
+    assert f"{LOCATION}: release 2026_04, 200,000 bytes, MD5 {hashlib.md5(CONTENT).hexdigest()}" in told
     assert not (tmp_path / "new").exists() and server.requests[NAME] == 0
     assert main(arguments) == 0
     assert "complete, size and MD5 are those of the release" in capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_one_folder_under_two_names_is_claimed_once(tmp_path):
         pass
 
 
-def test_a_folder_without_room_for_a_lock_beside_it_is_locked_itself(tmp_path):
+def test_a_folder_without_room_for_a_lock_next_to_it_is_locked_itself(tmp_path):
     folder = tmp_path / ("x" * 252)  # the lock's name would be too long
     folder.mkdir()
     with claimed(folder), pytest.raises(OutputError, match="at work"), claimed(folder):

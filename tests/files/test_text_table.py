@@ -257,7 +257,7 @@ def test_cells_and_lines_without_end(monkeypatch) -> None:
     rows_of(b"a,b\n")  # sets csv's own limit again
 
 
-def test_what_stands_between_cells_is_told_by_the_first_line() -> None:
+def test_the_first_line_tells_the_delimiter() -> None:
     assert rows_of(b"note, a,b;note, c;mutant\n1;2;3\n", wanted=("mutant",))[1] == (2, ["1", "2", "3"])
     assert rows_of(b'"a,b,c"\td\n1\t2\n')[1] == (2, ["1", "2"])
     assert rows_of(b"a;b\n1,5;2\n")[1] == (2, ["1,5", "2"])

@@ -49,7 +49,7 @@ def kill_after(number: int):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-def test_a_stopped_command_goes_on_to_the_same_bytes(fasta, tmp_path, small_parts, suffix) -> None:
+def test_a_stopped_command_is_resumed_to_the_same_bytes(fasta, tmp_path, small_parts, suffix) -> None:
     model = fresh_model(objective="causal")
     whole, residues = tmp_path / f"whole{suffix}", tmp_path / f"residues{suffix}"
     score_file(model, fasta, str(whole), Scoring(), residue_output=residues)
@@ -77,7 +77,7 @@ def test_a_stopped_command_goes_on_to_the_same_bytes(fasta, tmp_path, small_part
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_a_command_killed_between_its_two_tables_goes_on(fasta, tmp_path, monkeypatch) -> None:
+def test_a_command_killed_between_its_two_tables_is_resumed(fasta, tmp_path, monkeypatch) -> None:
     model, output, residues = fresh_model(objective="causal"), tmp_path / "s.csv", tmp_path / "r.csv"
     write = module.write_grown_table
 

@@ -91,7 +91,7 @@ class RandomFeatureOptions(AttentionOptions):
     num_features: int = Field(default=256, ge=1, le=2**20)
     """M, random features per head."""
     projection: str = "orthogonal"
-    """How the random features are drawn; a name in `PROJECTIONS`. With none, features are a function of each channel."""
+    """Draw of the random features; a name in `PROJECTIONS`. With none, features are a function of each channel."""
 
     @field_validator("projection")
     @classmethod

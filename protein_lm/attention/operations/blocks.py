@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from protein_lm.attention.backends import native_blocks
 from protein_lm.attention.operations.stream import product_dtype, without_autocast
 
 SCORES_BYTES = 2**21
@@ -61,6 +62,9 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, 
     with without_autocast(query.device):
         # Whole blocks are gathered, which takes four times as long from rows that lie apart, as heads of a projection do.
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        if not plan.avoid_self and native_blocks.takes(query, value, product, plan.block):
+            hidden = plan.hidden(slice(0, len(plan.key_blocks)))
+            return native_blocks.native_block_attention(query, key, value, plan.key_blocks, hidden, scale)
         return _BlockAttention.apply(query, key, value, plan, scale, product)
 
 
