@@ -21,7 +21,7 @@ from protein_lm.config import HeadConfig, Recipe
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import ConfigError, InputError, ModelError, StoreError
-from protein_lm.interop.reading import read_esm2
+from protein_lm.interop.esm_directory import read_esm2
 from protein_lm.model.predictor import PredictionHead
 from protein_lm.training.language_modelling import LanguageModelling
 from protein_lm.training.loop import Trainer

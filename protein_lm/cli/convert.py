@@ -63,7 +63,7 @@ def convert(
         return
 
     from protein_lm.checkpoint.directory import load_model, save_model
-    from protein_lm.interop.reading import is_file_of_others
+    from protein_lm.interop.esm_directory import is_file_of_others
     from protein_lm.model.conversion import parse_settings, with_attention
 
     path = _fetched(model)
@@ -110,7 +110,7 @@ def _read_esm2(path: Path, *, verify: bool) -> "tuple[ProteinLM, list[str]]":
     """The model in files of fair-esm or Hugging Face, and remarks on it, after a comparison if that is wanted."""
     from protein_lm.errors import ConfigError
     from protein_lm.interop import verification
-    from protein_lm.interop.reading import read_esm2
+    from protein_lm.interop.esm_directory import read_esm2
 
     if verify and not path.is_file():
         raise ConfigError(f"--verify compares with fair-esm's own model; {path} is none: give a .pt file or a release")

@@ -53,22 +53,22 @@ def read_templates(path: Path) -> Iterator[Template]:
     seen: set[str] = set()
     for number, (header, letters) in enumerate(SimpleFastaParser(io.StringIO(text)), 1):
         name = sequence_id(header) if header.strip() else ""
-        place = f"{source.shown}, sequence {name or number}"
+        where = f"{source.shown}, sequence {name or number}"
         if not name or name in seen:
             raise InputError(
-                f"{place}: {'an identifier that was there before' if name else 'no identifier'}; give it its own"
+                f"{where}: {'an identifier that was there before' if name else 'no identifier'}; give it its own"
             )
         seen.add(name)
-        yield Template(name, _residues(letters, place))
+        yield Template(name, _residues(letters, where))
 
 
-def _residues(letters: str, place: str) -> NDArray[np.uint8]:
+def _residues(letters: str, where: str) -> NDArray[np.uint8]:
     if ">" in letters:
-        raise InputError(f"{place}: a header begins inside one of its lines; put a line break before its '>'")
+        raise InputError(f"{where}: a header begins inside one of its lines; put a line break before its '>'")
     if MARK not in letters:
-        raise InputError(f"{place}: nothing to fill in; write {MARK} for each residue that is wanted")
+        raise InputError(f"{where}: nothing to fill in; write {MARK} for each residue that is wanted")
     found = read_residues(
-        letters.replace(MARK, "X"), place, f"write residue letters, and {MARK} for residues to fill in"
+        letters.replace(MARK, "X"), where, f"write residue letters, and {MARK} for residues to fill in"
     )
     is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
     return np.where(is_marked[found.letter_indices], np.uint8(alphabet.MASK), found.tokens)

@@ -23,8 +23,8 @@ from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError, ModelError
 from protein_lm.files.settings import parse
 from protein_lm.inference.variants import Scoring, variant_scores
+from protein_lm.interop.esm_directory import is_file_of_others, read_esm2
 from protein_lm.interop.fair_esm import read_fair_esm
-from protein_lm.interop.reading import is_file_of_others, read_esm2
 from protein_lm.interop.verification import verify
 from protein_lm.io.variants.variant_table import all_substitutions
 from protein_lm.model.conversion import with_attention
