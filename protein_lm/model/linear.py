@@ -57,7 +57,13 @@ def _forward(rows: Tensor, weight: Tensor, bias: Tensor | None, activates: bool)
 
 @torch.library.custom_op("protein_lm::linear_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    gradient: Tensor, rows: Tensor, weight: Tensor, activates: bool, needs_rows: bool, needs_weight: bool, needs_bias: bool
+    gradient: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    activates: bool,
+    needs_rows: bool,
+    needs_weight: bool,
+    needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of rows, weight and bias; empty where they are not needed."""
     rows, gradient = _by_rows(rows), _by_rows(gradient)
@@ -80,7 +86,9 @@ def _kernels():
 
 
 def _call(rows: Tensor, weight: Tensor, activates: bool) -> LinearCall:
-    call = LinearCall(activates, torch.get_num_threads(), rows.shape[0], weight.shape[1], weight.shape[0], rows.stride(0))
+    call = LinearCall(
+        activates, torch.get_num_threads(), rows.shape[0], weight.shape[1], weight.shape[0], rows.stride(0)
+    )
     call.input, call.weight = rows.data_ptr(), weight.data_ptr()
     return call
 

@@ -25,7 +25,8 @@ from protein_lm.errors import ConfigError, OutputError
 PROBE = Path(__file__).with_name("levels.cpp")
 """A source that tells, as a library of its own, which levels this processor has."""
 SOURCES = [
-    Path(__file__).with_name(f"{name}.cpp") for name in ("linear_attention", "exact_attention", "decoding", "block_attention", "linear_layer", "rotary")
+    Path(__file__).with_name(f"{name}.cpp")
+    for name in ("linear_attention", "exact_attention", "decoding", "block_attention", "linear_layer", "rotary")
 ] + [PROBE]
 """Sources of the kernels; those that take the compiler longest come first."""
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]

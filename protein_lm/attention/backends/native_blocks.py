@@ -79,7 +79,9 @@ def _call(
 ) -> BlockCall:
     groups, tokens, width = rows[0].shape
     blocks, num_keys = key_blocks.shape
-    call = BlockCall(torch.get_num_threads(), scale, groups, blocks, num_keys, tokens // blocks, width, rows[2].shape[-1])
+    call = BlockCall(
+        torch.get_num_threads(), scale, groups, blocks, num_keys, tokens // blocks, width, rows[2].shape[-1]
+    )
     call.hidden_group = hidden.stride(0) if hidden.shape[0] > 1 else 0
     call.key_blocks, call.hidden = key_blocks.data_ptr(), hidden.data_ptr()
     call.query, call.key, call.value = (tensor.data_ptr() for tensor in rows)
