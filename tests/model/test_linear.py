@@ -14,7 +14,7 @@ def run(layer: Linear, rows: torch.Tensor, weight: torch.Tensor, activates: bool
     """Output and gradients of input, weight and bias."""
     rows = rows.clone().requires_grad_()
     output = layer(rows, activates=activates)
-    trained = [parameter for parameter in layer.parameters()]
+    trained = list(layer.parameters())
     return [output.detach(), *torch.autograd.grad(output, [rows, *trained], weight)]
 
 

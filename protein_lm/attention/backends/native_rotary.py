@@ -10,7 +10,6 @@ from protein_lm.attention.backends.native_linear import GREATEST_WIDTH
 from protein_lm.native.library import kernels
 from protein_lm.native.structures import RotaryCall
 
-
 WHOLE_VECTORS = 32
 """Channels of a head of which no vector of any level reaches into the next head."""
 
