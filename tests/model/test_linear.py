@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.linear import Linear, _backward, _forward, takes
@@ -91,7 +90,16 @@ def test_what_the_kernels_do_not_take(best_level) -> None:
 
 def test_a_model_trains_as_with_torch(level, monkeypatch) -> None:
     """Rotary positions and the activation included."""
-    config = ModelConfig(objective=Objective.CAUSAL, num_layers=2, width=64, num_heads=2, feedforward_width=128)
+    config = ModelConfig.model_validate(
+        {
+            "objective": "causal",
+            "attention": {"kind": "performer-relu", "num_features": 32},
+            "num_layers": 2,
+            "width": 64,
+            "num_heads": 2,
+            "feedforward_width": 128,
+        }
+    )
     model = ProteinLM(config)
     model.initialize(torch.Generator().manual_seed(0))
     tokens = torch.randint(4, 24, (2, 100), generator=torch.Generator().manual_seed(1))
