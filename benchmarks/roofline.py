@@ -31,13 +31,13 @@ from benchmarks.machine import description, fast_dtypes, matrix_product_gflops
 from benchmarks.spec import Spec
 from benchmarks.worker import seconds
 from protein_lm import alphabet
-from protein_lm.batches.batches import IGNORED, causal_targets, pack
+from protein_lm.batches.packed_batches import IGNORED, causal_targets, pack
 from protein_lm.choices import Objective
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import choose
+from protein_lm.native.freed_memory import reuse_freed_memory
 from protein_lm.native.library import describe, kernels
-from protein_lm.native.memory import reuse_freed_memory
 from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from protein_lm.attention.backends import native_exact, native_linear, native_rotary
 from protein_lm.attention.backends.interface import Backend, ExactInputs, Inputs, LinearInputs, RotaryInputs
-from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.input_checks import check_inputs
 from protein_lm.attention.operations import exact, linear, rotary
-from protein_lm.attention.operations.stream import autocast_dtype, product_dtype, without_autocast
+from protein_lm.attention.operations.linear_stream import autocast_dtype, product_dtype, without_autocast
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Part
+from protein_lm.attention.sequence_parallel import Part
 
 LINEAR: Sequence[Backend[LinearInputs]] = (native_linear, linear)
 EXACT: Sequence[Backend[ExactInputs]] = (native_exact, exact)
@@ -55,7 +55,7 @@ def linear_attention(
         (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
 
     Raises:
-        ValueError: as `checks.check_inputs`, or a width that the map is not made for.
+        ValueError: as `input_checks.check_inputs`, or a width that the map is not made for.
     """
     check_inputs(query, key, value, valid_mask, packing, empty_rows=part is not None)
     feature_map.check(query.shape[-1])
@@ -79,7 +79,7 @@ def exact_attention(
         (B, H, L, width of value). Rows of padded queries are finite and carry no meaning.
 
     Raises:
-        ValueError: as `checks.check_inputs`.
+        ValueError: as `input_checks.check_inputs`.
     """
     check_inputs(query, key, value, valid_mask, packing)
     query, key, value = map(_to_autocast_type, (query, key, value))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.packing import Packing
-from protein_lm.batches.batches import IGNORED, pack, tokens_of
 from protein_lm.batches.label_cells import FLIP_SET, FLIP_VALIDATION, SPLIT, Label, LabelReader, given_splits
 from protein_lm.batches.order import shuffled
+from protein_lm.batches.packed_batches import IGNORED, pack, tokens_of
 from protein_lm.batches.plan import PlanPosition, check_budget, filled
 from protein_lm.choices import LongPolicy
 from protein_lm.config import HeadConfig, LabelledDataConfig

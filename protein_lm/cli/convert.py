@@ -165,7 +165,7 @@ def _check_name(model: str, *, has_settings: bool) -> None:
 def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:
     """Adapt `result`, print its errors, and refuse a model worse than uniform attention; return facts for its card."""
     from protein_lm.analysis.calibration import MOST_TOKENS, NUM_SEQUENCES, calibrate, describe, worse_than_uniform
-    from protein_lm.analysis.draw import draw_sequences
+    from protein_lm.analysis.protein_sample import draw_sequences
     from protein_lm.errors import ModelError
 
     longest = min(original.max_residues, MOST_TOKENS - 2)

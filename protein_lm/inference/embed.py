@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.model.language_model import ProteinLM
 

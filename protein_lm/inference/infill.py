@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.choices import FillingOrder
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import each_hidden_in_turn

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
-from protein_lm.batches.batches import fill, pack, tokens_of
 from protein_lm.batches.masking import choose_positions, hide
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.errors import NumericalError
 from protein_lm.model.diagnosis import first_non_finite
 from protein_lm.model.language_model import DecodingState, ProteinLM

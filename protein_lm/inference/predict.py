@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import fill, pack, tokens_of
 from protein_lm.batches.labels import SEQUENCE, read_sequence_table
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.choices import LongPolicy
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.files.sources import STANDARD_INPUT

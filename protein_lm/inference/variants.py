@@ -25,7 +25,7 @@ from protein_lm.inference.likelihood import (
 from protein_lm.io.variants.variant_table import Residues, Variant
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.precision import choose
-from protein_lm.native.memory import reuse_freed_memory
+from protein_lm.native.freed_memory import reuse_freed_memory
 
 MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
 """Strategies that compare residues site by site, and so cannot score insertions and deletions."""

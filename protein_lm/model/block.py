@@ -13,7 +13,7 @@ from protein_lm.attention.kinds.table import build_attention
 from protein_lm.attention.rows import Rows
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig
-from protein_lm.model.linear import Linear, takes
+from protein_lm.model.linear_layer import Linear, takes
 from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 

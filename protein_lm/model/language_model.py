@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm import alphabet
-from protein_lm.attention.operations.stream import without_autocast
+from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Group
 from protein_lm.attention.rows import WHOLE
+from protein_lm.attention.sequence_parallel import Group
 from protein_lm.choices import OutputHead
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError

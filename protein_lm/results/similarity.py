@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from protein_lm.analysis.draw import draw
 from protein_lm.analysis.pair_attention_file import FileSums, PairReader, sum_over_file
+from protein_lm.analysis.protein_sample import draw
 from protein_lm.analysis.similarity import Measure, correlation_over_heads, enrichment, frame, kernel_similarity
 from protein_lm.analysis.substitution import MATRIX, Resamples, agreement, normalized, substitution_matrix
 from protein_lm.files.output import check_absent

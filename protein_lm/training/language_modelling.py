@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches
+from protein_lm.batches.packed_batches import IGNORED, Batch, TrainingBatches
 from protein_lm.choices import TrainingLongPolicy
 from protein_lm.config import Recipe
 from protein_lm.corpus.corpus import Corpus

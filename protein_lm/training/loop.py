@@ -19,7 +19,7 @@ from torch import Tensor
 from protein_lm.checkpoint.directory import BEST, LAST
 from protein_lm.errors import NumericalError
 from protein_lm.model.diagnosis import ALL_FINITE
-from protein_lm.native.memory import reuse_freed_memory
+from protein_lm.native.freed_memory import reuse_freed_memory
 from protein_lm.training import setup
 from protein_lm.training.checkpoints import Saver
 from protein_lm.training.interruption import StopRequest

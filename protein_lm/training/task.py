@@ -13,7 +13,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.attention.parallel import Group, own_span
+from protein_lm.attention.sequence_parallel import Group, own_span
 from protein_lm.batches.labels import LabelTable
 from protein_lm.batches.plan import PlanPosition
 from protein_lm.checkpoint.base_model import Base

@@ -265,7 +265,7 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path
 
 def test_a_gradient_that_overflows_is_named() -> None:
     from protein_lm.alphabet import encode
-    from protein_lm.batches.batches import causal_targets, pack
+    from protein_lm.batches.packed_batches import causal_targets, pack
     from protein_lm.model.diagnosis import last_non_finite_gradient
     from tests.conftest import fresh_model
 

@@ -64,7 +64,7 @@ class AttentionOperation(nn.Module):
     rows_can_be_replaced = False
     """Whether the rows of a state may have read different numbers of tokens, so that one of them can start anew."""
     can_be_split = False
-    """Whether processes that each hold a stretch of a row can compute it together (see `parallel`)."""
+    """Whether processes that each hold a stretch of a row can compute it together (see `sequence_parallel`)."""
     reads_any_length = False
     """Whether a causal model can read on without end: neither state nor weights depend on a longest sequence."""
     weights_are_positive = True

@@ -21,7 +21,7 @@ from protein_lm.attention.feature_maps.projections import PROJECTIONS
 from protein_lm.attention.feature_maps.trainable import FeedForwardFeatures, HedgehogFeatures
 from protein_lm.attention.kinds.interface import AttentionOperation, AttentionOptions, LayerShape
 from protein_lm.attention.matrix_rows import linear_matrix_rows
-from protein_lm.attention.operations.recurrence import LinearState, extend_linear_attention
+from protein_lm.attention.operations.linear_recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import linear_attention_matrix
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.errors import quoted

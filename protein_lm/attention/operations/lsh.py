@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.operations.blocks import HIDDEN, SELF_SCORE, BlockPlan, block_attention
+from protein_lm.attention.input_checks import check_inputs
+from protein_lm.attention.operations.block_attention import HIDDEN, SELF_SCORE, BlockPlan, block_attention
 from protein_lm.attention.operations.exact import KeyValueCache
+from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.operations.reorder import reorder
-from protein_lm.attention.operations.stream import without_autocast
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
 

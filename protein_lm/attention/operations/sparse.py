@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.operations.blocks import BlockPlan, block_attention
+from protein_lm.attention.input_checks import check_inputs
+from protein_lm.attention.operations.block_attention import BlockPlan, block_attention
 from protein_lm.attention.operations.exact import KeyValueCache
-from protein_lm.attention.operations.patterns import Pattern
-from protein_lm.attention.operations.pieces import Chunks
+from protein_lm.attention.operations.linear_pieces import Chunks
 from protein_lm.attention.operations.reorder import reorder
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
 
