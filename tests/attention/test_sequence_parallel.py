@@ -11,7 +11,17 @@ from protein_lm.attention.kinds.table import ATTENTION_KINDS, kinds_that_can_be_
 from protein_lm.attention.operations import linear
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
-from tests.attention.test_contract import FORMS, HEAD_WIDTH, HEADS, LENGTHS, NUM_FEATURES, SIGNED, STREAMED, build, draw
+from tests.attention.kinds.test_contract import (
+    FORMS,
+    HEAD_WIDTH,
+    HEADS,
+    LENGTHS,
+    NUM_FEATURES,
+    SIGNED,
+    STREAMED,
+    build,
+    draw,
+)
 
 SPLIT_FORMS = [form for form in FORMS if form[0] in kinds_that_can_be_split()]
 ROWS = ["whole", "padded", "packed"]

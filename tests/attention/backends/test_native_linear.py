@@ -21,8 +21,8 @@ from protein_lm.native import build, library
 KINDS = ["performer-relu", "performer-softmax", "elu"]
 HEADS = 3
 LENGTHS = [1, 40, 130, 32, 3, 64, 5, 5, 1, 300]
-EXACT_TESTS = Path(__file__).with_name("test_compiled_exact.py")
-READER_TESTS = Path(__file__).parents[1] / "io" / "test_compiled_reader.py"
+EXACT_TESTS = Path(__file__).with_name("test_native_exact.py")
+READER_TESTS = Path(__file__).parents[2] / "io" / "test_compiled_reader.py"
 has_compiler = any(map(shutil.which, build.COMPILERS))
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -315,7 +315,7 @@ def test_sanitizers_find_nothing(tmp_path, files, tests) -> None:
             "LD_PRELOAD": " ".join(runtimes),
             "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
         },
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

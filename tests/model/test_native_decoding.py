@@ -5,7 +5,7 @@ import torch
 
 from protein_lm.model.native_decoding import can_be_compiled
 from protein_lm.native import library
-from tests.attention.test_compiled import has_compiler
+from tests.attention.backends.test_native_linear import has_compiler
 from tests.conftest import fresh_model
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")

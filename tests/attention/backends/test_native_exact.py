@@ -10,7 +10,7 @@ from protein_lm.attention.dispatch import exact_attention, rotate
 from protein_lm.attention.packing import Packing
 from protein_lm.model.embedding import RotaryPositions
 from protein_lm.native import library
-from tests.attention.test_compiled import HEADS, LENGTHS, draw, has_compiler
+from tests.attention.backends.test_native_linear import HEADS, LENGTHS, draw, has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 both_ways = pytest.mark.parametrize("causal", [True, False])
