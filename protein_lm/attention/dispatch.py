@@ -2,7 +2,7 @@
 
 Each operation has a table of backends, best first. The last one is torch, which takes every call: the others are tested
 against it. A new backend is one file in `backends` and one entry here. `native.library` finds once per process which compiled
-kernels exist. Decoding has kernels for all blocks of a model at once, see `model.native_decoding`.
+kernels exist. Decoding goes through all blocks of a model at once: `model.language_model` has its table.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def linear_attention(
     feature_map.check(query.shape[-1])
     inputs = LinearInputs(query, key, value, feature_map, causal, product_dtype(query), valid_mask, packing, part)
     with without_autocast(query.device):
-        return _first_that_takes(inputs, LINEAR).forward(inputs)
+        return first_that_takes(inputs, LINEAR).forward(inputs)
 
 
 def exact_attention(
@@ -84,7 +84,7 @@ def exact_attention(
     check_inputs(query, key, value, valid_mask, packing)
     query, key, value = map(_to_autocast_type, (query, key, value))
     inputs = ExactInputs(query, key, value, causal, valid_mask, packing)
-    return _first_that_takes(inputs, EXACT).forward(inputs)
+    return first_that_takes(inputs, EXACT).forward(inputs)
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     float32 or better.
     """
     inputs = RotaryInputs(heads, cosines, sines)
-    return _first_that_takes(inputs, ROTARY).forward(inputs)
+    return first_that_takes(inputs, ROTARY).forward(inputs)
 
 
 def rotate_parts(parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
@@ -105,7 +105,8 @@ def rotate_parts(parts: Tensor, num_turned: int, cosines: Tensor, sines: Tensor)
     return *rotate(turned, cosines, sines).unbind(0), *others.unbind(0)
 
 
-def _first_that_takes(inputs: Inputs, backends: Sequence[Backend[Inputs]]) -> Backend[Inputs]:
+def first_that_takes(inputs: Inputs, backends: Sequence[Backend[Inputs]]) -> Backend[Inputs]:
+    """Choose a backend from a table whose last one takes every call."""
     return next(backend for backend in backends if backend.takes(inputs))
 
 

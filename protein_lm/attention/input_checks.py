@@ -18,8 +18,8 @@ def check_inputs(
     """Refuse tensors that do not fit each other; `empty_rows` allows rows without any real token.
 
     Raises:
-        ValueError: shapes that do not fit each other or hold a 0; a mask of another shape or type, or with a row without
-            any real token; a packing of another length, of several rows, or together with a mask.
+        ValueError: shapes do not fit each other or hold a 0. A mask has another shape or type, or a row without any real
+            token. A packing has another length or several rows, or comes together with a mask.
     """
     if query.ndim != 4 or query.shape != key.shape or query.shape[:3] != value.shape[:3]:
         raise ValueError(

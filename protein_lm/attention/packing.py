@@ -42,7 +42,7 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Iterable[int]) -> "Packing":
-        """Pack sequences of these lengths in tokens."""
+        """Pack sequences, given by their lengths in tokens."""
         ends = np.cumsum([0, *lengths])
         return cls(ends.tolist(), int(ends[-1]))
 

@@ -1,8 +1,8 @@
 """Textbook O(L²) twins of the attention operations: the oracle of the tests, and the matrices that analysis shows.
 
-Shapes: query, key (B, H, L, E), value (B, H, L, any), valid_mask (B, L) True for real tokens, matrices (B, H, L, L) with
-rows that sum to 1 over the keys a query may see. A query that may see no key (padding before the first real token of a
-causal row) has a row of zeros.
+Shapes: query and key (B, H, L, E), value (B, H, L, any), valid_mask (B, L) True for real tokens, matrices (B, H, L, L).
+Rows of a matrix sum to 1 over the keys that a query may see. A query that may see no key (padding before the first real
+token of a causal row) has a row of zeros.
 """
 
 import torch

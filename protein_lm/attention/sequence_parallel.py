@@ -1,8 +1,8 @@
 """Rows that several processes share, each with a stretch of their tokens.
 
-Linear attention needs the states Σ φ(k)ᵀ[v, 1] of other processes, M × (E + 1) numbers per head: those of earlier processes
-in a causal model, else those of all. The gradients of states come back from later processes, or from all. A short convolution
-needs the few tokens next to its stretch. Nothing that is sent depends on the length of a row.
+Linear attention needs the states Σ φ(k)ᵀ[v, 1] of other processes, M × (E + 1) numbers per head. In a causal model these are
+the states of earlier processes, else those of all. The gradients of states come back from later processes, or from all.
+A short convolution needs the few tokens next to its stretch. Nothing that is sent depends on the length of a row.
 
 Every process calls the same operations in the same order on its own stretch. Each has the gradients of weights from its
 stretch alone; their sum over the processes is the gradient of the sum of all losses.

@@ -21,7 +21,8 @@ from protein_lm.errors import ConfigError
 from protein_lm.inference.sampling import Sampling, draw, log_softmax, stream_of
 from protein_lm.io.proteins import Proteins, is_path, records
 from protein_lm.io.residues import read_residues
-from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.model.decoding import DecodingState
+from protein_lm.model.language_model import ProteinLM
 
 Residues = NDArray[np.uint8]
 

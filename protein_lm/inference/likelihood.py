@@ -18,8 +18,9 @@ from protein_lm.attention.packing import Packing
 from protein_lm.batches.masking import choose_positions, hide
 from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.errors import NumericalError
+from protein_lm.model.decoding import DecodingState
 from protein_lm.model.diagnosis import first_non_finite
-from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.model.language_model import ProteinLM
 
 Residues = NDArray[np.uint8]
 EVALUATION_MASK_FRACTION = 0.15

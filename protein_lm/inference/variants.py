@@ -23,7 +23,8 @@ from protein_lm.inference.likelihood import (
     window_start,
 )
 from protein_lm.io.variants.variant_table import Residues, Variant
-from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.model.decoding import DecodingState
+from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import choose
 from protein_lm.native.freed_memory import reuse_freed_memory
 

@@ -37,8 +37,9 @@ from protein_lm.config import ModelConfig
 from protein_lm.errors import ModelError, quoted
 from protein_lm.files.settings import parse
 from protein_lm.interop.tokenizer import ProteinLMTokenizer
+from protein_lm.model.decoding import DecodingState
 from protein_lm.model.embedding import RotaryPositions, SinusoidalPositions
-from protein_lm.model.language_model import DecodingState, ProteinLM
+from protein_lm.model.language_model import ProteinLM
 
 _BACKBONE = "backbone"
 States = tuple[Tensor, ...] | None

@@ -86,8 +86,8 @@ class Backbone(nn.Module):
                 own stretch `parallel.own_span(L, group)`.
 
         Raises:
-            ValueError: a sequence is longer than the model's window, a mask or packing does not fit, or rows or model cannot
-                be split (with a group, padding lies behind the real tokens).
+            ValueError: a sequence is longer than the model's window, or a mask or packing does not fit. With a group: rows or
+                model cannot be split (padding must lie behind the real tokens).
         """
         states = self._states(tokens, valid_mask=valid_mask, packing=packing, selected=selected, group=group)
         return self.final_norm(deque(states, maxlen=1).pop())

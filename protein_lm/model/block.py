@@ -120,7 +120,7 @@ class AttentionLayer(nn.Module):
             hidden: inputs of the layer.
             rotary: tables (L, E / 2) of cosines and sines, if any.
             rows: padding and packing.
-            state: state of the tokens that these follow; it is updated in place.
+            state: state of the tokens before `hidden`; it then holds the new tokens too.
             selected: indices (K,) of tokens, numbered row by row; the output is then theirs alone, (K, D).
         """
         batch, length, width = hidden.shape

@@ -11,7 +11,7 @@ from protein_lm import alphabet
 from protein_lm.attention.rows import Rows
 
 HIDDEN_IN_TRAINING = 0.15 * 0.8
-"""Share of residues hidden in training: 15 % are chosen, and 80 % of these hidden."""
+"""Share of residues hidden in training: 15 % are chosen, and 80 % of the chosen ones are hidden."""
 
 
 def embedding_scale(tokens: Tensor, rows: Rows) -> Tensor:

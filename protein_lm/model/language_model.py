@@ -1,8 +1,7 @@
 """The protein language model: a backbone, and a head tied to the embedding."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -10,53 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm import alphabet
+from protein_lm.attention.backends.interface import Backend
+from protein_lm.attention.dispatch import first_that_takes
 from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.rows import WHOLE
 from protein_lm.attention.sequence_parallel import Group
 from protein_lm.choices import OutputHead
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
+from protein_lm.model import decoding
 from protein_lm.model.backbone import Backbone
-from protein_lm.model.block import Block, LayerState
+from protein_lm.model.backends import native_decoding
+from protein_lm.model.block import Block
+from protein_lm.model.decoding import DecodingInputs, DecodingState, arranged
 from protein_lm.model.esm2_layers import ContactHead, OutputTransform
-from protein_lm.model.native_decoding import CompiledDecoding, arranged, can_be_compiled
 from protein_lm.model.pretrained import Pretrained
 
-
-@dataclass
-class DecodingState:
-    """The state of a causal model after the tokens that it has read."""
-
-    layers: list[LayerState]
-    before: Tensor
-    """(B, context) last tokens, for the k-mers."""
-    num_tokens: Tensor
-    """(B,) tokens that each row has read, on the CPU."""
-    compiled: CompiledDecoding | None = None
-    """`layers` as the compiled kernels see them, from the first step that these compute."""
-
-    def put(self, row: int, other: "DecodingState") -> None:
-        """Make a row resume from `other`, a state of one row; only where the model's `rows_can_be_replaced`."""
-        for layer, new in zip(self.layers, other.layers, strict=True):
-            layer.attention.put(row, new.attention)
-            layer.before[row] = new.before[0]
-        self.before[row] = other.before[0]
-        self.num_tokens[row] = other.num_tokens[0]
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (K,), on the CPU, and no others, in this order."""
-        for layer in self.layers:
-            layer.attention.keep(rows)
-            layer.before = layer.before[rows.to(layer.before.device)]
-        self.before = self.before[rows.to(self.before.device)]
-        self.num_tokens = self.num_tokens[rows]
-
-    def repeated(self, times: int) -> "DecodingState":
-        """Return a state of `times` rows that resume, each in its own way, from the one row of this state (B = 1)."""
-        state = deepcopy(replace(self, compiled=None))
-        state.keep(torch.zeros(times, dtype=torch.int64))
-        return state
+DECODING: Sequence[Backend[DecodingInputs]] = (native_decoding, decoding)
+"""Ways to read new tokens, best first. The last one takes every call, and the others are tested against it."""
 
 
 class ProteinLM(Pretrained, Backbone):
@@ -151,7 +121,7 @@ class ProteinLM(Pretrained, Backbone):
         return all(operation.rows_can_be_replaced for operation in self.operations())
 
     def extend(self, tokens: Tensor, state: DecodingState) -> Tensor:
-        """Read tokens (B, S) that follow those of `state`, in parallel; the state is updated in place.
+        """Read tokens (B, S) that follow those of `state`, in parallel; the state then holds them too.
 
         Returns:
             Logits (B, S, V), equal to those of one pass over the whole sequence.
@@ -163,28 +133,15 @@ class ProteinLM(Pretrained, Backbone):
         positions = state.num_tokens[:, None] + torch.arange(tokens.shape[1])
         hidden = self._embed(tokens, positions, before=state.before)
         rotary = self.rotary.tables(positions[:, None]) if self.rotary is not None else None
-        compiled = self._compiled(state) if tokens.shape[1] == 1 else None
-        if compiled is not None:
-            hidden = compiled.step(hidden, rotary)
-        else:
-            for block, layer in zip(self.blocks, state.layers, strict=True):
-                hidden = block(hidden, rotary, WHOLE, layer)
+        inputs = DecodingInputs(hidden, rotary, cast(list[Block], list(self.blocks)), state)
+        hidden = first_that_takes(inputs, DECODING).forward(inputs)
         state.num_tokens += tokens.shape[1]
         if context := state.before.shape[1]:
             state.before = torch.cat((state.before, tokens), dim=1)[:, -context:]
         return self.logits(self.final_norm(hidden))
 
-    def _compiled(self, state: DecodingState) -> CompiledDecoding | None:
-        """Return the kernels for a step of `state`, if there are any."""
-        if torch.is_grad_enabled():
-            return None
-        blocks = cast(list[Block], list(self.blocks))
-        if state.compiled is None or not state.compiled.fits(blocks, state.layers):
-            state.compiled = CompiledDecoding(blocks, state.layers) if can_be_compiled(blocks) else None
-        return state.compiled
-
     def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
-        """Read one more token (B,) of each sequence. Returns logits (B, V) of the next; the state is updated in place."""
+        """Read one more token (B,) of each sequence. Returns logits (B, V) of the next; the state then holds them too."""
         return self.extend(tokens[:, None], state)[:, 0]
 
     def arrange_for_decoding(self) -> None:

@@ -1,6 +1,6 @@
 """Linear layers, by the compiled kernels where these are faster: products in float32 on a CPU.
 
-The kernels serve widths up to some hundreds, which general matrix products serve badly, and apply GELU on the way.
+The kernels serve widths up to some hundreds, which general matrix products serve badly. They apply GELU in the same call.
 """
 
 import torch
@@ -23,7 +23,7 @@ class Linear(nn.Linear):
     """torch's linear layer, with the kernels where they take its input."""
 
     def forward(self, input: Tensor, *, activates: bool = False) -> Tensor:
-        """(..., inputs) -> (..., outputs); with `activates`, of GELU of the input."""
+        """(..., inputs) -> (..., outputs); with `activates`, GELU is applied to the input."""
         if takes(input, self.weight):
             rows = input.reshape(-1, self.in_features)
             return _forward(rows, self.weight, self.bias, activates).view(*input.shape[:-1], self.out_features)
@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 
 
 def takes(tensor: Tensor, weight: Tensor) -> bool:
-    """Whether there are kernels for a product of rows with a matrix of weights, and they are worth it."""
+    """Tell whether there are kernels for a product of rows with a matrix of weights, and they are worth it."""
     return (
         tensor.device.type == "cpu"
         and tensor.dtype == weight.dtype == autocast_dtype(tensor) == torch.float32

@@ -1,9 +1,12 @@
 """Compiled code for CPUs, which is optional: without it everything takes the path of torch or numpy.
 
-- `build` compiles the sources, for `protein-lm kernels build`; `library` loads the kernels, `reader` the reader of files.
-- `structures` has the structures that Python and C++ share; `numpy_reader` is the reference of the reader.
-- linear_attention.cpp, exact_attention.cpp, rotary.cpp, decoding.cpp: kernels, out of vectors.h and products.h, called by
-  `attention.backends` and `model.native_decoding`. levels.cpp tells which levels a processor has.
-- fasta.cpp, flat_file.cpp and columns.cpp: the reader of files, out of reading.h.
-- `memory` has settings of the C library's memory.
+`build` compiles the sources for `protein-lm kernels build`. `library` loads the kernels. `reader` loads the reader of files,
+and `numpy_reader` is its reference. `structures` has the structures that Python and C++ share. `memory` has settings of the
+C library's memory.
+
+Kernels are out of vectors.h and products.h; `attention.backends`, `model.backends` and `model.linear` call them:
+linear_attention.cpp, exact_attention.cpp, block_attention.cpp, rotary.cpp, linear_layer.cpp, decoding.cpp.
+levels.cpp tells which levels a processor has.
+
+The reader of files is fasta.cpp, flat_file.cpp and columns.cpp, out of reading.h.
 """

@@ -133,8 +133,8 @@ struct BlockTask {
                 accumulate<Float32>(tile, grads + (size_t)r0 * X, X, panel + (size_t)column * X, X);
                 for (int r = 0; r < TALL; ++r)
                     for (int v = 0; v < WIDE; ++v) {
-                        const size_t place = (size_t)(r0 + r) * STRIDE + s * C + column + v * LANES;
-                        store(gradients + place, (tile[r][v] + shift[r0 + r]) * load(scores + place) * call.scale);
+                        const size_t offset = (size_t)(r0 + r) * STRIDE + s * C + column + v * LANES;
+                        store(gradients + offset, (tile[r][v] + shift[r0 + r]) * load(scores + offset) * call.scale);
                     }
             });
         }
@@ -159,8 +159,8 @@ struct BlockTask {
             }
             for (int r = 0; r < TALL; ++r)
                 for (int v = 0; v < WIDE; ++v) {
-                    float* place = target + (size_t)(r0 + r) * width + column + v * LANES;
-                    store(place, load(place) + tile[r][v]);
+                    float* cells = target + (size_t)(r0 + r) * width + column + v * LANES;
+                    store(cells, load(cells) + tile[r][v]);
                 }
         });
     }

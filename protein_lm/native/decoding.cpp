@@ -33,11 +33,11 @@ struct Block {
     float epsilon, headroom, floor, scale;    // of the features
     int32_t map, num_taps;
     float* before;                            // (B, num_taps - 1, D)
-    float *sums, *keys, *values;              // (B H, M, X), (B H, waiting places, M), (B H, waiting places, X)
+    float *sums, *keys, *values;              // (B H, M, X), (B H, waiting slots, M), (B H, waiting slots, X)
 };
 struct Step {
     int32_t batch, width, heads, num_features, inner, state_width, num_blocks;
-    int32_t num_waiting, num_places, settles;  // keys that wait, places for them, and whether all that waited are added first
+    int32_t num_waiting, num_slots, settles;  // keys that wait, slots for them, whether all that waited are added first
     int32_t num_threads;
     const float *cosines, *sines;             // (B, E / 2) or null
     float* hidden;                            // (B, D), in and out
@@ -175,8 +175,8 @@ struct Heads {  // of one sequence
     }
     void key_exponentials(float half_square, float* to) const {
         for (int m = 0; m < M; m += LANES) {
-            const Vector place = load(to + m) + (block.headroom - load(block.half_norms + m)) - half_square;
-            store(to + m, exponential(greater(place, all(block.floor))));
+            const Vector exponent = load(to + m) + (block.headroom - load(block.half_norms + m)) - half_square;
+            store(to + m, exponential(greater(exponent, all(block.floor))));
         }
     }
     void query_exponentials(float* to) const {
@@ -199,8 +199,8 @@ struct Heads {  // of one sequence
             for (; first + 4 * LANES <= E; first += 4 * LANES) settle_columns<ROWS, 4>(keys + m, values + first, rows + first);
             for (; first < E; first += LANES) settle_columns<ROWS, 1>(keys + m, values + first, rows + first);
             for (int r = 0; r < ROWS; ++r)
-                for (int place = 0; place < step.num_places; ++place)
-                    rows[r * X + E] += keys[(long)place * M + m + r] * values[(long)place * X + E];
+                for (int slot = 0; slot < step.num_slots; ++slot)
+                    rows[r * X + E] += keys[(long)slot * M + m + r] * values[(long)slot * X + E];
         }
     }
     template <int ROWS, int VECTORS>
@@ -208,7 +208,7 @@ struct Heads {  // of one sequence
         Vector sums[ROWS][VECTORS];
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(rows + r * X + v * LANES);
-        for (int place = 0; place < step.num_places; ++place, keys += M, values += X)
+        for (int slot = 0; slot < step.num_slots; ++slot, keys += M, values += X)
             for (int v = 0; v < VECTORS; ++v) {
                 const Vector value = load(values + v * LANES);
                 for (int r = 0; r < ROWS; ++r) sums[r][v] += keys[r] * value;
@@ -222,15 +222,15 @@ struct Heads {  // of one sequence
         for (; first + 4 * LANES <= E; first += 4 * LANES) weigh_columns<4>(weights, count, rows + first, to + first);
         for (; first < E; first += LANES) weigh_columns<1>(weights, count, rows + first, to + first);
         float parts[4] = {};
-        for (int place = 0; place < count; ++place) parts[place % 4] += weights[place] * rows[(long)place * X + E];
+        for (int slot = 0; slot < count; ++slot) parts[slot % 4] += weights[slot] * rows[(long)slot * X + E];
         divisor += (parts[0] + parts[1]) + (parts[2] + parts[3]);
     }
     template <int VECTORS>
     void weigh_columns(const float* weights, int count, const float* rows, float* to) const {
         Vector sums[VECTORS];
         for (int v = 0; v < VECTORS; ++v) sums[v] = load(to + v * LANES);
-        for (int place = 0; place < count; ++place, rows += X)
-            for (int v = 0; v < VECTORS; ++v) sums[v] += weights[place] * load(rows + v * LANES);
+        for (int slot = 0; slot < count; ++slot, rows += X)
+            for (int v = 0; v < VECTORS; ++v) sums[v] += weights[slot] * load(rows + v * LANES);
         for (int v = 0; v < VECTORS; ++v) store(to + v * LANES, sums[v]);
     }
     // Output (count x E) of some heads of a sequence, for their queries, keys and values (count x E), of which the first two
@@ -247,8 +247,8 @@ struct Heads {  // of one sequence
         features(key, count, true, key_features);
         for (int head = 0; head < count; ++head) {
             const long group = (long)sequence * step.heads + first + head;
-            float* keys = block.keys + group * step.num_places * M;
-            float* values = block.values + group * step.num_places * X;
+            float* keys = block.keys + group * step.num_slots * M;
+            float* values = block.values + group * step.num_slots * X;
             float* sums = block.sums + group * M * X;
             if (step.settles) settle(keys, values, sums);
             std::memcpy(keys + (long)step.num_waiting * M, key_features + head * M, sizeof(float) * M);
@@ -257,9 +257,9 @@ struct Heads {  // of one sequence
         }
     }
     void weigh_all(const float* query, const float* keys, const float* values, const float* sums, float* to) const {
-        float seen[64];  // places are at most that many
+        float seen[64];  // there are at most that many slots
         const int num_seen = step.num_waiting + 1;
-        for (int place = 0; place < num_seen; ++place) seen[place] = dot(query, keys + (long)place * M, M);
+        for (int slot = 0; slot < num_seen; ++slot) seen[slot] = dot(query, keys + (long)slot * M, M);
         for (int c = 0; c < E; c += LANES) store(to + c, Vector{});
         float divisor = 0;
         weigh(query, M, sums, to, divisor);
@@ -319,8 +319,8 @@ void protein_lm_decode(const Step* given) {
             linear(normed, B, D, block.up, step.inner, of_up.begin, of_up.end, inner, false);
             for (int b = 0; b < B; ++b)
                 for (int c = of_up.begin; c < of_up.end; c += LANES) {
-                    float* place = inner + (long)b * step.inner + c;
-                    store(place, gelu(load(place)).value);
+                    float* cells = inner + (long)b * step.inner + c;
+                    store(cells, gelu(load(cells)).value);
                 }
 #pragma omp barrier
             linear(inner, B, step.inner, block.down, D, of_output.begin, of_output.end, step.hidden, true);

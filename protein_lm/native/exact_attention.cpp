@@ -129,7 +129,7 @@ struct ExactTask {
     }
 
 private:
-    // 0 for keys that are seen, below 0 for others. Returns the first of these.
+    // 0 for keys that are seen, below 0 for others. Returns the first of the others.
     int hide(int64_t batch, int64_t start, int tokens, int P) {
         int first_hidden = P;
         for (int k = P - 1; k >= 0; --k) {
@@ -159,14 +159,14 @@ private:
             accumulate<Product>(tile, queries + (size_t)r0 * (E + GAP), E + GAP, keys_panel + (size_t)column * E, E);
             for (int r = 0; r < TALL; ++r)
                 for (int v = 0; v < WIDE; ++v) {
-                    const int place = column + v * LANES;
+                    const int index = column + v * LANES;
                     Vector values = tile[r][v] * scale;
-                    if (first_hidden < place + LANES) values = select(load(hidden + place) < Vector{}, all(NOTHING), values);
-                    if (diagonal + r < place + LANES) {
-                        const Integers is_later = lanes() + (place - diagonal - r) > 0;
+                    if (first_hidden < index + LANES) values = select(load(hidden + index) < Vector{}, all(NOTHING), values);
+                    if (diagonal + r < index + LANES) {
+                        const Integers is_later = lanes() + (index - diagonal - r) > 0;
                         values = select(is_later, all(NOTHING), values);
                     }
-                    store(scores + r * P_STRIDE + place, values);
+                    store(scores + r * P_STRIDE + index, values);
                     most[r] = greater(most[r], values);
                 }
         }

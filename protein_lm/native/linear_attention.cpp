@@ -348,8 +348,8 @@ struct Task {
                     for (int r = 0; r < TALL; ++r) {
                         Vector seen = load(partial + (r0 + r) * LANES);
                         for (int v = 0; v < WIDE; ++v) {
-                            const Integers place = lanes() + (column + v * LANES);
-                            const Vector weight = select(place <= r0 + r, tile[r][v], Vector{});
+                            const Integers index = lanes() + (column + v * LANES);
+                            const Vector weight = select(index <= r0 + r, tile[r][v], Vector{});
                             store(weights + (size_t)(r0 + r) * TOKENS + column + v * LANES, weight);
                             seen += Product::as_stored(weight);
                         }
@@ -534,8 +534,8 @@ struct Task {
                     accumulate<Product>(tile, grads + (size_t)r0 * X_STRIDE, X_STRIDE, values_panel + (size_t)column * X, X);
                     for (int r = 0; r < TALL; ++r)
                         for (int v = 0; v < WIDE; ++v) {
-                            const Integers place = lanes() + (column + v * LANES);
-                            const Vector value = select(place <= r0 + r, tile[r][v] + shift[r0 + r], Vector{});
+                            const Integers index = lanes() + (column + v * LANES);
+                            const Vector value = select(index <= r0 + r, tile[r][v] + shift[r0 + r], Vector{});
                             store(weights + (size_t)(r0 + r) * TOKENS + column + v * LANES, value);
                         }
                 }

@@ -63,10 +63,10 @@ struct LinearTask {
         if (!call.activates) return;
         for (int r = 0; r < tokens; ++r)
             for (int c = 0; c < I; c += LANES) {
-                const size_t place = (size_t)r * I_STRIDE + c;
-                const Activation activation = gelu(load(rows + place));
-                store(rows + place, activation.value);
-                if (with_slopes) store(slopes + place, activation.slope);
+                const size_t offset = (size_t)r * I_STRIDE + c;
+                const Activation activation = gelu(load(rows + offset));
+                store(rows + offset, activation.value);
+                if (with_slopes) store(slopes + offset, activation.slope);
             }
     }
     void forward() {

@@ -148,11 +148,11 @@ TILE_PRODUCT(3, 5, 7)
 template <>
 ALWAYS void accumulate<BFloat16, Half>(Vector (&sums)[TALL][WIDE], const Half* left, int left_stride, const Half* strip, int depth) {
     constexpr long SUMS_STRIDE = WIDE * sizeof(Vector), STRIP_STRIDE = STRIP * BFloat16::PAIR * sizeof(Half);
-    char* place = (char*)&sums[0][0];
-    tile_load<0>(place, SUMS_STRIDE);
-    tile_load<1>(place + sizeof(Vector), SUMS_STRIDE);
-    tile_load<2>(place + 16 * SUMS_STRIDE, SUMS_STRIDE);
-    tile_load<3>(place + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
+    char* tiles = (char*)&sums[0][0];
+    tile_load<0>(tiles, SUMS_STRIDE);
+    tile_load<1>(tiles + sizeof(Vector), SUMS_STRIDE);
+    tile_load<2>(tiles + 16 * SUMS_STRIDE, SUMS_STRIDE);
+    tile_load<3>(tiles + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
     for (int k = 0; k < depth; k += 32) {
         tile_load<4>(left + k, left_stride * (long)sizeof(Half));
         tile_load<5>(left + 16L * left_stride + k, left_stride * (long)sizeof(Half));
@@ -163,10 +163,10 @@ ALWAYS void accumulate<BFloat16, Half>(Vector (&sums)[TALL][WIDE], const Half* l
         tile_product<2, 5, 6>();
         tile_product<3, 5, 7>();
     }
-    tile_store<0>(place, SUMS_STRIDE);
-    tile_store<1>(place + sizeof(Vector), SUMS_STRIDE);
-    tile_store<2>(place + 16 * SUMS_STRIDE, SUMS_STRIDE);
-    tile_store<3>(place + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
+    tile_store<0>(tiles, SUMS_STRIDE);
+    tile_store<1>(tiles + sizeof(Vector), SUMS_STRIDE);
+    tile_store<2>(tiles + 16 * SUMS_STRIDE, SUMS_STRIDE);
+    tile_store<3>(tiles + 16 * SUMS_STRIDE + sizeof(Vector), SUMS_STRIDE);
 }
 #else
 static void begin_tiles() {}
@@ -253,7 +253,7 @@ static void read_operands(const Input* from, int64_t stride, int tokens, int row
     }
 }
 
-// A row of a tile to a tensor, as far as there is a place for it.
+// A row of a tile to a tensor, as far as it reaches.
 template <class Input>
 static ALWAYS void write_row(Input* target, int column, int width, const Vector (&values)[WIDE]) {
     if (column + STRIP <= width) {
@@ -279,9 +279,9 @@ struct Arena {  // memory of a thread, kept from call to call
     ~Arena() { std::free(memory); }
     template <class Number>
     Number* take(size_t count) {
-        size_t place = used;
+        size_t offset = used;
         used += (count * sizeof(Number) + 127) / 64 * 64;  // at least a line between two
-        return counts_only ? nullptr : (Number*)(memory + place);
+        return counts_only ? nullptr : (Number*)(memory + offset);
     }
     bool reserve() {
         if (used > size) {

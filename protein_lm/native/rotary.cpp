@@ -43,14 +43,14 @@ static void turn_all(const RotaryCall& call) {
     const int half = (int)call.width / 2;
 #pragma omp parallel for num_threads(call.num_threads) schedule(static)
     for (int64_t token = 0; token < num_tokens; ++token) {
-        const int64_t place = token % call.length, row = token / call.length;
+        const int64_t position = token % call.length, row = token / call.length;
         const Number* from = (const Number*)call.heads_in + row / call.batch * call.part_in + row % call.batch * call.batch_in +
-                             place * call.token_in;
+                             position * call.token_in;
         Number* to = (Number*)call.heads_out + row / call.batch * call.part_out + row % call.batch * call.batch_out +
-                     place * call.token_out;
+                     position * call.token_out;
         float cosines[MOST_PAIRS + LANES], sines[MOST_PAIRS + LANES];
-        std::memcpy(cosines, call.cosines + place * half, sizeof(float) * half);
-        std::memcpy(sines, call.sines + place * half, sizeof(float) * half);
+        std::memcpy(cosines, call.cosines + position * half, sizeof(float) * half);
+        std::memcpy(sines, call.sines + position * half, sizeof(float) * half);
         for (int lane = 0; lane < LANES; ++lane) cosines[half + lane] = sines[half + lane] = 0;
         // A vector may reach beyond its head, into as many heads behind it.
         const int64_t careful = half % LANES == 0 ? 0 : (LANES + call.width - 1) / call.width;

@@ -116,7 +116,7 @@ class DecodingLinear(Shared):
 
     @classmethod
     def of(cls, weight: "Tensor", bias: "Tensor | None") -> "DecodingLinear":
-        """Describe weights (outputs, inputs) that are stored by columns, see `arranged`; both outlive the call."""
+        """Describe weights (outputs, inputs) that are stored by columns, as by `arranged`; both outlive the call."""
         return cls(weight.data_ptr(), None if bias is None else bias.data_ptr(), weight.stride(1))
 
 
@@ -149,7 +149,7 @@ class DecodingStep(Shared):
     source, twin = "decoding.cpp", "Step"
     _fields_ = [
         *_each(ctypes.c_int32, "batch width heads num_features inner state_width num_blocks"),
-        *_each(ctypes.c_int32, "num_waiting num_places settles num_threads"),
+        *_each(ctypes.c_int32, "num_waiting num_slots settles num_threads"),
         *_each(ctypes.c_void_p, "cosines sines hidden scratch blocks"),
     ]
 

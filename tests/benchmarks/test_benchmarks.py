@@ -219,14 +219,15 @@ def test_flops_of_the_compiled_kernel_are_those_of_its_loops() -> None:
     from benchmarks.roofline import backward_flops, forward_flops
 
     rows, projection, sequences = torch.zeros(1, 3, 128, 32), torch.zeros(64, 32), torch.tensor([[0, 0, 128, 0]])
-    call = (rows, rows, rows, projection, None, None, sequences, 0, [])
+    call = (rows, rows, rows, projection, None, None, sequences)
+    causal, bidirectional = [0, 1, 0, 0], [0, 0, 0, 0]
     triangle = 32 * (128 + 96 + 64 + 32)
     features, state = 2 * 128 * 32 * 64, 128 * 64 * 32
-    assert forward_flops(*call, True) == 2 * 3 * (features + triangle * (64 + 32))
-    assert forward_flops(*call, False) == 2 * 3 * (features + 2 * state)
-    saved = (*call[:7], rows, None, None, None, *call[7:])
-    assert backward_flops(rows, *saved, True) == 2 * 3 * (2 * features + 3 * triangle * (64 + 32))
-    assert backward_flops(rows, *saved, False) == 2 * 3 * (2 * features + 4 * state)
-    longer = (*call[:6], torch.tensor([[0, 0, 128, 0], [0, 128, 288, 0]]), *call[7:])
+    assert forward_flops(*call, causal, []) == 2 * 3 * (features + triangle * (64 + 32))
+    assert forward_flops(*call, bidirectional, []) == 2 * 3 * (features + 2 * state)
+    saved = (*call, rows, None, None, None)
+    assert backward_flops(rows, *saved, causal, []) == 2 * 3 * (2 * features + 3 * triangle * (64 + 32))
+    assert backward_flops(rows, *saved, bidirectional, []) == 2 * 3 * (2 * features + 4 * state)
+    longer = (*call[:6], torch.tensor([[0, 0, 128, 0], [0, 128, 288, 0]]))
     tail = 2 * 32 * 32 * 64 + 32 * 32 * (64 + 32) + 32 * 64 * 32  # 32 places behind 128
-    assert forward_flops(*longer, True) == 2 * 3 * (2 * features + 2 * triangle * (64 + 32) + state + tail)
+    assert forward_flops(*longer, causal, []) == 2 * 3 * (2 * features + 2 * triangle * (64 + 32) + state + tail)

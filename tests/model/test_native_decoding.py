@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from protein_lm.model.native_decoding import can_be_compiled
+from protein_lm.model.backends import native_decoding
+from protein_lm.model.decoding import DecodingInputs
 from protein_lm.native import library
 from tests.attention.backends.test_native_linear import has_compiler
 from tests.conftest import fresh_model
@@ -24,12 +25,19 @@ def model_of(**settings):
     return model
 
 
+def has_kernels(model) -> bool:
+    """Whether the kernels take the next token of one row."""
+    with torch.no_grad():
+        hidden = torch.zeros(1, 1, model.config.width)
+        return native_decoding.takes(DecodingInputs(hidden, None, model.blocks, model.new_state()))
+
+
 def decode(model, tokens, state, monkeypatch, path: str) -> torch.Tensor:
     """Logits (B, L, V) of tokens read one by one on a path."""
     monkeypatch.setenv(library.VARIABLE, path)
     with torch.inference_mode():
-        assert can_be_compiled(model.blocks) == (path != library.OFF)
-        return torch.stack([model.step(tokens[:, place], state) for place in range(tokens.shape[1])], dim=1)
+        assert has_kernels(model) == (path != library.OFF)
+        return torch.stack([model.step(tokens[:, index], state) for index in range(tokens.shape[1])], dim=1)
 
 
 @pytest.mark.parametrize("attention", ["performer-relu", "performer-softmax", "elu"])
@@ -64,7 +72,7 @@ def test_what_is_not_a_number_stays_so(level, attention, part, monkeypatch) -> N
     assert logits.isnan().all()
 
 
-def test_either_path_goes_on_from_the_other(level, monkeypatch) -> None:
+def test_either_path_resumes_from_the_other(level, monkeypatch) -> None:
     model = model_of(**REFINED)
     tokens = torch.randint(4, 24, (3, 160), generator=torch.Generator().manual_seed(0))
     expected = decode(model, tokens, model.new_state(3), monkeypatch, library.OFF)
@@ -112,12 +120,12 @@ def test_the_number_of_threads_changes_nothing(level, monkeypatch) -> None:
 
 
 def test_what_there_is_no_kernel_for_takes_the_torch_path(level) -> None:
-    assert can_be_compiled(model_of().blocks)
+    assert has_kernels(model_of())
     for settings in ({"attention": "exact"}, {"attention": "performer-optimal"}, {"num_random_features": 40}):
-        assert not can_be_compiled(model_of(**settings).blocks)
+        assert not has_kernels(model_of(**settings))
     model = model_of()
     model.train()
-    assert not can_be_compiled(model.blocks)
-    assert not can_be_compiled(model_of().to(torch.bfloat16).blocks)
+    assert not has_kernels(model)
+    assert not has_kernels(model_of().to(torch.bfloat16))
     unarranged = fresh_model(objective="causal", **SHAPE).eval()
-    assert not can_be_compiled(unarranged.blocks)
+    assert not has_kernels(unarranged)

@@ -54,12 +54,12 @@ class LayerCall(NamedTuple):
             `AttentionOperation.matrix_rows` gives them.
         """
         indices = [head - 1 for head in heads]
-        formed = indices if self.operation.heads_are_alike else list(range(self.query.shape[1]))
+        formed = indices if self.operation.heads_are_uniform else list(range(self.query.shape[1]))
         rows = self.operation.matrix_rows(self.query[:, formed], self.key[:, formed])
         size = max(1, BLOCK_BYTES // (4 * len(formed) * self.query.shape[2]))
         for start in range(span.start, span.stop, size):
             block = rows(slice(start, min(start + size, span.stop)))[0].float()
-            yield start, block if self.operation.heads_are_alike else block[indices]
+            yield start, block if self.operation.heads_are_uniform else block[indices]
 
     def show(self, forms: Sequence[Form], slot: int, heads: Sequence[int], span: slice) -> None:
         """Hand the blocks to all forms, as those of the layer at `slot`."""

@@ -28,7 +28,7 @@ class Backend(Protocol[Inputs]):
 
 
 class LinearInputs(NamedTuple):
-    """Inputs of linear attention, which fit each other; see `dispatch.linear_attention`."""
+    """Inputs of `dispatch.linear_attention`, which fit each other."""
 
     query: Tensor
     key: Tensor
@@ -43,7 +43,7 @@ class LinearInputs(NamedTuple):
 
 
 class ExactInputs(NamedTuple):
-    """Inputs of softmax attention, which fit each other and have autocast's type; see `dispatch.exact_attention`."""
+    """Inputs of `dispatch.exact_attention`, which fit each other and have autocast's type."""
 
     query: Tensor
     key: Tensor
@@ -54,7 +54,7 @@ class ExactInputs(NamedTuple):
 
 
 class RotaryInputs(NamedTuple):
-    """Inputs of rotary positions; see `dispatch.rotate`."""
+    """Inputs of `dispatch.rotate`."""
 
     heads: Tensor
     cosines: Tensor

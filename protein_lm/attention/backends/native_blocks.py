@@ -9,7 +9,7 @@ from protein_lm.native.structures import BlockCall
 
 
 def takes(query: Tensor, value: Tensor, product: torch.dtype, block: int) -> bool:
-    """Whether there are kernels for this call: float32 on a CPU, with groups enough for the threads."""
+    """Tell whether there are kernels for this call: float32 on a CPU, with groups enough for the threads."""
     library = kernels()
     return (
         query.device.type == "cpu"
@@ -26,7 +26,7 @@ def takes(query: Tensor, value: Tensor, product: torch.dtype, block: int) -> boo
 def native_block_attention(
     query: Tensor, key: Tensor, value: Tensor, key_blocks: Tensor, hidden: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """See `blocks.block_attention`; for calls that `takes` is true of, (G, N·C, ·) in order of memory.
+    """Compute `blocks.block_attention` for calls that `takes` accepts, with tensors (G, N·C, ·) in order of memory.
 
     Args:
         query: (G, N·C, E).

@@ -143,10 +143,10 @@ def _forward(
     query: Tensor, key: Tensor, value: Tensor, projection: Tensor, half_norms: Tensor | None, valid_mask: Tensor | None,
     sequences: Tensor, switches: list[int], constants: list[float], num_states: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Compute outputs, and what the backward pass needs of them.
+    """Compute outputs, and the numbers that the backward pass needs of them.
 
-    `switches` are the number of the feature map, and whether the attention is causal, products have bfloat16 operands, and
-    those that form features do. `constants` are the feature map's, see `MapForm`.
+    `switches` are the number of the feature map and three flags: causal attention, bfloat16 operands of products, and those
+    of the products that form features. `constants` are those of `MapForm`.
 
     Returns:
         Output, normalizers (B, H, L) float32, states (num_states, H, M, X) in the products' type, their sums (·, H, M).

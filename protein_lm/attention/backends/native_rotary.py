@@ -86,7 +86,7 @@ def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _rotate_into(target: Tensor, heads: Tensor, cosines: Tensor, sines: Tensor) -> None:
-    """Turn heads (parts, B, H, L, E) into a tensor of the same shape, in which the heads of a token lie side by side."""
+    """Turn heads (parts, B, H, L, E) into a tensor of the same shape, in which the heads of a token follow each other."""
     library = kernels()
     assert library is not None
     call = RotaryCall(heads.dtype == torch.bfloat16, torch.get_num_threads(), *heads.shape)

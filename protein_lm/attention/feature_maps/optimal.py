@@ -1,7 +1,7 @@
 """Softmax features of least variance: optimal positive features (FAVOR++) and SADERF, which adapts to unequal scales.
 
 Both estimate exp(q·k / √E) without bias, up to a factor per query. Both are softmax features with a stretched projection.
-With x = q E^(-1/4) and y = k E^(-1/4), FAVOR++ has the features D exp(A|w|² + b w·x - |x|²/2), where A ≤ 0 and b = √(1 - 4A).
+Let x = q E^(-1/4) and y = k E^(-1/4). FAVOR++ has the features D exp(A|w|² + b w·x - |x|²/2), where A ≤ 0 and b = √(1 - 4A).
 We complete the square as in `SoftmaxFeatures`: a key's exponent is -|b w - y|²/2, and a query's b w·x + |w|²/2. D and the
 other terms are constant or belong to one query, and cancel.
 

@@ -23,7 +23,7 @@ class FeatureMap(nn.Module):
     """Whether `query_gradient` and `key_gradient` exist, a shorter way than autograd; for maps without parameters."""
     takes_bfloat16 = False
     """Whether bfloat16 rows give, in bfloat16, what they would give in float32, rounded once. Others get float32 rows."""
-    heads_are_alike = True
+    heads_are_uniform = True
     """Whether all heads have the same map."""
     is_random = False
     """Whether `redraw` changes the features."""
@@ -44,7 +44,7 @@ class FeatureMap(nn.Module):
         return self.query_features(key)
 
     def query_gradient(self, query: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient (B, H, L, E) of queries from their features (B, H, L, M) and the gradient of these, maybe in bfloat16."""
+        """Gradient (B, H, L, E) of queries from their features (B, H, L, M) and the features' gradient, maybe in bfloat16."""
         raise NotImplementedError
 
     def key_gradient(self, key: Tensor, features: Tensor, gradient: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class RandomFeatureMap(FeatureMap):
             )
 
     def redraw(self, generator: torch.Generator) -> None:
-        """Draw a new projection in place from `generator` (on the CPU, so that every device gets the same draw)."""
+        """Overwrite the projection with a new draw from `generator` (on the CPU, so that every device gets the same draw)."""
         num_features, head_width = self.projection.shape
         self.projection.copy_(self._draw(num_features, head_width, generator))
 
@@ -120,7 +120,7 @@ class ReLUFeatures(RandomFeatureMap):
             query, projection = query * self.scale, self.projection
         else:
             projection = self.scaled_projection(query.dtype)
-        # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum is taken in place.
+        # relu(x) + epsilon = max(x + epsilon, epsilon): the sum comes out of the product, the maximum overwrites it.
         shifted = functional.linear(query, projection, query.new_full((self.num_features,), self.epsilon))
         return functional.threshold(shifted, self.epsilon, self.epsilon, inplace=True)
 

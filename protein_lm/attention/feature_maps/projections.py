@@ -52,8 +52,8 @@ def hyperbolic_projection(num_features: int, head_width: int, generator: torch.G
 def simplex_projection(num_features: int, head_width: int, generator: torch.Generator) -> Tensor:
     """Rows (M, E) that point to the corners of a randomly turned simplex in each block of E, with chi(E) norms.
 
-    The angles between rows are as wide as possible. Of all couplings that do not depend on the norms, this one has the least
-    error. Unbiased. Source: Reid et al. 2023 (arXiv 2301.13856), section 3.
+    The angles between rows are as wide as possible. Among the couplings that do not depend on the norms, this one has the
+    least error. Unbiased. Source: Reid et al. 2023 (arXiv 2301.13856), section 3.
 
     Raises:
         ValueError: heads of width 1, where a simplex has no direction.

@@ -21,7 +21,7 @@ class FeedForwardFeatures(FeatureMap):
     Ungated: Softplus(x W). Gated: Softplus(x F) ⊙ σ(x G) in the last layer, x F ⊙ σ(x G) in those before it.
     """
 
-    heads_are_alike = False
+    heads_are_uniform = False
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class FeedForwardFeatures(FeatureMap):
 class HedgehogFeatures(FeatureMap):
     """softmax of [x W, -x W] over these 2 E features; W begins as the identity."""
 
-    heads_are_alike = False
+    heads_are_uniform = False
 
     def __init__(self, num_heads: int, head_width: int) -> None:
         super().__init__()

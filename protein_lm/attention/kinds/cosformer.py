@@ -76,7 +76,7 @@ class CosformerState:
         self.num_tokens[row] = other.num_tokens[0]
 
     def keep(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (K,)."""
+        """Keep only the rows (K,), given by number."""
         self.linear.keep(rows)
         self.num_tokens = self.num_tokens[rows]
 

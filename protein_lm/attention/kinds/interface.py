@@ -59,7 +59,7 @@ class AttentionOperation(nn.Module):
     """Whether the query serves as key, and the key is not looked at."""
     heads_per_output = 1
     """Heads of query, key and value per head of the output. With 2, global tokens use the second half."""
-    heads_are_alike = True
+    heads_are_uniform = True
     """Whether all heads compute the same function, so that some of them can be computed without the others."""
     rows_can_be_replaced = False
     """Whether the rows of a state may have read different numbers of tokens, so that one of them can start anew."""
@@ -99,13 +99,13 @@ class AttentionOperation(nn.Module):
     def new_state(self, batch_size: int, num_heads: int, head_width: int, device: torch.device) -> Any:
         """The state of `extend` before the first token; for causal operations.
 
-        Its `keep(rows)` keeps the rows of these numbers (K,). Its `put(row, other)` makes a row resume from `other`, a state
-        of one row, where `rows_can_be_replaced`.
+        Its `keep(rows)` keeps only the rows (K,), given by number. Its `put(row, other)` makes a row resume from `other`, a
+        state of one row, where `rows_can_be_replaced`.
         """
         raise NotImplementedError
 
     def extend(self, query: Tensor, key: Tensor, value: Tensor, state: Any) -> Tensor:
-        """Output (B, H, S, E) of S tokens that follow those in `state`, which is updated in place."""
+        """Output (B, H, S, E) of S tokens that follow those in `state`; it then holds the new tokens too."""
         raise NotImplementedError
 
     def initialize(self, generator: torch.Generator) -> None:

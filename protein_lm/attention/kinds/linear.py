@@ -38,7 +38,7 @@ class LinearOperation(AttentionOperation):
         super().__init__(causal=causal)
         self.feature_map = feature_map
         self.weights_are_positive = feature_map.is_positive
-        self.heads_are_alike = feature_map.heads_are_alike
+        self.heads_are_uniform = feature_map.heads_are_uniform
         self.is_random = feature_map.is_random
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:

@@ -23,7 +23,7 @@ class LshOperation(AttentionOperation):
     """Softmax attention within buckets of a hash."""
 
     shares_query_and_key = True
-    heads_are_alike = False
+    heads_are_uniform = False
     is_random = True
 
     def __init__(self, hashing: Hash, window: int, *, causal: bool) -> None:

@@ -26,7 +26,7 @@ class SparseOperation(CachedOperation):
         self.pattern = pattern
         # Only in the bidirectional form do global tokens see more than others do.
         self.heads_per_output = 2 if own_global_projections and not causal else 1
-        self.heads_are_alike = self.heads_per_output == 1
+        self.heads_are_uniform = self.heads_per_output == 1
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, rows: Rows = WHOLE) -> Tensor:
         (query, key, value), of_globals = self._halves(query, key, value)
@@ -99,9 +99,9 @@ class StridedOptions(LocalOptions):
     """Options of strided attention: a window, and blocks of 64 tokens at a stride."""
 
     stride: int = Field(default=4, ge=1, le=LARGEST)
-    """Distance of these blocks, in blocks."""
+    """Distance of the strided blocks, in blocks."""
     num_strides: int = Field(default=2, ge=1, le=LARGEST)
-    """Number of these blocks on each side."""
+    """Number of strided blocks on each side."""
 
     def pattern(self, layer: LayerShape) -> Pattern:
         return Pattern(window=self.window, stride=self.stride, num_strides=self.num_strides)

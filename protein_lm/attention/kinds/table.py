@@ -91,7 +91,7 @@ def check_option(kind: str, option: Any) -> None:
 
 
 def with_defaults(attention: Any, options: Mapping[str, Any]) -> Any:
-    """Add options to a kind by name, a dictionary as for `attention_options`, or a list of these.
+    """Add options to a kind by name, a dictionary as for `attention_options`, or a list of kinds.
 
     Each kind gets those of the options that it has and that are not set already. What names no kind stays unchanged.
 

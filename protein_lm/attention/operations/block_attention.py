@@ -1,7 +1,7 @@
 """Softmax attention of blocks of queries to chosen blocks of keys; all sparse kinds use it.
 
 Tokens lie on a grid of N blocks of C slots. A plan says which K blocks of keys each block of queries sees, and a mask which
-tokens of these. Scores and weights exist for a few blocks at a time, and are formed again in the backward pass, so memory is
+tokens of the K blocks. Scores and weights exist for a few blocks at a time. The backward pass forms them again, so memory is
 that of the inputs. torch's FlexAttention does the same on a GPU, but has no backward pass on a CPU.
 
 Letters: G groups (heads, or heads × rows), N blocks, C slots of a block, K blocks of keys per block of queries.
@@ -55,8 +55,8 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: BlockPlan, 
         scale: factor of the scores.
 
     Returns:
-        Output (G, N·C, width of value) in the type of `value`, and the logarithm of the sum of exp(score) over the keys
-        seen (G, N·C) in float32 or better. Both have gradients.
+        Output (G, N·C, width of value) in the type of `value`. The logarithm (G, N·C) of the sum of exp(score) over the
+        keys seen, in float32 or better. Both have gradients.
     """
     product = product_dtype(query)
     with without_autocast(query.device):
@@ -127,7 +127,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _exponentials(exponents: Tensor) -> Tensor:
-    """Take exponentials in place, of numbers up to 0.
+    """Overwrite numbers up to 0 with their exponentials.
 
     Below -80 they are 0: vector units take ten times as long over denormal results.
     """

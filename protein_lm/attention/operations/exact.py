@@ -64,7 +64,7 @@ class KeyValueCache:
         return keys, values
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows of these numbers (K,), in this order."""
+        """Keep only the rows (K,), given by number, in this order."""
         self._buffers = [buffer[rows.to(buffer.device)] for buffer in self._buffers]
 
 

@@ -5,14 +5,14 @@ Forward: the sequence is walked in pieces, whose features are formed one piece a
 weighs the values; across chunks, the state does. So nothing of size (L, M, E) exists either.
 
 Backward: the same walk in reverse, with the state of the gradients. Features are formed again. Each piece starts from its
-saved state, so that no error builds up by subtraction. Memory is that of the inputs: the output, one state per piece, and in
-float32 the masked products (CHUNK numbers per token and head), which there cost most to form again.
+saved state, so that no error builds up by subtraction. Memory is that of the inputs. It holds the output and one state per
+piece. In float32 it also holds the masked products (CHUNK numbers per token and head), which there cost most to form again.
 
-Normalizers: a column of ones behind the values makes the normalizer come out of the same products as the numerator. bfloat16
-products would round it, so there it is summed separately in float32.
+Normalizers: behind the values stands a column of ones. The normalizer then comes out of the same products as the numerator.
+bfloat16 products would round it, so there it is summed separately in float32.
 
-Letters: B rows, H heads, G = B·H groups, L tokens, E width of a head, M features, X width of values + alignment; a piece has
-N chunks of C slots, S = N·C.
+Letters: B rows, H heads, G = B·H groups, L tokens, E width of a head, M features, X width of values + alignment.
+A piece has N chunks of C slots, S = N·C.
 
 Source of the chunked form: Hua et al. 2022 (arXiv 2202.10447), section 3.2; Katharopoulos et al. 2020 for the state.
 """
@@ -192,7 +192,7 @@ def _grad_of_numerator(stream: Stream, piece: Piece, grad: Tensor, output: Tenso
 def _chunk_states(contributions: Tensor, state: Tensor, flow: Tensor | None, *, reverse: bool = False) -> Tensor:
     """Form the state (G·N, M, X) that each chunk starts from, out of contributions of chunks (G·N, M, X).
 
-    `state` (G, 1, M·X) is what the first chunk starts from, and is updated in place to what follows the last one.
+    The first chunk starts from `state` (G, 1, M·X), which becomes the state behind the last chunk.
     A running sum over N chunks is a product with a triangle of ones: one pass over memory instead of 2 N small ones.
     In reverse, the gradient of a chunk's contribution comes from all chunks that read it.
     """
@@ -265,7 +265,7 @@ class _CausalLinearAttention(torch.autograd.Function):
             states = stream.operand(states)
             grad_queries = torch.bmm(grad, states.mT).baddbmm_(grad_weights, k)
             through.add(0, piece, query_rows, query_features, grad_queries)
-            del states, grad_queries  # as large as all inputs of the piece: the next ones take their place
+            del states, grad_queries  # as large as all inputs of the piece: their memory serves the next ones
             # Keys and values were read by later chunks: gradients of states (G·N, M, X), of values (G·N, C, X).
             grad_states = _chunk_states(_sums(stream, q, grad), grad_state, piece.flow, reverse=True)
             grad_states = stream.operand(grad_states)
@@ -309,7 +309,7 @@ class _BidirectionalLinearAttention(torch.autograd.Function):
         grad_value = torch.empty_like(value)
 
         def through_queries(number: int) -> Tensor:
-            """Form the gradient of the states of a run (G, sequences, M·X), and on the way those of its queries."""
+            """Form the gradient of the states of a run (G, sequences, M·X), and add those of its queries."""
             run = ctx.runs[number]
             # States of many short sequences would be larger than the inputs, so they were not saved.
             state = saved_states[number] if number in saved_states else _run_state(stream, run)

@@ -68,7 +68,7 @@ class LinearState:
         self.waiting_keys[groups, : self.num_waiting] = 0  # a key without features is seen by no query
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows of these numbers (K,), in this order."""
+        """Keep only the rows (K,), given by number, in this order."""
         heads = torch.arange(self.num_heads, device=rows.device)
         groups = (rows[:, None] * self.num_heads + heads).flatten().to(self.sums.device)
         self.sums = self.sums[groups]
@@ -82,7 +82,7 @@ class LinearState:
 def extend_linear_attention(
     query: Tensor, key: Tensor, value: Tensor, feature_map: FeatureMap, state: LinearState
 ) -> Tensor:
-    """Attend causally from S tokens (B, H, S, E) that follow those in `state`, which is updated in place.
+    """Attend causally from S tokens (B, H, S, E) that follow those in `state`; it then holds the new tokens too.
 
     The result equals the rows of `linear_attention` over the whole sequence. Everything is float32, without gradients.
 

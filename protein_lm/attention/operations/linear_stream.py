@@ -123,7 +123,7 @@ class Stream:
         return self.chunks(self.real(extended, piece), piece)
 
     def real(self, rows: Tensor, piece: Piece) -> Tensor:
-        """Set the rows (B, H, S, ·) of padding and empty slots to zero, in place."""
+        """Set the rows (B, H, S, ·) of padding and empty slots to zero; the tensor is overwritten."""
         if self.valid_mask is not None:
             rows *= self.gather(self.valid_mask[:, None, :, None], piece)
         return rows if piece.filled is None else rows.mul_(piece.filled)

@@ -46,7 +46,7 @@ class Hash(nn.Module):
         self.redraw(torch.Generator().manual_seed(0))
 
     def redraw(self, generator: torch.Generator) -> None:
-        """Draw new rotations in place from `generator` (on the CPU, so that every device gets the same draw)."""
+        """Overwrite the rotations with a new draw from `generator` (on the CPU, so that every device gets the same draw)."""
         self.rotations.copy_(torch.randn(self.rotations.shape, generator=generator, dtype=torch.float64))
 
     @torch.no_grad()
@@ -138,7 +138,7 @@ class LshCache:
         self.buckets: Tensor | None = None
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows of these numbers (K,), in this order."""
+        """Keep only the rows (K,), given by number, in this order."""
         self.rows.keep(rows)
         self.buckets = None if self.buckets is None else self.buckets[rows.to(self.buckets.device)]
 

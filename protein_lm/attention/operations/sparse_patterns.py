@@ -30,7 +30,7 @@ class Pattern:
     num_strides: int = 0
     """Blocks picked at a stride on each side."""
     num_random_blocks: int = 0
-    """Blocks drawn per block of queries; causal: out of those before it."""
+    """Blocks drawn per block of queries; causal: from the blocks before it."""
     seed: int = 0
     """Seed of the random blocks."""
     block: int = 64

@@ -1,12 +1,12 @@
 """Decoding by the compiled kernels: one token more through all blocks in one call.
 
 The kernels know causal models whose layers all have linear attention with ReLU, softmax or ELU + 1 features. Weights are
-float32 on a CPU, laid out by `ProteinLM.arrange_for_decoding`. The states are those of the torch path, changed in place, so
+float32 on a CPU, laid out by `ProteinLM.arrange_for_decoding`. The kernels change the states of the torch path themselves, so
 that either path may resume from the other.
 """
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
+from protein_lm.model.decoding import DecodingInputs, arranged
 from protein_lm.model.linear_layer import Linear
 from protein_lm.native.library import kernels
 from protein_lm.native.structures import DecodingBlock, DecodingLinear, DecodingNorm, DecodingStep
@@ -22,15 +23,31 @@ from protein_lm.native.structures import DecodingBlock, DecodingLinear, Decoding
 WIDTH_STEP = 32
 """Widths of the model and of its feed-forward layers are multiples of it; widths of heads, of half of it."""
 MOST_FEATURES = 1024
-GAP = 16
-"""float32 numbers between columns of weights: a cache line."""
 
 
-class CompiledDecoding:
+def takes(inputs: DecodingInputs) -> bool:
+    """Tell whether there are kernels for one more token through these blocks; they give no gradients.
+
+    If so, `state.prepared` has the addresses that `forward` needs. They are gathered once, and anew where one changed.
+    """
+    if inputs.hidden.shape[1] != 1 or torch.is_grad_enabled() or kernels() is None:
+        return False
+    blocks, state = inputs.blocks, inputs.state
+    if state.prepared is None or not state.prepared.fits(blocks, state.layers):
+        state.prepared = PreparedStep(blocks, state.layers) if all(map(_is_known, blocks)) else None
+    return state.prepared is not None
+
+
+def forward(inputs: DecodingInputs) -> Tensor:
+    """Return the hidden states (B, 1, D) behind the last block, for inputs that `takes` accepted."""
+    return inputs.state.prepared.forward(inputs.hidden, inputs.rotary)
+
+
+class PreparedStep:
     """The blocks of a model and one state of theirs, as the kernels see them."""
 
     def __init__(self, blocks: Sequence[Block], states: Sequence[LayerState]) -> None:
-        """Gather the addresses of weights and states; these must not move, see `fits`."""
+        """Gather the addresses of weights and states; `fits` tells whether they moved."""
         for state in states:
             state.before = state.before.contiguous()
         first, sums = blocks[0], states[0].attention.sums
@@ -50,7 +67,7 @@ class CompiledDecoding:
             inner=inner,
             state_width=sums.shape[2],
             num_blocks=len(blocks),
-            num_places=states[0].attention.waiting_keys.shape[1],
+            num_slots=states[0].attention.waiting_keys.shape[1],
             scratch=self._scratch.data_ptr(),
         )
         self._step.blocks = ctypes.addressof(self._blocks)
@@ -59,14 +76,14 @@ class CompiledDecoding:
         """Tell whether the kernels, the modules and the addresses of weights and states are unchanged."""
         return kernels() is self._library and self._watched == _watched(blocks, states) and not blocks[0].training
 
-    def step(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """Take (B, 1, D) through all blocks, to (B, 1, D); rotary tables are (B, 1, 1, E / 2)."""
         assert self._library is not None
         hidden = hidden.clone(memory_format=torch.contiguous_format)
         tables = [table.contiguous() for table in rotary or ()]
         step = self._step
         num_waiting = self._states[0].attention.num_waiting
-        step.settles = num_waiting == step.num_places
+        step.settles = num_waiting == step.num_slots
         step.num_waiting = 0 if step.settles else num_waiting
         step.hidden, step.num_threads = hidden.data_ptr(), torch.get_num_threads()
         step.cosines, step.sines = [table.data_ptr() for table in tables] or (None, None)
@@ -102,22 +119,9 @@ class CompiledDecoding:
         return facts
 
 
-def arranged(weight: Tensor) -> Tensor:
-    """Lay weights (outputs, inputs) out by columns, with a gap behind each.
-
-    Numbers of outputs are often powers of two. Without the gap, one output's weights of all inputs would share a few lines
-    of the caches.
-    """
-    outputs = weight.shape[0]
-    return nn.functional.pad(weight.T, (0, GAP))[:, :outputs].T
-
-
-def can_be_compiled(blocks: Iterable[nn.Module]) -> bool:
-    """Tell whether there are kernels, and all blocks are of the kind that they know."""
-    return kernels() is not None and all(isinstance(block, Block) and _is_known(block) for block in blocks)
-
-
-def _is_known(block: Block) -> bool:
+def _is_known(block: nn.Module) -> bool:
+    if not isinstance(block, Block):
+        return False  # torch.compile and FSDP wrap blocks
     attention, feedforward = block.attention, block.feedforward
     operation = attention.operation
     width, inner = attention.output_projection.in_features, feedforward.output_projection.in_features
