@@ -25,8 +25,8 @@ def draw(batch: int, length: int, width: int = 32) -> list[torch.Tensor]:
 
 def run(tensors, pattern: Pattern, weight: torch.Tensor, **settings) -> list[torch.Tensor]:
     """Output and gradients."""
-    tensors = [tensor.clone().requires_grad_() for tensor in tensors]
-    output = sparse_attention(*tensors, pattern, **settings)
+    query, key, value = tensors = [tensor.clone().requires_grad_() for tensor in tensors]
+    output = sparse_attention(query, key, value, pattern, **settings)
     seen = weight != 0  # what comes out at padding means nothing
     return [output.detach() * seen, *torch.autograd.grad(output, tensors, weight)]
 
