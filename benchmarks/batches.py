@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.machine import processor
-from protein_lm.batches.batches import TrainingBatches
+from protein_lm.batches.packed_batches import TrainingBatches
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.joined import open_corpus

@@ -31,13 +31,13 @@ from benchmarks.machine import description, fast_dtypes, matrix_product_gflops
 from benchmarks.spec import Spec
 from benchmarks.worker import seconds
 from protein_lm import alphabet
-from protein_lm.batches.batches import IGNORED, causal_targets, pack
+from protein_lm.batches.packed_batches import IGNORED, causal_targets, pack
 from protein_lm.choices import Objective
 from protein_lm.config import Recipe, load_recipe
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import choose
+from protein_lm.native.freed_memory import reuse_freed_memory
 from protein_lm.native.library import describe, kernels
-from protein_lm.native.memory import reuse_freed_memory
 from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3
@@ -220,9 +220,7 @@ def _triangle(places: int) -> int:
 
 
 @register_flop_formula(torch.ops.protein_lm.linear_attention, get_raw=True)  # pyright: ignore[reportCallIssue]
-def forward_flops(
-    query, key, value, projection, half_norms, mask, sequences, number, constants, causal, *_, **__
-) -> int:
+def forward_flops(query, key, value, projection, half_norms, mask, sequences, switches, constants, *_, **__) -> int:
     """Of the compiled kernel's forward pass."""
     features, width = projection.shape[0], -(-query.shape[-1] // 32) * 32
     values = -(-value.shape[-1] // 32) * 32
@@ -230,7 +228,7 @@ def forward_flops(
     for places, has_before, has_behind in _of_chunks(sequences):
         total += 2 * places * width * features  # features of queries and of keys
         state = places * features * values
-        if causal:
+        if switches[1]:  # causal
             total += _triangle(places) * (features + values) + state * (has_before + has_behind)
         else:
             total += 2 * state
@@ -239,8 +237,7 @@ def forward_flops(
 
 @register_flop_formula(torch.ops.protein_lm.linear_attention_backward, get_raw=True)  # pyright: ignore[reportCallIssue]
 def backward_flops(
-    grad, query, key, value, projection, half_norms, mask, sequences, output, normalizer, states, sums, number, constants,
-    causal, *_, **__,
+    grad, query, key, value, projection, half_norms, mask, sequences, output, normalizer, states, sums, switches, *_, **__
 ) -> int:  # fmt: skip
     """Of the compiled kernel's backward pass."""
     features, width = projection.shape[0], -(-query.shape[-1] // 32) * 32
@@ -249,7 +246,7 @@ def backward_flops(
     for places, has_before, has_behind in _of_chunks(sequences):
         total += 4 * places * width * features  # features of queries and of keys, and back through them
         state = places * features * values
-        if causal:
+        if switches[1]:  # causal
             total += _triangle(places) * (3 * features + 3 * values) + 2 * state * (has_before + has_behind)
         else:
             total += 4 * state

@@ -6,7 +6,7 @@ file must differ. Layers and heads are numbered from 1; layer 0 is the embedding
 
 >>> import protein_lm
 >>> model = protein_lm.load("checkpoints/tiny-causal", device="cpu")
->>> model.config.attention.value, model.is_causal
+>>> model.config.attention_name, model.is_causal
 ('performer-relu', True)
 """
 

@@ -41,8 +41,7 @@ class ModelConfig(_Section):
     objective: Objective
     """causal or masked."""
     attention: SerializeAsAny[AttentionOptions] | tuple[SerializeAsAny[AttentionOptions], ...]
-    """Kind of attention: a name, or a dictionary with the name as `kind` and options; or a list with one for each layer, the
-    lowest first."""
+    """Kind of attention: its name, or {kind: NAME, OPTION: value}; or a list with one for each layer, the lowest first."""
     num_layers: int = Field(ge=1, le=10_000)
     """Number of blocks."""
     width: int = Field(ge=2, le=2**20)
@@ -52,7 +51,7 @@ class ModelConfig(_Section):
     feedforward_width: int = Field(ge=1, le=2**24)
     """Inner width of the feed-forward layers."""
     positions: PositionKind = PositionKind.ROTARY
-    """How the model knows the position of a token."""
+    """Positions: rotary, sinusoidal, learned, axial or none."""
     axial_shape: tuple[Annotated[int, Field(ge=1, le=_MANY)], Annotated[int, Field(ge=1, le=_MANY)]] = (64, 128)
     """Rows and columns of axial positions; their product is the longest length."""
     qk_norm: bool = False
@@ -68,12 +67,11 @@ class ModelConfig(_Section):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of dropping each output of attention and feed-forward layers in training."""
     token_dropout: bool = False
-    """Whether embeddings of <mask> are zero and the others of a sequence are scaled up for it, as in ESM-2; masked models
-    only."""
+    """Whether embeddings of <mask> are zero and others scaled up for it, as in ESM-2; masked models only."""
     stored_frequencies: bool = False
     """Whether the frequencies of rotary positions are stored with the weights, as for ESM-2, whose training rounded them."""
     output_head: OutputHead = OutputHead.TIED
-    """How hidden states become logits: tied, dense, or none for a model without logits."""
+    """Layers between hidden states and logits: tied, dense, or none for a model without logits."""
     contact_head: bool = False
     """Whether the model has weights that turn its attention into probabilities of contacts."""
 
@@ -168,7 +166,7 @@ OLDER_OPTIONS = {"num_random_features": "num_features"} | {
 
 
 class DataConfig(_Section):
-    """How sequences become training batches."""
+    """Settings of training batches from a corpus."""
 
     tokens_per_batch: int = Field(default=4096, ge=3, le=_MANY)
     """Tokens of one forward and backward pass per process, special tokens included."""
@@ -185,7 +183,7 @@ class DataConfig(_Section):
 
 
 class LabelledDataConfig(_Section):
-    """How a table of labelled sequences becomes training batches."""
+    """Settings of training batches from a table of labelled sequences."""
 
     tokens_per_batch: int = Field(default=4096, ge=3, le=_MANY)
     """Tokens of one forward and backward pass per process, special tokens included."""
@@ -219,7 +217,7 @@ class HeadConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """How the weights are trained."""
+    """Settings of the optimizer and of the training loop."""
 
     num_steps: int = Field(ge=1, le=_MANY)
     """Optimizer steps of the whole run."""

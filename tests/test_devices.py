@@ -19,7 +19,7 @@ from protein_lm.attention.kinds.interface import AttentionOperation, LayerShape
 from protein_lm.attention.kinds.table import ATTENTION_KINDS, build_attention, with_defaults
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
-from protein_lm.batches.batches import causal_targets, pack
+from protein_lm.batches.packed_batches import causal_targets, pack
 from protein_lm.config import ModelConfig
 from protein_lm.model.language_model import ProteinLM
 from tests.conftest import small_recipe

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -44,13 +45,23 @@ def commands(program: str) -> list[list[str]]:
     return [words[words.index(program) + 1 :] for words in found]
 
 
-def verb(words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command that `words` begin with, and its arguments."""
+def command_line() -> Any:
     from protein_lm import cli
     from protein_lm.cli.app import app
 
     cli.main(["--help"])  # loads every verb
-    command: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def options_of(command: Any) -> set[str]:
+    """Return the options of a command, or of all commands below it."""
+    below = [options_of(each) for each in getattr(command, "commands", {}).values()]
+    return {option for parameter in command.params for option in parameter.opts}.union(*below)
+
+
+def verb(words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command that `words` begin with, and its arguments."""
+    command = command_line()
     while hasattr(command, "commands"):
         assert words[0] in command.commands, f"{words[0]} is no command"
         command, words = command.commands[words[0]], words[1:]
@@ -66,6 +77,14 @@ def test_commands_parse(words: list[str], monkeypatch) -> None:
     for word in words:
         if word.startswith(("scripts/", "data/", "checkpoints/tiny")):
             assert Path(word).exists()
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=name)
+def test_options_that_the_text_names_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    named = {option for code in re.findall(r"`([^`]*)`", text) for option in re.findall(r"(?<![\w-])--[a-z-]+", code)}
+    of_others = {"--all", "--cpu", "--minutes", "--plot"}  # of scripts, benchmarks and Accelerate
+    assert named - of_others <= options_of(command_line())
 
 
 @pytest.mark.parametrize("words", commands("python"), ids=" ".join)
@@ -106,6 +125,12 @@ def test_imports_of_python_blocks_exist(page: Path) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("protein_lm"):
             module = importlib.import_module(node.module or "")
             assert all(hasattr(module, each.name) for each in node.names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_of_python_that_the_text_has_exist(page: Path) -> None:
+    for code in re.findall(r"`(protein_lm(?:\.\w+)+)", page.read_text()):
+        pkgutil.resolve_name(code)
 
 
 def test_python_of_the_readme_runs(monkeypatch) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from protein_lm.checkpoint.checksums import write_checksums
 from protein_lm.checkpoint.directory import load_model, load_predictor, save_model
+from protein_lm.checkpoint.sizes import check_room
 from protein_lm.checkpoint.training_state import read_training_facts
 from protein_lm.choices import Task
 from protein_lm.cli import main
@@ -20,9 +21,8 @@ from protein_lm.config import HeadConfig, Recipe
 from protein_lm.corpus.joined import open_corpus
 from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import ConfigError, InputError, ModelError, StoreError
-from protein_lm.interop.reading import read_esm2
+from protein_lm.interop.esm_directory import read_esm2
 from protein_lm.model.predictor import PredictionHead
-from protein_lm.model.sizes import check_room
 from protein_lm.training.language_modelling import LanguageModelling
 from protein_lm.training.loop import Trainer
 from protein_lm.training.run_log import read_metrics, read_recipe

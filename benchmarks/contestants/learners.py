@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.contestants import models
 from protein_lm import alphabet
 from protein_lm.attention.kinds.table import options_in
-from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
 from protein_lm.batches.masking import hide
+from protein_lm.batches.packed_batches import IGNORED, Batch, TrainingBatches, fill, pack, tokens_of
 from protein_lm.batches.plan import PlanPosition
 from protein_lm.choices import Objective, Precision
 from protein_lm.config import Recipe

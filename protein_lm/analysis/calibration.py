@@ -21,7 +21,7 @@ from protein_lm.attention.feature_maps.performer import SoftmaxFeatures
 from protein_lm.attention.kinds.interface import AttentionOperation
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.reference import visible_keys
-from protein_lm.batches.batches import pack
+from protein_lm.batches.packed_batches import pack
 from protein_lm.choices import PositionKind
 from protein_lm.errors import InputError
 from protein_lm.model.block import Block

@@ -13,7 +13,7 @@ from protein_lm.attention.feature_maps.optimal import OptimalFeatures, SaderfFea
 from protein_lm.attention.feature_maps.performer import RandomFeatureMap, ReLUFeatures, SoftmaxFeatures
 from protein_lm.attention.feature_maps.trigonometric import TrigonometricFeatures
 from protein_lm.attention.reference import exact_attention_matrix, linear_attention_matrix, visible_keys
-from protein_lm.batches.batches import pack
+from protein_lm.batches.packed_batches import pack
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.score import check_length
 from protein_lm.io.records import SequenceRecord

@@ -19,7 +19,7 @@ from protein_lm import alphabet
 from protein_lm.analysis.attention.maps import LayerCall
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import WHOLE
-from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.errors import InputError
 from protein_lm.model.language_model import ProteinLM
 

@@ -9,8 +9,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from protein_lm import __version__, alphabet
-from protein_lm.analysis.draw import Draw
 from protein_lm.analysis.pair_attention import AMINO_ACID_IDS, AMINO_ACIDS, PairSums
+from protein_lm.analysis.protein_sample import Draw
 from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import InputError

@@ -1,8 +1,8 @@
 """The door to attention: checks inputs, chooses a backend, computes.
 
-Each operation has a table of backends, best first. The last one is torch, which takes every call: it is the reference that
-the others are tested against. A new backend is one file in `backends` and one entry here. Which compiled kernels there are is
-found out once per process, see `native.library`.
+Each operation has a table of backends, best first. The last one is torch, which takes every call: the others are tested
+against it. A new backend is one file in `backends` and one entry here. `native.library` finds once per process which compiled
+kernels exist. Decoding has kernels for all blocks of a model at once, see `model.native_decoding`.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from protein_lm.attention.backends import native_exact, native_linear, native_rotary
 from protein_lm.attention.backends.interface import Backend, ExactInputs, Inputs, LinearInputs, RotaryInputs
-from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.input_checks import check_inputs
 from protein_lm.attention.operations import exact, linear, rotary
-from protein_lm.attention.operations.stream import autocast_dtype, product_dtype, without_autocast
+from protein_lm.attention.operations.linear_stream import autocast_dtype, product_dtype, without_autocast
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Part
+from protein_lm.attention.sequence_parallel import Part
 
 LINEAR: Sequence[Backend[LinearInputs]] = (native_linear, linear)
 EXACT: Sequence[Backend[ExactInputs]] = (native_exact, exact)
@@ -55,7 +55,7 @@ def linear_attention(
         (B, H, L, width of value) in the type of `value`. A query that may see no key gives zeros.
 
     Raises:
-        ValueError: as `checks.check_inputs`, or a width that the map is not made for.
+        ValueError: as `input_checks.check_inputs`, or a width that the map is not made for.
     """
     check_inputs(query, key, value, valid_mask, packing, empty_rows=part is not None)
     feature_map.check(query.shape[-1])
@@ -73,21 +73,13 @@ def exact_attention(
     valid_mask: Tensor | None = None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Softmax attention, in O(L²) time.
-
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        causal: whether a query sees itself and the tokens before it, or all tokens.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
+    """Softmax attention, in O(L²) time. Arguments are those of `linear_attention`.
 
     Returns:
         (B, H, L, width of value). Rows of padded queries are finite and carry no meaning.
 
     Raises:
-        ValueError: as `checks.check_inputs`.
+        ValueError: as `input_checks.check_inputs`.
     """
     check_inputs(query, key, value, valid_mask, packing)
     query, key, value = map(_to_autocast_type, (query, key, value))

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.checks import check_mask
+from protein_lm.attention.input_checks import check_mask
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Group, Part
+from protein_lm.attention.sequence_parallel import Group, Part
 
 
 class Rows(NamedTuple):

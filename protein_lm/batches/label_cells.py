@@ -43,7 +43,7 @@ class LabelReader:
         if not self._task.is_of_residues:
             return [None if is_empty else self._read_one(text)]
         letters = sequence.strip()
-        kept = residues_of(letters).places  # indices of the letters that are residues
+        kept = residues_of(letters).letter_indices  # indices of the letters that are residues
         if is_empty:
             return [None] * kept.size
         parts = text.split() if self._task.is_regression else list(text)

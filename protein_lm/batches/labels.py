@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protein_lm.attention.packing import Packing
-from protein_lm.batches.batches import IGNORED, pack, tokens_of
 from protein_lm.batches.label_cells import FLIP_SET, FLIP_VALIDATION, SPLIT, Label, LabelReader, given_splits
 from protein_lm.batches.order import shuffled
+from protein_lm.batches.packed_batches import IGNORED, pack, tokens_of
 from protein_lm.batches.plan import PlanPosition, check_budget, filled
 from protein_lm.choices import LongPolicy
 from protein_lm.config import HeadConfig, LabelledDataConfig
@@ -143,10 +143,8 @@ class LabelTable:
             "the splits": (self.splits,),
             "the labels": (self.labels,),
         }
-        sums = {
-            name: hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-            for name, arrays in named.items()
-        }
+        parts = {name: b"".join(array.tobytes() for array in arrays) for name, arrays in named.items()}
+        sums = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
         return {**sums, "the classes": ", ".join(self.classes)}
 
     def indices(self, split: Split) -> NDArray[np.int64]:
@@ -223,7 +221,8 @@ def _classes(
     """
     in_training = {name for cell, split in zip(cells, splits, strict=True) if split == Split.TRAIN for name in cell}
     classes = tuple(sorted(name for name in in_training if isinstance(name, str)))
-    numbers: dict[Label, int] = {None: IGNORED} | {name: number for number, name in enumerate(classes)}
+    numbers: dict[Label, int] = {None: IGNORED}
+    numbers.update((name, number) for number, name in enumerate(classes))
     for row, split, cell in zip(table.rows, splits, cells, strict=True):
         if unseen := [name for name in cell if name not in numbers]:
             raise InputError(

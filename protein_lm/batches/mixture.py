@@ -13,7 +13,7 @@ from protein_lm.batches.order import shuffled
 from protein_lm.errors import ConfigError
 
 BLOCK = 2**16
-"""Positions of a block: shares are exact to one of these."""
+"""Positions of a block: shares are exact to one position."""
 
 
 class Mixture:

@@ -1,7 +1,8 @@
 """The order of training: a shuffle of any number of sequences that is computed, not stored.
 
-A Feistel network permutes the numbers of 2h bits, whatever its round function is. A number that it sends outside 0 ... n - 1
-is sent through it again until it lands inside ("cycle walking", Black and Rogaway 2002, doi:10.1007/3-540-45760-7_9).
+A Feistel network permutes the numbers of 2h bits, whatever its round function is. A number that lands outside 0 ... n - 1 is
+sent through the network again until it lands inside. This is "cycle walking": Black and Rogaway 2002,
+doi:10.1007/3-540-45760-7_9.
 """
 
 import numpy as np

@@ -16,7 +16,7 @@ RELEASES = tuple(name for name in vars(pretrained) if name.startswith("esm2_"))
 """Names of ESM-2 as its authors released it, by fair-esm."""
 _ADAPTERS = "adapter_config.json"
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
-"""How zip archives and bare pickles begin."""
+"""First bytes of zip archives and bare pickles."""
 _LONGEST_NAME = 200
 """Letters of a file's name."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from protein_lm.checkpoint.base_model import WEIGHTS, Base
 from protein_lm.checkpoint.config_file import CONFIG, read_facts
+from protein_lm.checkpoint.sizes import without_weights
 from protein_lm.checkpoint.tensor_files import check_fit, check_floating, load_tensors, read_headers
 from protein_lm.config import HeadConfig, ModelConfig
 from protein_lm.errors import ConfigError, ModelError
@@ -15,7 +16,6 @@ from protein_lm.files.settings import parse
 from protein_lm.model.adapters import adapter_weights, merge
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.predictor import PredictionHead
-from protein_lm.model.sizes import without_weights
 
 ADAPTERS, HEAD = "adapters.safetensors", "head.safetensors"
 

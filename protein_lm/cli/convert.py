@@ -57,42 +57,23 @@ def convert(
     from protein_lm.files.output import check_absent
 
     check_absent(output)
-
-    from protein_lm.errors import ConfigError
-
-    if merge and (settings or source):
-        raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
-    if merge and verify:
-        raise ConfigError("--verify compares ESM-2 with fair-esm's own model; leave it out with --merge")
-    if source and not settings:
-        raise ConfigError(
-            "--calibrate fits new attention to the former; add --set attention=KIND, for example hedgehog"
-        )
-    if force and not source:
-        raise ConfigError("--force keeps what --calibrate refuses; give --calibrate SOURCE, or leave it out")
+    _check_options(settings=settings, source=source, force=force, verify=verify, merge=merge)
     if merge:
         _merge(model, output)
         return
 
     from protein_lm.checkpoint.directory import load_model, save_model
-    from protein_lm.interop.reading import is_file_of_others, read_esm2
+    from protein_lm.interop.esm_directory import is_file_of_others
     from protein_lm.model.conversion import parse_settings, with_attention
 
-    path, remarks = _fetched(model), []
-    is_foreign = is_file_of_others(path)
-    if verify and not path.is_file():
-        raise ConfigError(f"--verify compares with fair-esm's own model; {model} is none: give a .pt file or a release")
-    if not is_foreign:
-        _check_name(model, has_settings=bool(settings))
-    parsed = parse_settings(settings or []) if settings or not is_foreign else None
-    if is_foreign:
-        opened, remarks = read_esm2(path)
-        if verify:
-            from protein_lm.interop.verification import verify as compare
-
-            remarks = [*remarks, compare(path, opened)]
+    path = _fetched(model)
+    if verify or is_file_of_others(path):
+        parsed = parse_settings(settings) if settings else None
+        opened, remarks = _read_esm2(path, verify=verify)
     else:
-        opened = load_model(model)
+        _check_name(model, has_settings=bool(settings))
+        parsed = parse_settings(settings or [])
+        opened, remarks = load_model(model), []
     facts: dict[str, Any] = {"weights_from": f"{model} ({opened.config.attention_name} attention)"}
     result = opened if parsed is None else with_attention(opened, attention=parsed, seed=seed)
     if source:
@@ -107,6 +88,34 @@ def convert(
         print(f"  fine-tune it before use, for example with: protein-lm {verb} --init {output}")
         if not source:
             print("  --calibrate SOURCE measures how near its attention is to the former one, and improves it")
+
+
+def _check_options(*, settings: list[str] | None, source: Path | None, force: bool, verify: bool, merge: bool) -> None:
+    """Refuse options that do not go together."""
+    from protein_lm.errors import ConfigError
+
+    if merge and (settings or source):
+        raise ConfigError("--merge changes no kind of attention; convert its result with --set afterwards")
+    if merge and verify:
+        raise ConfigError("--verify compares ESM-2 with fair-esm's own model; leave it out with --merge")
+    if source and not settings:
+        raise ConfigError(
+            "--calibrate fits new attention to the former; add --set attention=KIND, for example hedgehog"
+        )
+    if force and not source:
+        raise ConfigError("--force keeps what --calibrate refuses; give --calibrate SOURCE, or leave it out")
+
+
+def _read_esm2(path: Path, *, verify: bool) -> "tuple[ProteinLM, list[str]]":
+    """The model in files of fair-esm or Hugging Face, and remarks on it, after a comparison if that is wanted."""
+    from protein_lm.errors import ConfigError
+    from protein_lm.interop import verification
+    from protein_lm.interop.esm_directory import read_esm2
+
+    if verify and not path.is_file():
+        raise ConfigError(f"--verify compares with fair-esm's own model; {path} is none: give a .pt file or a release")
+    model, remarks = read_esm2(path)
+    return model, [*remarks, verification.verify(path, model)] if verify else remarks
 
 
 def _merge(model: str, output: Path) -> None:
@@ -156,7 +165,7 @@ def _check_name(model: str, *, has_settings: bool) -> None:
 def _calibrate(original: "ProteinLM", result: "ProteinLM", source: Path, *, seed: int, force: bool) -> dict[str, Any]:
     """Adapt `result`, print its errors, and refuse a model worse than uniform attention; return facts for its card."""
     from protein_lm.analysis.calibration import MOST_TOKENS, NUM_SEQUENCES, calibrate, describe, worse_than_uniform
-    from protein_lm.analysis.draw import draw_sequences
+    from protein_lm.analysis.protein_sample import draw_sequences
     from protein_lm.errors import ModelError
 
     longest = min(original.max_residues, MOST_TOKENS - 2)

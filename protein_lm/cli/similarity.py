@@ -1,7 +1,7 @@
 """The verb that measures the similarity of amino acids to a model: similarity."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,6 @@ from protein_lm.cli.options import (
 )
 from protein_lm.errors import ConfigError
 from protein_lm.files.sources import STANDARD_INPUT
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ALL = "all"
 
@@ -84,7 +81,7 @@ def similarity(
     from protein_lm.analysis.pair_attention_file import PairReader
     from protein_lm.analysis.substitution import MATRIX, substitution_matrix
     from protein_lm.checkpoint.directory import load_model
-    from protein_lm.results.similarity import write_similarity
+    from protein_lm.results.similarity import describe, write_similarity
 
     for name in matrices or ():
         substitution_matrix(name)
@@ -105,28 +102,7 @@ def similarity(
     print(
         f"{output}: {found.summary.num_used:,} sequences; agreement over pairs of different amino acids (95 % interval)"
     )
-    for line in _lines(found.agreements):
+    for line in describe(found.agreements):
         print(f"  {line}")
     for note in found.notes:
         print(f"  {note}")
-
-
-def _lines(agreements: "pd.DataFrame") -> list[str]:
-    """Return a line for each measure and matrix: the model's agreement, and that of untrained models."""
-    import pandas as pd
-
-    trained = agreements["model"] == "trained"
-    lines = []
-    for row in pd.DataFrame(agreements[trained]).to_dict("records"):
-        parts = []
-        for name in ("pearson", "spearman"):
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            interval = f" ({low:.3f} to {high:.3f})" if low == low else ""
-            parts.append(f"{name.capitalize()} {row[name]:.3f}{interval}, permutation p {row[f'{name}_p']:.4f}")
-        line = f"{row['measure']}, {row['matrix']}: {'; '.join(parts)}"
-        same = (agreements["measure"] == row["measure"]) & (agreements["matrix"] == row["matrix"])
-        null = agreements.loc[same & ~trained, "pearson"]
-        if len(null):
-            line += f"; untrained, Pearson {', '.join(f'{value:.3f}' for value in null)}"
-        lines.append(line)
-    return lines

@@ -65,7 +65,7 @@ class Ledger:
             self._num_held += number
             noted += number
             if self._num_held == _HELD_ROWS:
-                self.spread()
+                self.settle()
 
     def remove(self) -> None:
         """Delete the files."""
@@ -99,11 +99,11 @@ class Ledger:
         if not self.file_names:
             yield self._held[: self._num_held]
             return
-        self.spread()
+        self.settle()
         for name in self.file_names:
             yield np.fromfile(self._work.flushed(name), dtype=ROW)
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Move the rows in memory to the files."""
         ends = reader().spread(self._held[: self._num_held], _FILE_BITS, self._sorted)
         for number, (start, end) in enumerate(zip(chain((0,), ends), ends, strict=False)):
@@ -199,10 +199,10 @@ class RepeatFinder:
         if self._ledger is not None:
             yield from self._ledger.repeats()
 
-    def spread(self) -> None:
+    def settle(self) -> None:
         """Leave nothing in memory that a resumed process needs."""
         if self._ledger is not None:
-            self._ledger.spread()
+            self._ledger.settle()
 
     def remove(self) -> None:
         """Delete the files."""

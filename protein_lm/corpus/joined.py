@@ -25,13 +25,14 @@ from protein_lm import __version__
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.corpus import Corpus
 from protein_lm.corpus.duplicates import Ledger, RecordSet, fingerprints
-from protein_lm.corpus.split import Split, count_by_split, labelled_counts
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, FORMAT_VERSION, MANIFEST, TokenStore, map_array, read_manifest
 from protein_lm.errors import InputError, StoreError
 from protein_lm.files.output import checksum, new_directory
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.hashing import hash_letters
 from protein_lm.io.records import Annotations, Spans
+from protein_lm.native.reader import reader
 
 _FILES = {"records.npy": np.int64, "splits.npy": np.uint8}
 _READ_RECORDS = 2**12
@@ -193,7 +194,7 @@ def join(paths: Sequence[Path], output: Path) -> dict[str, Any]:
                 block = block[~repeats.has(block + first)]  # indices in the part; records begin at `first`
                 files["records.npy"].append(block + first)
                 files["splits.npy"].append(part.splits[block])
-                counts += count_by_split(part.splits[block], part.lengths_of(block))
+                counts += reader().tally(part.splits[block], part.lengths_of(block), len(Split))
             first += part.num_sequences
         manifest = {
             "format_version": FORMAT_VERSION,

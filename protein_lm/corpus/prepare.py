@@ -199,8 +199,8 @@ class _Preparation:
         if time.monotonic() - self._saved_at < SAVED_SECONDS or STANDARD_INPUT in self._paths:
             return
         self._writer.settle()
-        self._repeats.spread()
-        self._identifiers.spread()
+        self._repeats.settle()
+        self._identifiers.settle()
         num_bytes, sha256 = source.read_so_far()  # at least what the parts so far came from
         self._work.save(
             {

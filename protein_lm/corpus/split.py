@@ -47,13 +47,8 @@ def parse_split(label: str) -> Split:
         raise ConfigError(f"unknown split {label!r}; choose from {', '.join(split.label for split in Split)}") from None
 
 
-def count_by_split(splits: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(2, S) sequences and residues of each split, given split and length of N sequences; splits must be of `Split`."""
-    return reader().tally(splits, lengths, len(Split))
-
-
 def labelled_counts(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
-    """Return the counts (2, S) of `count_by_split` as manifests hold them."""
+    """Return sequences and residues of each split, (2, S), as manifests hold them."""
     keys = ("num_sequences", "num_residues")
     return {split.label: dict(zip(keys, counts[:, split].tolist(), strict=True)) for split in Split}
 

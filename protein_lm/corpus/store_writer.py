@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from protein_lm.corpus.array_file import ArrayFile
 from protein_lm.corpus.duplicates import RecordSet
-from protein_lm.corpus.split import Split, count_by_split, labelled_counts
+from protein_lm.corpus.split import Split, labelled_counts
 from protein_lm.corpus.store import ANNOTATIONS, ARRAYS, FORMAT_VERSION, MANIFEST
 from protein_lm.files.resume import WorkFolder
 from protein_lm.io.records import Columns, Spans, kept, selected
+from protein_lm.native.reader import reader
 
 _COPIED_RECORDS = 2**16
 _COPIED_BYTES = 2**22
@@ -66,7 +67,7 @@ class StoreWriter:
         self._num_id_bytes += num_id_bytes
         self.num_sequences += lengths.size
         if self._counts is not None:
-            self._counts += count_by_split(splits, lengths)
+            self._counts += reader().tally(splits, lengths, len(Split))
 
     def move(self, records: NDArray[np.int64], split: Split) -> None:
         """Give sequences another split; their numbers (K,) are in ascending order."""
@@ -116,7 +117,7 @@ class StoreWriter:
             self._counts = np.zeros((2, len(Split)), dtype=np.int64)
             for start, end in self._parts(0):
                 lengths = np.diff(self._files["offsets.npy"].read(start, end + 1))
-                self._counts += count_by_split(self._files["splits.npy"].read(start, end), lengths)
+                self._counts += reader().tally(self._files["splits.npy"].read(start, end), lengths, len(Split))
         return labelled_counts(self._counts)
 
     def complete(self, facts: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,11 @@ import xxhash
 
 from protein_lm.errors import OutputError, ProteinLMError
 from protein_lm.files.output import check_absent, claimed, clear_errors, flush, flush_tree, give_name, new_directory
-from protein_lm.native.memory import return_freed_memory
+from protein_lm.native.freed_memory import return_freed_memory
 
 STATE = "progress.json"
 _FORMAT = 2
+"""Version of the saved state's form."""
 _READ_BYTES = 2**22
 
 

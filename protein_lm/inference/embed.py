@@ -1,4 +1,4 @@
-"""Hidden states of proteins, for whatever is to be learned from them."""
+"""Embeddings: hidden states of proteins."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.model.language_model import ProteinLM
 
@@ -19,15 +19,15 @@ def embed(
     layers: Sequence[int] | None = None,
     tokens_per_batch: int = 2048,
 ) -> Iterator[Tensor]:
-    """For each of `sequences` (token ids of residues, see `alphabet.encode`), in order: its embedding (N, K, D).
+    """The embedding (N, K, D) of each of `sequences` (token ids of residues), in order; float32, on the model's device.
 
-    N are the layers, in their order: 0 is what goes into the first block, n comes out of block n, and the last one, which
-    stands alone if none are named, has the final norm, as in ESM. K are the residues, without <cls> and <eos>; their mean
-    over K is the protein's. float32, on the model's device. A sequence's embedding does not depend on its batch.
+    The N layers are those asked for, in their order; the last one if none are. Layer 0 is the input of the first block, layer
+    n the output of block n, and the last layer has the final norm, as in ESM. The K residues are without <cls> and <eos>. The
+    mean over K is the embedding of the protein. A sequence's embedding does not depend on its batch.
 
     Raises:
-        ConfigError: a layer that the model does not have.
-        NumericalError: the model gives no number.
+        ConfigError: the model does not have such a layer.
+        NumericalError: the model gives NaN or infinity.
     """
     layers = chosen_layers(model, layers)
     for members in fill(tokens_of(sequences), tokens_per_batch):
@@ -47,7 +47,7 @@ def chosen_layers(model: ProteinLM, layers: Sequence[int] | None) -> list[int]:
     """The layers asked for; the last one if none are.
 
     Raises:
-        ConfigError: one that the model does not have, or one that is named twice.
+        ConfigError: the model does not have such a layer, or one is named twice.
     """
     last = model.config.num_layers
     if not layers:

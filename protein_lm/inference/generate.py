@@ -1,11 +1,11 @@
 """New proteins from a causal model, residue by residue, many rows at once.
 
-A row whose sequence has ended begins the next one, so that a batch stays full; every sequence has random numbers of its own.
-Whether a sequence ends is drawn as the model has it, temperature or not: <eos> is rare everywhere within a protein, so that
-what makes residues surer, applied to it too, would never let one end.
+A row whose sequence has ended begins the next one, so that a batch stays full. Every sequence has its own random numbers, so
+it does not depend on the batch, except for rounding. Log-probabilities differ in the seventh digit between batch sizes. A
+random number that close to the border between two residues then falls to the other side.
 
-Which sequences come out therefore does not depend on the batch, but for rounding: log-probabilities differ in the seventh
-digit from one batch size to another, and a random number that close to the border of two residues falls to the other side.
+The end of a sequence is drawn with the model's own probability, without temperature. Within a protein <eos> is rare
+everywhere, so with a sharper distribution no sequence would ever end.
 """
 
 from collections import deque
@@ -28,7 +28,7 @@ Residues = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prefix:
-    """How some of the sequences begin."""
+    """The beginning of some of the sequences."""
 
     name: str
     residues: Residues
@@ -39,7 +39,7 @@ NO_PREFIX = Prefix("generated", np.empty(0, dtype=np.uint8))
 
 
 def read_prefixes(given: Proteins) -> list[Prefix]:
-    """Prefixes as a user gives them: residue letters (none if empty), or several with names, as in a sequence file.
+    """Read prefixes from a user: residue letters (none if empty), or several with names, as in a sequence file.
 
     Raises:
         InputError: as `proteins.records`.
@@ -56,19 +56,19 @@ _PREFIX_REMEDY = "give residue letters, or a FASTA file by name"
 
 @dataclass(frozen=True)
 class Generated:
-    """A sequence that a model made."""
+    """A sequence made by a model."""
 
     sequence_id: str
     residues: Residues
     """(length,) token ids, the prefix included."""
     log_likelihood: float
-    """Nats, of all residues under the model as it is, whatever they were drawn from; as `score` gives it."""
+    """Log-likelihood of all residues in nats, as `score` gives it, whatever distribution they were drawn from."""
     is_finished: bool
     """Whether the model ended it; otherwise it reached the longest length."""
 
     @property
     def header(self) -> str:
-        """What stands above it in FASTA."""
+        """Its header in FASTA."""
         perplexity = np.exp(-self.log_likelihood / self.residues.size)
         return (
             f"{self.sequence_id} length={self.residues.size} log_likelihood={self.log_likelihood:.3f} "
@@ -78,14 +78,14 @@ class Generated:
 
 @dataclass
 class _Row:
-    """A sequence that is being made."""
+    """A sequence in the making, in one row of a batch."""
 
     number: int
-    """Of the sequence, from 0."""
+    """Number of the sequence, from 0."""
     prefix: Prefix
     random: np.random.Generator
     log_likelihood: float
-    """Of the residues so far."""
+    """Nats, of the residues so far."""
     is_finished: bool = False
 
     def __post_init__(self) -> None:
@@ -98,18 +98,18 @@ class _Row:
 
 
 class Generator:
-    """Makes sequences from a causal model.
+    """Generates sequences from a causal model.
 
     Args:
         model: the model.
         sampling: how residues are drawn.
-        min_length: residues before which a sequence does not end, the prefix included.
-        max_length: residues at which it stops, the prefix included; None: what the model's window holds.
+        min_length: least residues, the prefix included.
+        max_length: most residues, the prefix included; None: as many as the model's window holds.
         batch_size: sequences that grow at once.
         seed: of the random numbers.
 
     Raises:
-        ConfigError: a masked model, lengths that do not fit each other or the model's window, no rows, or a seed below 0.
+        ConfigError: a masked model, lengths that fit neither each other nor the window, no rows, or a seed below 0.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Generator:
     ) -> None:
         if not model.is_causal:
             raise ConfigError(
-                "a masked model cannot go on from what it has written; generate with a causal model, or fill in marked "
+                "a masked model cannot continue a sequence; generate with a causal model, or fill in marked "
                 "residues with protein-lm infill"
             )
         self.model = model
@@ -148,15 +148,15 @@ class Generator:
             raise ConfigError(f"--seed {seed} must be 0 or more")
         self._allowed = self.sampling.allowed()
         self._opening: tuple[Prefix, DecodingState, float] | None = None
-        """The prefix that was read last, for all sequences that begin with it."""
+        """The prefix that was read last, with its state and log-likelihood, for all sequences that begin with it."""
 
     @torch.inference_mode()
     def generate(self, number: int, prefixes: Sequence[Prefix] = (NO_PREFIX,)) -> Iterator[Generated]:
-        """So many sequences for each prefix, in order, as soon as those before them are done too.
+        """Generate `number` sequences for each prefix. They come in order, each as soon as those before it are done.
 
         Raises:
             ConfigError: no sequences, or a prefix that leaves no room.
-            NumericalError: the model gives no numbers.
+            NumericalError: the model gives NaN or infinity.
         """
         if number < 1:
             raise ConfigError(f"{number} sequences for each prefix are none; choose 1 or more")
@@ -182,77 +182,77 @@ class Generator:
                     num_out += 1
 
     def _rows_of_a_batch(self, waiting: deque[tuple[int, Prefix]]) -> Iterator[_Row]:
-        """Rows as they end: of all that wait, or of one batch where the rows of a state cannot be replaced."""
+        """Grow rows and give each when it ends: all that wait, or one batch where rows of a state cannot be replaced."""
         refills = self.model.rows_can_be_replaced
         state, rows = self._mixed_batch(waiting) if refills else self._equal_batch(waiting)
         while rows:
             last = torch.tensor([row.last for row in rows], device=self.model.device)
             over = self._grow(rows, log_softmax(self.model.step(last, state).double().cpu().numpy()))
             idle = []
-            for place in over:
-                yield rows[place]
+            for slot in over:
+                yield rows[slot]
                 if refills and waiting:
-                    rows[place] = self._put(waiting, state, place)
+                    rows[slot] = self._put(waiting, state, slot)
                 else:
-                    idle.append(place)
+                    idle.append(slot)
             if idle:
-                stay = [place for place in range(len(rows)) if place not in idle]
-                rows = [rows[place] for place in stay]
+                stay = [slot for slot in range(len(rows)) if slot not in idle]
+                rows = [rows[slot] for slot in stay]
                 state.keep(torch.tensor(stay, dtype=torch.int64))
 
     def _grow(self, rows: Sequence[_Row], log_probabilities: NDArray[np.float64]) -> list[int]:
-        """Draw a token for each row out of log-probabilities (R, V); the places of the rows that are over."""
+        """Draw a token for each row from log-probabilities (R, V); returns the slots of rows that have ended."""
         repeated = None
         if self.sampling.repetition_penalty != 1:
             repeated = np.zeros(log_probabilities.shape, dtype=bool)
-            for place, row in enumerate(rows):
-                repeated[place, row.residues[-self.sampling.repetition_window :]] = True
+            for slot, row in enumerate(rows):
+                repeated[slot, row.residues[-self.sampling.repetition_window :]] = True
         probabilities = self.sampling.distribution(log_probabilities, self._allowed, repeated)
         ends = self._probability_of_end(log_probabilities) * [len(row.residues) >= self.min_length for row in rows]
         probabilities *= 1 - ends[:, None]
         probabilities[:, alphabet.EOS] = ends
         drawn = draw(probabilities, np.array([row.random.random() for row in rows])).tolist()
         over = []
-        for place, (row, token) in enumerate(zip(rows, drawn, strict=True)):
+        for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
             row.is_finished = token == alphabet.EOS
             if row.is_finished or len(row.residues) == self.max_length:
-                over.append(place)
+                over.append(slot)
             else:
                 row.residues.append(token)
-                row.log_likelihood += float(log_probabilities[place, token])
+                row.log_likelihood += float(log_probabilities[slot, token])
         return over
 
     def _probability_of_end(self, log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(R,) of <eos> beside the residues that may be drawn; 0 or 1 at temperature 0."""
+        """Probability (R,) of <eos> compared with residues that may be drawn; 0 or 1 at temperature 0."""
         end, residues = log_probabilities[:, alphabet.EOS], log_probabilities[:, self._allowed]
         if self.sampling.temperature == 0:
             return (end > residues.max(1)).astype(np.float64)
         return np.exp(end) / (np.exp(end) + np.exp(residues).sum(1))
 
     def _mixed_batch(self, waiting: deque[tuple[int, Prefix]]) -> tuple[DecodingState, list[_Row]]:
-        """A state whose rows go on from any prefixes."""
+        """A state whose rows begin with any prefixes."""
         state = self.model.new_state(min(self.batch_size, len(waiting)))
-        return state, [self._put(waiting, state, place) for place in range(state.num_tokens.numel())]
+        return state, [self._put(waiting, state, slot) for slot in range(state.num_tokens.numel())]
 
     def _equal_batch(self, waiting: deque[tuple[int, Prefix]]) -> tuple[DecodingState, list[_Row]]:
-        """A state whose rows go on from the same prefix."""
-        prefix, taken = waiting[0][1], []
-        while waiting and waiting[0][1] is prefix and len(taken) < self.batch_size:
-            taken.append(waiting.popleft()[0])
-        state, log_likelihood = self._read(prefix, len(taken))
-        return state, [_Row(number, prefix, stream_of(self.seed, number), log_likelihood) for number in taken]
+        """A state whose rows begin with the same prefix."""
+        prefix, numbers = waiting[0][1], []
+        while waiting and waiting[0][1] is prefix and len(numbers) < self.batch_size:
+            numbers.append(waiting.popleft()[0])
+        state, log_likelihood = self._read(prefix, len(numbers))
+        return state, [_Row(number, prefix, stream_of(self.seed, number), log_likelihood) for number in numbers]
 
-    def _put(self, waiting: deque[tuple[int, Prefix]], state: DecodingState, place: int) -> _Row:
-        """The next sequence, begun in a row of a state."""
+    def _put(self, waiting: deque[tuple[int, Prefix]], state: DecodingState, slot: int) -> _Row:
+        """Begin the next sequence in a row of a state."""
         number, prefix = waiting.popleft()
         if self._opening is None or self._opening[0] is not prefix:
             self._opening = prefix, *self._read(prefix, 1)
         _, opened, log_likelihood = self._opening
-        state.put(place, opened)
+        state.put(slot, opened)
         return _Row(number, prefix, stream_of(self.seed, number), log_likelihood)
 
     def _read(self, prefix: Prefix, num_rows: int) -> tuple[DecodingState, float]:
-        """A state before the last token of <cls> and a prefix, and the log-likelihood of the prefix."""
+        """Read <cls> and a prefix except its last token; the state, and the log-likelihood of the whole prefix."""
         state = self.model.new_state(num_rows)
         if not prefix.residues.size:
             return state, 0.0

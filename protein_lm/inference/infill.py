@@ -1,7 +1,7 @@
-"""Marked residues of proteins filled in by a masked model, in steps: some residues are drawn, the others predicted anew.
+"""Fills in marked residues of proteins with a masked model, in steps: some residues are drawn, the others predicted anew.
 
-Source: Ghazvininejad et al. 2019 (Mask-Predict, arXiv 1904.09324) and Chang et al. 2022 (MaskGIT, arXiv 2202.04200) for the
-order by confidence; a residue that was drawn stays.
+The order by confidence is that of Ghazvininejad et al. 2019 (Mask-Predict, arXiv 1904.09324) and Chang et al. 2022 (MaskGIT,
+arXiv 2202.04200). A drawn residue stays.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import fill, pack, tokens_of
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.choices import FillingOrder
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.inference.likelihood import each_hidden_in_turn
@@ -27,18 +27,18 @@ SEQUENCES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Filled:
-    """A template whose residues are all there."""
+    """A template with all residues filled in."""
 
     sequence_id: str
     residues: NDArray[np.uint8]
     """(length,) token ids."""
     num_filled: int
     pseudo_log_likelihood: float
-    """Nats, of the residues that were filled in, each of them hidden in turn."""
+    """Log-probability of the residues that were filled in, each hidden in turn; nats."""
 
     @property
     def header(self) -> str:
-        """What stands above it in FASTA."""
+        """Its header in FASTA."""
         perplexity = np.exp(-self.pseudo_log_likelihood / self.num_filled)
         return (
             f"{self.sequence_id} filled={self.num_filled} pseudo_log_likelihood={self.pseudo_log_likelihood:.3f} "
@@ -48,17 +48,17 @@ class Filled:
 
 @dataclass
 class _Filling:
-    """A template on its way."""
+    """A template that is being filled in."""
 
     sequence_id: str
     residues: NDArray[np.uint8]
     positions: NDArray[np.int64]
-    """(K,) all that had to be filled in."""
+    """(K,) indices of all marked residues."""
     random: np.random.Generator
 
     @property
     def open(self) -> NDArray[np.int64]:
-        """(k,) places that are still to be filled in."""
+        """(k,) indices that are still to be filled in."""
         return self.positions[self.residues[self.positions] == alphabet.MASK]
 
 
@@ -74,27 +74,27 @@ def infill(
     seed: int = 0,
     tokens_per_batch: int = 8192,
 ) -> Iterator[Filled]:
-    """Fill in the marked residues of each template, so many times each; other residues never change.
+    """Fill in the marked residues of each template, `number` times; other residues never change.
 
     Args:
         model: a masked model.
         templates: the proteins.
-        number: sequences made of each; with more than one, `_1`, `_2`, ... follow its identifier.
-        num_steps: passes of the model over a sequence, in which about equally many residues are drawn; None, or more
-            than there are residues to fill in: one residue at a time.
-        order: whether those residues are drawn first that the model is surest of, or any.
-        sampling: how residues are drawn; the penalty for repetition has no meaning here.
-        seed: of the random numbers, which depend on it and on the number of a sequence alone.
+        number: sequences per template. With more than one, `_1`, `_2`, ... follow its identifier.
+        num_steps: passes over a sequence, in each of which about as many residues are drawn. None, or more than there are
+            marked residues: one residue per pass.
+        order: which residues are drawn first, the most confident ones or any.
+        sampling: how residues are drawn. The penalty for repetition has no meaning here.
+        seed: of the random numbers, which depend only on it and on the number of a sequence.
         tokens_per_batch: tokens computed at once.
 
     Raises:
         ConfigError: a causal model, or no steps.
         InputError: a template is longer than the model's window.
-        NumericalError: the model gives no numbers.
+        NumericalError: the model gives NaN or infinity.
     """
     if model.is_causal:
         raise ConfigError(
-            "a causal model does not see what follows a residue to fill in; use a masked model, or let this one go on from a "
+            "a causal model does not see what follows a residue to fill in; use a masked model, or let this one continue a "
             "beginning with protein-lm generate --prefix"
         )
     if num_steps is not None and num_steps < 1:
@@ -111,7 +111,7 @@ def infill(
 
 
 def _fillings(model: ProteinLM, templates: Iterable[Template], number: int, seed: int) -> Iterator[_Filling]:
-    for place, template in enumerate(templates):
+    for index, template in enumerate(templates):
         if template.residues.size > model.max_residues:
             raise InputError(
                 f"sequence {template.sequence_id} has {template.residues.size:,} residues; this model reads "
@@ -119,7 +119,7 @@ def _fillings(model: ProteinLM, templates: Iterable[Template], number: int, seed
             )
         for count in range(number):
             name = template.sequence_id if number == 1 else f"{template.sequence_id}_{count + 1}"
-            random = stream_of(seed, place * number + count)
+            random = stream_of(seed, index * number + count)
             yield _Filling(name, template.residues.copy(), template.positions, random)
 
 
@@ -130,7 +130,7 @@ def _fill(
     order: FillingOrder,
     sampling: Sampling,
 ) -> None:
-    """Fill in sequences that go into one batch; those that are complete leave it."""
+    """Fill in sequences of one batch; complete ones leave it."""
     allowed, step = sampling.allowed(), 0
     while remaining := [filling for filling in fillings if filling.open.size]:
         tokens, packing = pack([filling.residues for filling in remaining])
@@ -140,13 +140,13 @@ def _fill(
         probabilities, start = sampling.distribution(log_probabilities, allowed), 0
         confidence = log_probabilities[:, allowed].max(1)
         for filling in remaining:
-            places = filling.open
-            own = slice(start, start + places.size)
+            indices = filling.open
+            own = slice(start, start + indices.size)  # rows of this sequence in the logits
             start = own.stop
             steps = min(num_steps or filling.positions.size, filling.positions.size)
-            num_drawn = -(-places.size // (steps - step))
-            drawn = draw(probabilities[own], filling.random.random(places.size))
-            ranks = confidence[own] if order is FillingOrder.CONFIDENT else filling.random.random(places.size)
+            num_drawn = -(-indices.size // (steps - step))
+            drawn = draw(probabilities[own], filling.random.random(indices.size))
+            ranks = confidence[own] if order is FillingOrder.CONFIDENT else filling.random.random(indices.size)
             first = np.argsort(-ranks, kind="stable")[:num_drawn]
-            filling.residues[places[first]] = drawn[first]
+            filling.residues[indices[first]] = drawn[first]
         step += 1

@@ -1,4 +1,4 @@
-"""What a model with a head predicts, and how well that agrees with labels."""
+"""Predictions of a model with a head, and their agreement with labels."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import fill, pack, tokens_of
 from protein_lm.batches.labels import SEQUENCE, read_sequence_table
+from protein_lm.batches.packed_batches import fill, pack, tokens_of
 from protein_lm.choices import LongPolicy
 from protein_lm.errors import ConfigError, InputError, NumericalError
 from protein_lm.files.sources import STANDARD_INPUT
@@ -25,10 +25,10 @@ def predictions(
 ) -> Iterator[NDArray[np.float64]]:
     """For each of `sequences`, in order: (K,) numbers in the unit of the labels, or (K, C) probabilities of the classes.
 
-    K is 1, or the number of residues. What is predicted of a sequence does not depend on its batch.
+    K is 1, or the number of residues. Predictions do not depend on the batch.
 
     Raises:
-        NumericalError: the model gives no number.
+        NumericalError: the model gives NaN or infinity.
     """
     for members in fill(tokens_of(sequences), tokens_per_batch):
         batch = [sequences[i] for i in members]
@@ -69,12 +69,15 @@ def prediction_table(
 def read_sequences(
     source: Path, *, max_residues: int, long_sequences: LongPolicy
 ) -> tuple[list[str], list[NDArray[np.uint8]], list[str]]:
-    """Identifiers and residues of a sequence file, or of a table with the column `sequence`; identifiers of those left out.
+    """Read identifiers and residues of a sequence file, or of a table with the column `sequence`.
+
+    Returns:
+        Identifiers, residues, and the identifiers of sequences that were left out.
 
     Raises:
-        InputError: the file cannot be read, an identifier comes twice, or a sequence is over the window and the policy is
-            `error`.
-        ConfigError: the policy is `crop`, and the prediction for a part is not that for the whole.
+        InputError: the file cannot be read, an identifier occurs twice, or the policy is `error` and a sequence is over the
+            window.
+        ConfigError: the policy is `crop`, since a part's prediction is not that of the whole.
     """
     if long_sequences is LongPolicy.CROP:
         raise ConfigError("--long crop: what is predicted of a part is not meant for the whole; choose drop or error")
@@ -102,11 +105,11 @@ def read_sequences(
 
 
 def agreement(values: NDArray[np.float64], labels: NDArray, *, is_regression: bool) -> dict[str, float]:
-    """How well predictions agree with K labels; NaN where a measure is not defined.
+    """Measure the agreement of predictions with K labels; NaN where a measure is not defined.
 
-    Numbers (K,): `spearman`, not defined if labels or predictions are all the same, and `rmse`, the root of the mean squared
-    error in the unit of the labels. Probabilities (K, C): `accuracy`, and `macro_f1`, the mean F1 over the classes that the
-    labels have.
+    Numbers (K,) have `spearman`, not defined if labels or predictions are all the same, and `rmse`, the root mean squared
+    error in the unit of the labels. Probabilities (K, C) have `accuracy`, and `macro_f1`, the mean F1 over the classes among
+    the labels.
     """
     if is_regression:
         is_defined = np.ptp(labels) > 0 and np.ptp(values) > 0

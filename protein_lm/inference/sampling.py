@@ -1,9 +1,10 @@
-"""How a residue is drawn from what a model says: temperature, penalty for repetition, top-k, top-p, in this order."""
+"""Sampling of residues from log-probabilities: penalty for repetition, temperature, top-k and top-p, in this order."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from protein_lm import alphabet
 from protein_lm.errors import ConfigError, NumericalError, quoted
@@ -13,23 +14,23 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How residues are drawn.
+    """Settings of sampling.
 
     Raises:
-        ConfigError: a value that has no meaning.
+        ConfigError: a value without meaning.
     """
 
     temperature: float = 1.0
     """Log-probabilities are divided by it; 0 takes the most probable residue."""
     top_k: int = 0
-    """Only so many of the most probable residues; 0: all."""
+    """Number of most probable residues to draw from; 0: all."""
     top_p: float = 1.0
-    """Only the most probable residues that together have this probability, the one that reaches it included."""
+    """Probability that the residues to draw from, the most probable ones, reach together."""
     repetition_penalty: float = 1.0
-    """Log-probabilities of residues among the last `repetition_window` are multiplied by it; over 1 makes them rarer.
+    """Factor for log-probabilities of residues among the last `repetition_window`; over 1 makes them rarer.
 
-    The form of Keskar et al. 2019 (CTRL, arXiv 1909.05858, section 4.1), on log-probabilities, which unlike logits have one
-    sign, and over a window, since a protein has all 20 residues before long.
+    The form is that of Keskar et al. 2019 (CTRL, arXiv 1909.05858, section 4.1). It works on log-probabilities, which unlike
+    logits have one sign, and over a window, since proteins soon have all 20 residues.
     """
     repetition_window: int = 8
     residues: str = alphabet.STANDARD_RESIDUES
@@ -72,7 +73,7 @@ class Sampling:
         Args:
             log_probabilities: (R, V) of the model.
             allowed: (V,) residues that may be drawn.
-            repeated: (R, V) residues that the penalty meets; None: none.
+            repeated: (R, V) residues with the penalty; None: none.
         """
         scores = np.where(allowed, log_probabilities, -np.inf)
         if repeated is not None:
@@ -80,7 +81,7 @@ class Sampling:
         if self.temperature == 0:
             return np.eye(scores.shape[1])[scores.argmax(1)]
         scores = (scores - scores.max(1, keepdims=True)) / self.temperature
-        order = np.argsort(-scores, axis=1, kind="stable")
+        order = np.argsort(-scores, axis=1, kind="stable")  # residues from the most to the least probable
         ranked = np.exp(np.take_along_axis(scores, order, 1))
         if self.top_k:
             ranked[:, self.top_k :] = 0
@@ -94,7 +95,7 @@ class Sampling:
 
 
 def draw(probabilities: Floats, uniforms: Floats) -> NDArray[np.int64]:
-    """Tokens (R,) drawn from probabilities (R, V) by numbers (R,) from [0, 1): where the cumulative sum passes them."""
+    """Draw tokens (R,) from probabilities (R, V): where the cumulative sum passes each number (R,) from [0, 1)."""
     cumulative = probabilities.cumsum(1)
     wanted = uniforms * np.nextafter(cumulative[:, -1], 0)  # below the sum, whatever the rounding
     return (cumulative > wanted[:, None]).argmax(1)
@@ -111,10 +112,9 @@ def log_softmax(logits: Floats) -> Floats:
             "the model gives no number: a logit is NaN or infinite; its weights come from a run that diverged: use an "
             "earlier checkpoint"
         )
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return special.log_softmax(logits, axis=1)
 
 
 def stream_of(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of a sequence: they depend on the seed and on its number alone."""
+    """The random numbers of a sequence, which depend only on the seed and its number."""
     return np.random.default_rng((seed, number))

@@ -1,4 +1,4 @@
-"""How probable a model finds whole proteins, and each of their residues."""
+"""Scores of proteins: the log-likelihood of whole proteins, and of each residue."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,21 +27,21 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is computed of each protein."""
+    """Settings of scoring."""
 
     estimate: Estimate = Estimate.EXACT
-    """Of masked models."""
+    """Estimate for masked models."""
     num_draws: int | None = None
-    """Draws of the random features, over which scores are averaged; None: the model's own draw."""
+    """Draws of random features, over which scores are averaged; None: the model's own draw."""
     seed: int = 0
-    """Of the first draw; the next ones follow."""
+    """Seed of the first draw; each further draw adds 1."""
     tokens_per_batch: int = 8192
 
     def check(self, model: ProteinLM) -> None:
-        """Refuse what the model cannot do.
+        """Refuse settings that do not fit the model.
 
         Raises:
-            ConfigError: one pass for a causal model, or draws for a model that draws nothing, or fewer than two.
+            ConfigError: one pass for a causal model, draws for a model without random features, or fewer than two draws.
         """
         if model.is_causal and self.estimate is Estimate.ONE_PASS:
             raise ConfigError("--estimate one-pass: a causal model needs one pass in any case; leave it out")
@@ -54,20 +54,20 @@ class Scoring:
                 )
 
     def measure(self, model: ProteinLM) -> str:
-        """Name of the score: the column of its sum over residues."""
+        """Name of the score, which is the column of its sum over residues."""
         if model.is_causal:
             return "log_likelihood"
         prefix = "one_pass_" if self.estimate is Estimate.ONE_PASS else ""
         return f"{prefix}pseudo_log_likelihood"
 
     def cost(self, model: ProteinLM, length: int) -> int:
-        """Tokens that pass through the model for a protein of so many residues."""
+        """Tokens that pass through the model for a protein of `length` residues."""
         tokens = (length + alphabet.NUM_SPECIAL_TOKENS) * (self.num_draws or 1)
         return tokens if model.is_causal or self.estimate is Estimate.ONE_PASS else tokens * length
 
 
 def sequence_columns(measure: str, *, has_draws: bool) -> dict[str, str]:
-    """Columns of the table of proteins, with Arrow's names of their types."""
+    """Columns of the table of proteins, with names of Arrow's types."""
     names = [measure, f"mean_{measure}", measure.replace("log_likelihood", "perplexity")]
     return (
         {"sequence_id": "string", "length": "int64"}
@@ -77,14 +77,14 @@ def sequence_columns(measure: str, *, has_draws: bool) -> dict[str, str]:
 
 
 def residue_columns(measure: str, *, has_draws: bool) -> dict[str, str]:
-    """As `sequence_columns`, of the table of residues; positions count from 1."""
+    """Columns of the table of residues, as `sequence_columns`; positions count from 1."""
     return {"sequence_id": "string", "position": "int64", "residue": "string", measure: "double"} | (
         {f"{measure}_standard_error": "double"} if has_draws else {}
     )
 
 
 def sequence_row(record: SequenceRecord, values: NDArray[np.float64]) -> Row:
-    """A protein's row, from the log-probabilities of its residues: (1, K), or (draws, K)."""
+    """The row of a protein, from log-probabilities (1, K) or (draws, K) of its K residues."""
     totals = values.sum(1)
     total = float(totals.mean())
     mean = total / len(record)
@@ -93,7 +93,7 @@ def sequence_row(record: SequenceRecord, values: NDArray[np.float64]) -> Row:
 
 
 def residue_rows(record: SequenceRecord, values: NDArray[np.float64]) -> Iterator[Row]:
-    """A row for each residue; see `sequence_row`."""
+    """A row for each residue, from the values of `sequence_row`."""
     columns: list[list[float]] = [values.mean(0).tolist()]
     if len(values) > 1:
         columns.append(standard_error(values).tolist())
@@ -102,12 +102,12 @@ def residue_rows(record: SequenceRecord, values: NDArray[np.float64]) -> Iterato
 
 
 def standard_error(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the mean over the first dimension."""
+    """Standard error of the mean over the first dimension."""
     return draws.std(0, ddof=1) / np.sqrt(len(draws))
 
 
 def residue_scores(model: ProteinLM, records: Sequence[SequenceRecord], scoring: Scoring) -> list[NDArray[np.float64]]:
-    """Log-probabilities (1, K), or (draws, K), of the K residues of each record, in order; see `score`."""
+    """Log-probabilities (1, K) or (draws, K) of the K residues of each record, in order, as in `score`."""
     sequences = [record.tokens for record in records]
     if scoring.num_draws is None:
         return [values[None] for values in _log_probabilities(model, sequences, scoring)]
@@ -124,8 +124,8 @@ def score(model: ProteinLM, records: Iterable[SequenceRecord], *, tokens_per_bat
 
     A causal model gives `log_likelihood` (nats, Σ log p of every residue from those before it), `mean_log_likelihood`
     (per residue) and `perplexity`. A masked model gives `pseudo_log_likelihood`, `mean_pseudo_log_likelihood` and
-    `pseudo_perplexity`: every residue is hidden in turn and predicted from all others (Salazar et al. 2020, arXiv
-    1910.14659), which takes as many passes as there are residues. A sequence's score does not depend on its batch.
+    `pseudo_perplexity`. For these every residue is hidden in turn and predicted from all others (Salazar et al. 2020, arXiv
+    1910.14659), in as many passes as there are residues. Scores do not depend on the batch.
 
     Raises:
         InputError: a sequence is longer than the model's window.
@@ -143,7 +143,7 @@ def check_length(record: SequenceRecord, model: ProteinLM) -> None:
     """Refuse a record that does not fit the model's window.
 
     Raises:
-        InputError: naming the sequence, its length and the limit.
+        InputError: names the sequence, its length and the limit.
     """
     if len(record) > model.max_residues:
         remedy = "leave it out, or use a model with a longer window"
@@ -165,7 +165,7 @@ def _log_probabilities(
 
 @contextmanager
 def _own_draw_kept(model: ProteinLM) -> Iterator[None]:
-    """Put the model's buffers back in the end."""
+    """Restore the model's buffers, which hold its random features, in the end."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield

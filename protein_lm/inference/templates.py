@@ -1,4 +1,4 @@
-"""Templates: FASTA whose residues to be filled in stand as `_`."""
+"""Templates: FASTA in which `_` marks residues to fill in."""
 
 import io
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from protein_lm.io.headers import sequence_id
 from protein_lm.io.residues import read_residues
 
 MARK = "_"
-"""Stands for a residue to fill in."""
+"""Letter of a residue to fill in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,16 +30,16 @@ class Template:
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """(K,) places to fill in, from 0, ascending."""
+        """(K,) indices to fill in, from 0, ascending."""
         return np.flatnonzero(self.residues == alphabet.MASK)
 
 
 def read_templates(path: Path) -> Iterator[Template]:
-    """The templates of a FASTA file, plain or compressed; `-` is standard input. Letters are treated as in sequence files.
+    """Read templates from a FASTA file, plain or compressed, or `-`. Letters are treated as in sequence files.
 
     Raises:
-        InputError: the file cannot be read or is no FASTA, an identifier comes twice, or a sequence has nothing to fill in or
-            something else than residue letters and `_`.
+        InputError: the file cannot be read or is not FASTA, an identifier occurs twice, or a sequence has nothing to fill in
+            or other characters than residue letters and `_`.
     """
     with Source(path) as source:
         try:
@@ -53,22 +53,22 @@ def read_templates(path: Path) -> Iterator[Template]:
     seen: set[str] = set()
     for number, (header, letters) in enumerate(SimpleFastaParser(io.StringIO(text)), 1):
         name = sequence_id(header) if header.strip() else ""
-        place = f"{source.shown}, sequence {name or number}"
+        where = f"{source.shown}, sequence {name or number}"
         if not name or name in seen:
             raise InputError(
-                f"{place}: {'an identifier that was there before' if name else 'no identifier'}; give it its own"
+                f"{where}: {'an identifier that was there before' if name else 'no identifier'}; give it its own"
             )
         seen.add(name)
-        yield Template(name, _residues(letters, place))
+        yield Template(name, _residues(letters, where))
 
 
-def _residues(letters: str, place: str) -> NDArray[np.uint8]:
+def _residues(letters: str, where: str) -> NDArray[np.uint8]:
     if ">" in letters:
-        raise InputError(f"{place}: a header begins inside one of its lines; put a line break before its '>'")
+        raise InputError(f"{where}: a header begins inside one of its lines; put a line break before its '>'")
     if MARK not in letters:
-        raise InputError(f"{place}: nothing to fill in; write {MARK} for each residue that is wanted")
+        raise InputError(f"{where}: nothing to fill in; write {MARK} for each residue that is wanted")
     found = read_residues(
-        letters.replace(MARK, "X"), place, f"write residue letters, and {MARK} for residues to fill in"
+        letters.replace(MARK, "X"), where, f"write residue letters, and {MARK} for residues to fill in"
     )
     is_marked = np.array([letter == MARK for letter in letters], dtype=bool)
-    return np.where(is_marked[found.places], np.uint8(alphabet.MASK), found.tokens)
+    return np.where(is_marked[found.letter_indices], np.uint8(alphabet.MASK), found.tokens)

@@ -1,4 +1,4 @@
-"""The unigram baseline: every residue with the frequency that it has in the split `train`, whatever stands beside it."""
+"""The unigram baseline: every residue has its frequency in the split `train`, whatever its neighbours are."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from protein_lm.inference.likelihood import ResidueLogProbabilities, Residues, e
 
 
 def unigram_log_probabilities(store: Corpus, *, max_sequences: int | None = None) -> NDArray[np.float64]:
-    """Log-frequency (V,) of each residue token in the split `train`; every residue token counts once more than seen.
+    """Log-frequency (V,) of each residue token in the split `train`, with 1 added to each count.
 
     Args:
         store: a prepared corpus.
-        max_sequences: count in no more than so many sequences, spread evenly over the split.
+        max_sequences: most sequences to count in, spread evenly over the split; None: all.
     """
     indices = store.indices(Split.TRAIN)
     if max_sequences is not None and indices.size > max_sequences:
@@ -34,7 +34,7 @@ def unigram_log_probabilities(store: Corpus, *, max_sequences: int | None = None
 def unigram_results(
     log_probabilities: NDArray[np.float64], sequences: Sequence[Residues], *, is_causal: bool
 ) -> list[ResidueLogProbabilities]:
-    """The baseline on the very residues that a causal or a masked model is measured on, for each of `sequences`."""
+    """The baseline on the same residues on which a causal or a masked model is measured, for each of `sequences`."""
     most_frequent = log_probabilities.argmax()
     scored = sequences if is_causal else [residues[evaluation_positions(residues)] for residues in sequences]
     return [ResidueLogProbabilities(log_probabilities[residues], residues == most_frequent) for residues in scored]

@@ -1,8 +1,8 @@
-"""How much a model prefers variants of a protein to its wild type.
+"""Scores of variants: how much a model prefers them to the wild type.
 
-The marginals and the pseudo-log-likelihood are those of Meier et al. 2021, section 3. Of proteins over the model's window a
-window is read around what a variant changes: for marginals the tokens that ProteinGym takes for ESM, a part of
-<cls> r₁ … rₙ <eos>; for likelihoods a stretch of residues, with <cls> and <eos> around it.
+Marginals and pseudo-log-likelihood are those of Meier et al. 2021, section 3. If a protein is over the model's window, a
+window around the changes is read. For marginals this is a part of <cls> r₁ … rₙ <eos>, as ProteinGym takes for ESM. For
+likelihoods it is a stretch of residues between <cls> and <eos>.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,34 +25,34 @@ from protein_lm.inference.likelihood import (
 from protein_lm.io.variants.variant_table import Residues, Variant
 from protein_lm.model.language_model import DecodingState, ProteinLM
 from protein_lm.model.precision import choose
-from protein_lm.native.memory import reuse_freed_memory
+from protein_lm.native.freed_memory import reuse_freed_memory
 
 MARGINALS = (VariantStrategy.MASKED_MARGINALS, VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
-"""Strategies that compare residues at one site, and so know no insertions and deletions."""
+"""Strategies that compare residues site by site, and so cannot score insertions and deletions."""
 _ONE_SITE_AT_A_TIME = (VariantStrategy.ADDITIVE_MARGINALS, VariantStrategy.WT_MARGINALS)
-"""Strategies for which the sites of a variant may lie any number of residues apart."""
+"""Strategies for which the sites of a variant may lie any distance apart."""
 MOST_COPIES = 32
-"""Copies of a state that are held at once."""
+"""Most copies of a state held at once."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How variants are scored."""
+    """Settings of scoring variants."""
 
     strategy: VariantStrategy
     tokens_per_batch: int = 2048
     """Tokens computed at once."""
     precision: Precision = Precision.FLOAT32
-    """Of matrix products."""
+    """Precision of matrix products."""
     long_sequences: VariantLongPolicy = VariantLongPolicy.WINDOW
-    """What becomes of those over the model's window; tables are prepared for it (`analysis.variants.scorable`)."""
+    """What happens to variants over the model's window; `analysis.variants.scorable` prepares tables for it."""
 
 
 def choose_strategy(model: ProteinLM, wanted: VariantStrategy | None) -> VariantStrategy:
-    """The strategy that is wanted, or the model's own: masked marginals, log-likelihood for causal models.
+    """The strategy that is wanted, or the default: masked marginals, and log-likelihood for causal models.
 
     Raises:
-        ConfigError: it has no meaning for the model.
+        ConfigError: the strategy has no meaning for the model.
     """
     own = VariantStrategy.LOG_LIKELIHOOD if model.is_causal else VariantStrategy.MASKED_MARGINALS
     strategy = wanted or own
@@ -73,29 +73,29 @@ class VariantScores(NamedTuple):
     """Scores of N variants, 0 for the wild type."""
 
     total: NDArray[np.float64]
-    """(N,) log-likelihood of the variant less that of the wild type, or what stands for it; nats."""
+    """(N,) log-likelihood of the variant minus that of the wild type, or what the strategy has instead; nats."""
     per_residue: NDArray[np.float64]
-    """(N,) mean log-likelihood of the variant's residues less that of the wild type's (marginals: NaN); nats."""
+    """(N,) mean log-likelihood per residue of the variant minus that of the wild type; NaN for marginals; nats."""
 
 
 def variant_scores(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
 ) -> NDArray[np.float64]:
-    """`VariantScores.total` of each variant; see `all_variant_scores`."""
+    """`VariantScores.total` of each variant."""
     return all_variant_scores(model, wild_type, variants, scoring).total
 
 
 def all_variant_scores(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
 ) -> VariantScores:
-    """Scores of each variant; equal variants are computed once.
+    """Score each variant; equal variants are computed once.
 
-    Sums over proteins of different lengths cannot be compared: compare variants with insertions or deletions by
-    `per_residue`, as ProteinGym does.
+    Compare variants with insertions or deletions by `per_residue`, as ProteinGym does: sums over proteins of different
+    lengths cannot be compared.
 
     Raises:
-        ValueError: a marginal of a variant with insertions or deletions, or a variant that has a `fault`.
-        NumericalError: the model gives no number.
+        ValueError: a marginal for a variant with insertions or deletions, or a variant with a `fault`.
+        NumericalError: the model gives NaN or infinity.
     """
     if scoring.strategy in MARGINALS and any(variant.rewritten for variant in variants):
         raise ValueError(f"{scoring.strategy.value} know no insertions and deletions")
@@ -117,7 +117,7 @@ def all_variant_scores(
 
 
 def fault(variant: Variant, wild_type: Residues, strategy: VariantStrategy, *, longest: int) -> str:
-    """Why a model that reads `longest` residues cannot score a variant; empty if it can."""
+    """The reason why a model that reads `longest` residues cannot score a variant; empty if it can."""
     if is_within(variant, wild_type, longest) or strategy in _ONE_SITE_AT_A_TIME:
         return ""
     first, *ends = variant.stretch(wild_type)
@@ -129,14 +129,14 @@ def fault(variant: Variant, wild_type: Residues, strategy: VariantStrategy, *, l
 
 
 def is_within(variant: Variant, wild_type: Residues, longest: int) -> bool:
-    """Whether a variant and its wild type are both read whole."""
+    """Whether a variant and its wild type both fit a model that reads `longest` residues."""
     return max(wild_type.size, len(variant.rewritten)) <= longest
 
 
 def _masked_marginals(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
 ) -> list[float]:
-    """Variants of the same sites share one pass: <mask> stands at all of them."""
+    """One pass for each set of sites, all of which are hidden by <mask>."""
     groups = list(dict.fromkeys(variant.sites for variant in variants))
     arrays = [np.array(sites) for sites in groups]
     rows = dict(zip(groups, _read(model, wild_type, arrays, tokens_per_batch, are_hidden=True), strict=True))
@@ -146,11 +146,11 @@ def _masked_marginals(
 def _additive_marginals(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
 ) -> list[float]:
-    """One pass for each site, whatever variants have it: <mask> stands there alone."""
-    places = sorted({place for variant in variants for place in variant.sites})
-    passes = _read(model, wild_type, [np.array([place]) for place in places], tokens_per_batch, are_hidden=True)
-    rows = dict(zip(places, (row[0] for row in passes), strict=True))
-    return [_sum_of_ratios(variant, wild_type, [rows[place] for place in variant.sites]) for variant in variants]
+    """One pass for each site of any variant, which alone is hidden by <mask>."""
+    sites = sorted({site for variant in variants for site in variant.sites})
+    passes = _read(model, wild_type, [np.array([site]) for site in sites], tokens_per_batch, are_hidden=True)
+    rows = dict(zip(sites, (row[0] for row in passes), strict=True))
+    return [_sum_of_ratios(variant, wild_type, [rows[site] for site in variant.sites]) for variant in variants]
 
 
 def _wildtype_marginals(
@@ -159,13 +159,13 @@ def _wildtype_marginals(
     """One pass over the wild type, or over each of the windows around the sites."""
     window = model.config.max_length
     length = wild_type.size + alphabet.NUM_SPECIAL_TOKENS
-    groups: dict[int, list[int]] = {}
-    for place in sorted({place for variant in variants for place in variant.sites}):
-        groups.setdefault(window_start(place + 1, place + 1, length=length, longest=window), []).append(place)
-    arrays = [np.array(places) for places in groups.values()]
+    groups: dict[int, list[int]] = {}  # sites by the start of their window
+    for site in sorted({site for variant in variants for site in variant.sites}):
+        groups.setdefault(window_start(site + 1, site + 1, length=length, longest=window), []).append(site)
+    arrays = [np.array(sites) for sites in groups.values()]
     passes = _read(model, wild_type, arrays, tokens_per_batch, are_hidden=False)
     rows = dict(zip(np.concatenate(arrays).tolist(), (row for each in passes for row in each), strict=True))
-    return [_sum_of_ratios(variant, wild_type, [rows[place] for place in variant.sites]) for variant in variants]
+    return [_sum_of_ratios(variant, wild_type, [rows[site] for site in variant.sites]) for variant in variants]
 
 
 def _read(
@@ -189,16 +189,16 @@ def _read(
 def _sum_of_ratios(
     variant: Variant, wild_type: Residues, rows: NDArray[np.float64] | Sequence[NDArray[np.float64]]
 ) -> float:
-    """Σ log p(mutant) - log p(wild type), with log-probabilities (k, V) at the k sites."""
+    """Σ log p(mutant) - log p(wild type), from log-probabilities (k, V) at the k sites."""
     return float(
-        sum(row[token] - row[wild_type[place]] for row, (place, token) in zip(rows, variant.substitutions, strict=True))
+        sum(row[token] - row[wild_type[site]] for row, (site, token) in zip(rows, variant.substitutions, strict=True))
     )
 
 
 def _by_likelihood(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], scoring: Scoring
 ) -> dict[Variant, tuple[float, float]]:
-    """Total and per residue of each variant, read whole or in windows; variants of one window share a pass."""
+    """Total and mean per residue of each variant, read whole or in windows; variants of one window share passes."""
     groups: dict[tuple[int, int], dict[Variant, Variant]] = {}
     for variant in variants:
         start, end, part = cut_to_window(variant, wild_type, model.max_residues)
@@ -214,9 +214,9 @@ def _by_likelihood(
 
 
 def cut_to_window(variant: Variant, wild_type: Residues, longest: int) -> tuple[int, int, Variant]:
-    """The stretch of the wild type that a variant is compared with, its start and end, and the variant of that stretch.
+    """Cut a variant and its wild type to a window: start and end in the wild type, and the variant of that stretch.
 
-    The same residues stand before and behind what changes, as many as both can have; all of them if they fit.
+    The same residues remain before and after the changes, as many as fit in both; all of them if possible.
     """
     if is_within(variant, wild_type, longest):
         return 0, wild_type.size, variant
@@ -225,7 +225,7 @@ def cut_to_window(variant: Variant, wild_type: Residues, longest: int) -> tuple[
     first, end, _ = variant.stretch(wild_type)
     start = window_start(first, max(first, end - 1), length=wild_type.size, longest=size)
     if not variant.rewritten:
-        moved = tuple((place - start, token) for place, token in variant.substitutions)
+        moved = tuple((site - start, token) for site, token in variant.substitutions)
         return start, start + size, Variant(moved)
     return start, start + size, Variant(rewritten=variant.rewritten[start : start + size + gained])
 
@@ -242,39 +242,40 @@ def _pseudo_log_likelihood_ratios(
 def _log_likelihood_ratios(
     model: ProteinLM, wild_type: Residues, variants: Sequence[Variant], tokens_per_batch: int
 ) -> tuple[float, list[float]]:
-    """What stands before the first difference is read once for all variants: each goes on from a copy of that state."""
+    """Read residues before the first difference once for all variants, each of which continues a copy of that state."""
     tokens = torch.tensor([[alphabet.CLS, *wild_type.tolist()]])
     rows = continued_log_probabilities(model, tokens[:, :-1], model.new_state(), tokens_at_once=tokens_per_batch)[0]
     own = rows[np.arange(wild_type.size), wild_type]
+    # Log-likelihood of the wild type's residues from each index on.
     own_from = np.append(own[::-1].cumsum()[::-1], 0.0)
     groups: dict[tuple[int, int], list[Variant]] = {}
     for variant in variants:
-        groups.setdefault((variant.first_place(wild_type), len(variant.rewritten)), []).append(variant)
+        groups.setdefault((variant.first_difference(wild_type), len(variant.rewritten)), []).append(variant)
     scores: dict[Variant, float] = {}
     state, num_read, next_row = model.new_state(), 0, own
-    for (place, length), members in sorted(groups.items()):
-        if num_read <= place:
-            part = tokens[:, num_read : place + 1]
+    for (first, length), members in sorted(groups.items()):
+        if num_read <= first:
+            part = tokens[:, num_read : first + 1]
             next_row = continued_log_probabilities(model, part, state, tokens_at_once=tokens_per_batch)[0, -1]
-            num_read = place + 1
+            num_read = first + 1
         num_copies = min(MOST_COPIES, max(1, tokens_per_batch // (length or wild_type.size)))
         for start in range(0, len(members), num_copies):
             chosen = members[start : start + num_copies]
-            endings = np.stack([variant.residues(wild_type)[place:] for variant in chosen])
+            endings = np.stack([variant.residues(wild_type)[first:] for variant in chosen])
             likelihoods = _log_likelihoods_of_endings(model, endings, state, next_row, tokens_per_batch)
-            scores |= zip(chosen, (likelihoods - own_from[place]).tolist(), strict=True)
+            scores |= zip(chosen, (likelihoods - own_from[first]).tolist(), strict=True)
     return float(own.sum()), [scores[variant] for variant in variants]
 
 
 def _log_likelihoods_of_endings(
     model: ProteinLM, endings: Residues, state: DecodingState, next_row: NDArray[np.float64], tokens_per_batch: int
 ) -> NDArray[np.float64]:
-    """Log-likelihoods (B,) of endings (B, S) of a protein whose beginning `state` has read.
+    """Log-likelihoods (B,) of endings (B, S) of a protein, after the beginning that `state` has read.
 
     Args:
         model: a causal model.
         endings: token ids.
-        state: stays as it is.
+        state: is not changed.
         next_row: (V,) log-probabilities of the first residue of an ending.
         tokens_per_batch: tokens computed at once.
     """

@@ -34,7 +34,7 @@ class Converted(NamedTuple):
 
     model: ProteinLM
     remarks: list[str]
-    """What the model lacks or what was left out, one line each."""
+    """Parts that are missing or were left out, one line each."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Hugging Face's directories of ESM-2: config.json and weights, in one file or several, as safetensors or torch files."""
+"""ESM-2 on disk in any of its forms, and Hugging Face's directories of it.
+
+Such a directory has config.json and weights, in one file or several, as safetensors or torch files.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ from torch import Tensor
 
 from protein_lm.alphabet import VOCABULARY_SIZE
 from protein_lm.checkpoint.config_file import CONFIG
-from protein_lm.checkpoint.foreign import plain_file, read_json
+from protein_lm.checkpoint.foreign import is_transformers, part_of_folder, plain_file, read_json
 from protein_lm.checkpoint.tensor_files import load_tensors
 from protein_lm.errors import ModelError, named, quoted
 from protein_lm.interop.esm2 import (
@@ -20,7 +23,7 @@ from protein_lm.interop.esm2 import (
     unwrapped,
     without_other_heads,
 )
-from protein_lm.interop.fair_esm import unpickle
+from protein_lm.interop.fair_esm import read_fair_esm, unpickle
 
 VOCABULARY = "vocab.txt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -28,6 +31,24 @@ _UNUSED = ("embeddings.position_ids", "embeddings.position_embeddings.")
 """Buffers and learned positions that libraries store but ESM-2 with rotary positions does not use."""
 _LARGEST_VOCABULARY = 2**16
 """Bytes."""
+
+
+def is_file_of_others(path: Path) -> bool:
+    """Whether `path` is a file or a directory that another library may have written, not a model directory of ours."""
+    return path.is_file() or is_transformers(path)
+
+
+def read_esm2(path: Path) -> Converted:
+    """Read the model in a fair-esm checkpoint or a Hugging Face directory.
+
+    Raises:
+        ModelError: as `read_fair_esm` and `read_esm_directory`.
+    """
+    if not path.is_file():
+        return read_esm_directory(path)
+    if (part := part_of_folder(path)) is not None:
+        raise ModelError(part)
+    return read_fair_esm(path)
 
 
 def read_esm_directory(path: Path) -> Converted:

@@ -30,7 +30,7 @@ from transformers.utils.generic import can_return_tuple
 
 from protein_lm import __version__
 from protein_lm.alphabet import CLS, EOS, PAD, TOKENS, VOCABULARY_SIZE
-from protein_lm.attention.checks import check_mask
+from protein_lm.attention.input_checks import check_mask
 from protein_lm.checkpoint.config_file import FORMAT_VERSION, MODEL_TYPE, READABLE_VERSIONS
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig

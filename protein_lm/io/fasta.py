@@ -1,7 +1,7 @@
 """FASTA: a text of whole records -> records.
 
-It never walks over residues or lines in Python: numpy finds the line ends, `bytes.translate` makes token ids of the letters,
-and only unusual letters are looked at again (`residues.clean`).
+No Python loop runs over residues or lines: numpy finds the line ends, and `bytes.translate` makes token ids of letters.
+Only unusual letters are looked at again (`residues.clean`).
 """
 
 import re
@@ -15,14 +15,14 @@ from protein_lm.io.raw_records import RawRecords, RecordMark
 from protein_lm.io.records import Spans
 
 MARK, KEPT = b"\n>", 1
-"""Where `text.whole_records` cuts."""
+"""Mark at which `text.whole_records` cuts, and the bytes of it that stay with the record before."""
 _HEADER = RecordMark(re.compile(rb">"), "a header begins inside this line; put a line break before its '>'")
 _LINE_FEED, _SPACE, _HEADING = b"\n >"
 _BAR, _S, _P, _T, _R = b"|sptr"
 
 
 def parse(text: bytes, first_line: int, path: Path) -> RawRecords:
-    """The records of a text whose first line is a heading and whose lines all end in a line feed."""
+    """Read the records of a text whose first line is a heading. Every line ends in a line feed."""
     letters = np.frombuffer(text, dtype=np.uint8)
     breaks = np.flatnonzero(letters <= _SPACE)
     line_ends = breaks[letters[breaks] == _LINE_FEED]
@@ -67,11 +67,11 @@ def _first_words(headers: Spans, letters: NDArray[np.uint8], breaks: NDArray[np.
 
 
 def _identifiers(words: Spans, letters: NDArray[np.uint8]) -> tuple[Spans, NDArray[np.bool_]]:
-    """What `headers.sequence_id` gives, for all headers at once: the accession of `sp|accession|...`; and where it is one."""
+    """Identifiers of all headers, as `headers.sequence_id` gives for one; and whether each is from `sp|...` or `tr|...`."""
     bars = np.append(np.flatnonzero(letters == _BAR), letters.size)
     starts = words.starts + len(b"sp|")
     ends = np.minimum(bars[np.searchsorted(bars, np.minimum(starts, letters.size))], words.ends)
-    first, second, third = (letters[np.minimum(words.starts + place, letters.size - 1)] for place in range(3))
+    first, second, third = (letters[np.minimum(words.starts + i, letters.size - 1)] for i in range(3))
     is_named = ((first == _S) & (second == _P)) | ((first == _T) & (second == _R))
     is_named &= (third == _BAR) & (starts < ends)
     spans = Spans(words.text, np.where(is_named, starts, words.starts), np.where(is_named, ends, words.ends))

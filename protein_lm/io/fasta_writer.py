@@ -1,4 +1,4 @@
-"""FASTA out: entries of whole lines, to a file that appears when it is complete, or to standard output as they come."""
+"""Writes FASTA: to a file that appears when it is complete, or to standard output entry by entry."""
 
 import gzip
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ def entry(header: str, letters: str) -> str:
     >>> entry("P1", "MK")
     '>P1\nMK\n'
     """
-    lines = "\n".join(letters[place : place + _LINE] for place in range(0, len(letters), _LINE))
+    lines = "\n".join(letters[start : start + _LINE] for start in range(0, len(letters), _LINE))
     return f">{header}\n{lines}\n"
 
 
 def check_fasta_output(output: str) -> None:
-    """Refuse a FASTA output early, before the work that fills it: `-` is standard output.
+    """Check a FASTA output before the work that fills it; `-` is standard output.
 
     Raises:
         OutputError: an unknown suffix, or a file that exists.
@@ -40,7 +40,7 @@ def check_fasta_output(output: str) -> None:
 
 @contextmanager
 def new_fasta(output: str) -> Iterator[Callable[[str, str], None]]:
-    """A function that writes a header and its letters; for `-` they are seen at once.
+    """A context with a function that writes a header and its letters; for `-` they appear at once.
 
     Raises:
         OutputError: as `check_fasta_output`, or the file cannot be written.

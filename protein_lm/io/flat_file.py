@@ -13,7 +13,7 @@ from protein_lm.io.raw_records import RawRecords, RecordMark
 from protein_lm.io.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, Memberships, Spans
 
 MARK, KEPT = b"\n//\n", 4
-"""Where `text.whole_records` cuts."""
+"""Mark at which `text.whole_records` cuts, and the bytes of it that stay with the record before."""
 _STATUS = {b"Reviewed;": REVIEWED, b"STANDARD;": REVIEWED, b"Unreviewed;": UNREVIEWED, b"PRELIMINARY;": UNREVIEWED}
 _TAXON = re.compile(rb"\nOX   NCBI_TaxID=(\d{1,10})")
 _EXISTENCE = re.compile(rb"\nPE   ([1-5]):")
@@ -28,9 +28,9 @@ _FAMILY = re.compile(rb"\nDR   Pfam; ([^;\n]*)")
 
 
 def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()) -> RawRecords:
-    """The entries of a text, each ended by a line `//`. What follows the last one is an entry too.
+    """Read the entries of a text, each ended by a line `//`. Text after the last such line is an entry too.
 
-    Their memberships in `families`, accessions of Pfam, are looked for if there are any.
+    If there are `families`, accessions of Pfam, the entries' memberships in them are read too.
     """
     entries, line = [], first_line
     start = 0
@@ -60,16 +60,16 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
 
 
 def memberships(text: bytes, families: Sequence[str]) -> Memberships:
-    """Of a text's entries in families, accessions of Pfam, by their cross-references to it."""
+    """Memberships of a text's entries in families, accessions of Pfam, by their cross-references."""
     numbers = {family.encode(): number for number, family in enumerate(families)}
     found = [(line.start(), numbers[line[1]]) for line in _FAMILY.finditer(text) if line[1] in numbers]
-    places = np.array(found, dtype=np.int64).reshape(-1, 2)
+    pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
     ends = np.fromiter((mark.start() for mark in _END.finditer(text)), dtype=np.int64)
-    return Memberships(np.searchsorted(ends, places[:, 0], side="right"), places[:, 1])
+    return Memberships(np.searchsorted(ends, pairs[:, 0], side="right"), pairs[:, 1])
 
 
 class _Entry:
-    """One entry `text[start:end]`."""
+    """An entry, `text[start:end]`."""
 
     cluster_size = 0
 
@@ -123,8 +123,8 @@ def _fault_of_encoding(accession: bytes, name: bytes, entry: bytes) -> str:
 
 
 def _field(entry: bytes, key: bytes, stop: bytes) -> bytes:
-    place = entry.find(key)
-    if place < 0:
+    start = entry.find(key)
+    if start < 0:
         return b""
-    line = entry[place + len(key) : entry.find(b"\n", place + 1)]
+    line = entry[start + len(key) : entry.find(b"\n", start + 1)]
     return line.partition(stop)[0].strip()

@@ -39,13 +39,13 @@ def sequence_id(header: str) -> str:
 def annotate(
     headers: Spans, words: Spans, is_knowledgebase: NDArray[np.bool_], letters: NDArray[np.uint8]
 ) -> Annotations:
-    """Fields of N headers.
+    """Read the fields of N headers.
 
     Args:
         headers: the header lines.
         words: the first word of each.
         is_knowledgebase: (N,) whether that word is `sp|...` or `tr|...`.
-        letters: the bytes of the text that headers lie in.
+        letters: the bytes of the text that holds the headers.
     """
     found = Annotations.none(len(headers.starts))
     is_cluster = np.zeros(len(headers.starts), dtype=bool)
@@ -60,13 +60,13 @@ def annotate(
         (b" PE=", is_knowledgebase, found.protein_existence),
     ):
         if applies.any():
-            owners, values, places = fields.numbers(key, applies)
+            owners, values, starts = fields.numbers(key, applies)
             target[owners] = values.astype(target.dtype)
             if key == b" n=":
-                names_end[owners] = places
+                names_end[owners] = starts
     if is_knowledgebase.any():
-        owners, places = fields.places(b" OS=", is_knowledgebase)
-        names_end[owners[::-1]] = places[::-1]  # the first one ends the name
+        owners, starts = fields.starts(b" OS=", is_knowledgebase)
+        names_end[owners[::-1]] = starts[::-1]  # the first one ends the name
         is_swiss_prot = letters[words.starts] == ord("s")
         found.flags[is_knowledgebase] = np.where(is_swiss_prot, REVIEWED, UNREVIEWED)[is_knowledgebase]
     found.flags[_is_fragment(letters, headers, names_end)] |= FRAGMENT
@@ -74,7 +74,7 @@ def annotate(
 
 
 class _Fields:
-    """Where `KEY=` stands in headers."""
+    """Fields `KEY=value` in headers."""
 
     def __init__(self, headers: Spans, letters: NDArray[np.uint8]) -> None:
         self._letters, self._ends = letters, headers.ends
@@ -82,12 +82,12 @@ class _Fields:
         owners = np.searchsorted(headers.starts, equals, side="right") - 1
         inside = (owners >= 0) & (equals < headers.ends[owners])
         self._equals, self._owners = equals[inside], owners[inside]
-        self._starts = headers.starts
+        self._header_starts = headers.starts
 
-    def places(self, key: bytes, applies: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Owner and place of each ` KEY=` (its blank may be any) in the headers that it applies to."""
+    def starts(self, key: bytes, applies: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Header and offset of each ` KEY=`, after any kind of blank, in the headers (N,) that it applies to."""
         starts = self._equals - (len(key) - 1)
-        chosen = applies[self._owners] & (starts >= self._starts[self._owners])
+        chosen = applies[self._owners] & (starts >= self._header_starts[self._owners])
         owners, starts = self._owners[chosen], starts[chosen]
         fits = self._letters[starts] <= _SPACE
         for offset, byte in enumerate(key[1:], 1):
@@ -97,36 +97,36 @@ class _Fields:
     def numbers(
         self, key: bytes, applies: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Owner, value and place of the last ` KEY=number` of each header; numbers that 31 bits do not hold are left out."""
-        owners, places = self.places(key, applies)
-        values, digits = decimal(self._letters, places + len(key), self._ends[owners])
-        stops = places + len(key) + digits
+        """Header, value and offset of the last ` KEY=number` of each header; numbers over 31 bits are left out."""
+        owners, starts = self.starts(key, applies)
+        values, digits = decimal(self._letters, starts + len(key), self._ends[owners])
+        stops = starts + len(key) + digits
         ended = (stops == self._ends[owners]) | (self._letters[np.minimum(stops, self._letters.size - 1)] <= _SPACE)
         fits = (digits > 0) & ended & (values < 2**31)
-        owners, values, places = owners[fits], values[fits], places[fits]
+        owners, values, starts = owners[fits], values[fits], starts[fits]
         last = np.append(owners[1:] != owners[:-1], True) if owners.size else np.zeros(0, dtype=bool)
-        return owners[last], values[last], places[last]
+        return owners[last], values[last], starts[last]
 
 
 def decimal(
     letters: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The numbers that begin at `starts`, and how many digits (up to 10) each has before its end."""
+    """The numbers that begin at offsets `starts`, and the digits (up to 10) that each has before its end."""
     values, digits = np.zeros(starts.size, dtype=np.int64), np.zeros(starts.size, dtype=np.int64)
-    goes_on = np.ones(starts.size, dtype=bool)
+    is_number = np.ones(starts.size, dtype=bool)
     for offset in range(_MOST_DIGITS):
-        places = starts + offset
-        figures = letters[np.minimum(places, letters.size - 1)] - np.uint8(ord("0"))
-        goes_on &= (figures < 10) & (places < ends)
-        if not goes_on.any():
+        offsets = starts + offset
+        figures = letters[np.minimum(offsets, letters.size - 1)] - np.uint8(ord("0"))
+        is_number &= (figures < 10) & (offsets < ends)
+        if not is_number.any():
             break
-        values = np.where(goes_on, values * 10 + figures, values)
-        digits += goes_on
+        values = np.where(is_number, values * 10 + figures, values)
+        digits += is_number
     return values, digits
 
 
 def _is_fragment(letters: NDArray[np.uint8], headers: Spans, ends: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(N,) whether the names that end there end in `(Fragment)` or `(Fragments)`."""
+    """(N,) whether names, which end at `ends`, have the ending `(Fragment)` or `(Fragments)`."""
     ends = ends.copy()
     while (blank := (ends > headers.starts) & (letters[ends - 1] <= _SPACE)).any():
         ends[blank] -= 1
@@ -140,7 +140,7 @@ def _is_fragment(letters: NDArray[np.uint8], headers: Spans, ends: NDArray[np.in
 
 
 def _follows(letters: NDArray[np.uint8], starts: NDArray[np.int64], word: bytes) -> NDArray[np.bool_]:
-    """(N,) whether the text reads so from these places on."""
+    """(N,) whether the text has this word at each offset."""
     fits = np.ones(starts.size, dtype=bool)
     for offset, byte in enumerate(word):
         fits &= letters[np.minimum(starts + offset, letters.size - 1)] == byte

@@ -1,4 +1,4 @@
-"""What may stand for proteins in Python: strings, several of them, names and strings, or a sequence file -> records."""
+"""Proteins as Python users give them -> records: a string, several strings, a mapping of names, or a sequence file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ Proteins = str | Path | Sequence[str] | Mapping[str, str]
 
 
 def records(proteins: Proteins) -> Iterator[SequenceRecord]:
-    """One record for each protein, letters treated as in sequence files; no two have one identifier.
+    """One record for each protein. Letters are treated as in sequence files, and identifiers are distinct.
 
     Raises:
-        InputError: a string that is no protein sequence, a file that cannot be read, or an identifier that comes twice in it.
+        InputError: a string that is no protein sequence, a file that cannot be read, or an identifier occurs twice in it.
 
     >>> [(record.sequence_id, record.sequence) for record in records(["MKT", "mk-j*"])]
     [('1', 'MKT'), ('2', 'MKX')]
@@ -33,12 +33,12 @@ def records(proteins: Proteins) -> Iterator[SequenceRecord]:
 
 
 def is_path(text: str | Path) -> bool:
-    """Whether a file is meant: a path, or a string with a dot or a slash in it."""
+    """Whether `text` names a file: a path, or a string with a dot or a slash in it."""
     return isinstance(text, Path) or any(mark in text for mark in "./\\")
 
 
 def read_distinct(path: Path) -> Iterator[SequenceRecord]:
-    """The records of a sequence file, of which no two have one identifier.
+    """The records of a sequence file, whose identifiers must be distinct.
 
     Raises:
         InputError: as `read_records` and `without_repeats`.
@@ -48,11 +48,11 @@ def read_distinct(path: Path) -> Iterator[SequenceRecord]:
 
 
 def without_repeats(records: Iterable[SequenceRecord], source: str = "") -> Iterator[SequenceRecord]:
-    """The same records, whose results can be told apart by their identifiers.
+    """The same records, after a check that identifiers are distinct.
 
     Args:
-        records: those of one source.
-        source: what stands in front of their lines in a message.
+        records: records of one source.
+        source: text before the line number in a message.
 
     Raises:
         InputError: a record has the identifier of one before it.
@@ -60,16 +60,15 @@ def without_repeats(records: Iterable[SequenceRecord], source: str = "") -> Iter
     lines: dict[str, int] = {}
     for record in records:
         if record.sequence_id in lines:
-            place, earlier = f"{source}line {record.line}", f"line {lines[record.sequence_id]}"
-            raise named_twice(record.sequence_id, place, earlier)
+            raise named_twice(record.sequence_id, f"{source}line {record.line}", f"line {lines[record.sequence_id]}")
         lines[record.sequence_id] = record.line
         yield record
 
 
-def named_twice(identifier: str, place: str, earlier: str) -> InputError:
-    """The error for an identifier that stood at an earlier place of the same source."""
+def named_twice(identifier: str, where: str, earlier: str) -> InputError:
+    """The error for an identifier that occurs earlier in the same source too."""
     return InputError(
-        f"{place}: sequence {identifier} is on {earlier} too, and results are found by identifiers; rename or remove one of "
+        f"{where}: sequence {identifier} is on {earlier} too, and results are found by identifiers; rename or remove one of "
         "them"
     )
 

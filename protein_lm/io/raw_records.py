@@ -1,4 +1,4 @@
-"""Records as a format's parser finds them, and what all formats have in common: residues checked, faults named."""
+"""Records as a format's parser finds them. Residues are checked and faults named in the same way for all formats."""
 
 import re
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _SHOWN_LETTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class RecordMark:
-    """What divides the records of a text, found in a line of residues: the line break before it is missing."""
+    """The mark between records, which is a fault inside a line of residues: the line break before it is missing."""
 
     pattern: re.Pattern[bytes]
     fault: str
@@ -47,13 +47,13 @@ class RawRecords:
     """(N,) bytes of `layout` in the bodies."""
     annotations: Annotations
     memberships: Memberships | None = None
-    """In the families that were asked for; None: the format does not tell, or none were."""
+    """Memberships in the requested families; None if the format does not tell, or none were requested."""
     layout: bytes = b"\n"
-    """Bytes of a body that are no letters."""
+    """Bytes of a body that are not letters."""
     mark: RecordMark | None = None
-    """What stands between records, if a line break can be missing before it."""
+    """The mark between records, if a line break can be missing before it."""
     faults: dict[int, str] = field(default_factory=dict)
-    """What is wrong with a record besides its residues."""
+    """Faults of records other than those of residues, by record."""
 
     def finish(self, policy: ResiduePolicy, on_error: OnError) -> RecordBlock:
         """Make token ids of the letters.
@@ -84,9 +84,9 @@ class RawRecords:
 
     def _fault(self, record: int, *, is_empty: bool) -> str:
         if (fault := self.faults.get(record)) is not None:
-            return self._place(record, self.lines[record]) + fault
+            return self._name(record, self.lines[record]) + fault
         if is_empty:
-            return self._place(record, self.lines[record]) + "no residues; remove the record or add its sequence"
+            return self._name(record, self.lines[record]) + "no residues; remove the record or add its sequence"
         letters = self.bodies.text[self.bodies.starts[record] : self.bodies.ends[record]]
         codes = encode_letters(letters, self.layout)
         is_illegal = clean(codes, np.array([len(codes)]), ResiduePolicy.KEEP).is_illegal[0]
@@ -95,10 +95,10 @@ class RawRecords:
         line = self.body_lines[record] + text.count("\n", 0, index)
         shown = text[text.rfind("\n", 0, index) + 1 :].partition("\n")[0]
         if is_illegal and self.mark is not None and self.mark.pattern.search(shown.encode("utf-8", "surrogateescape")):
-            return self._place(record, line) + self.mark.fault
-        return self._place(record, line) + _letter_fault(text, index, is_illegal)
+            return self._name(record, line) + self.mark.fault
+        return self._name(record, line) + _letter_fault(text, index, is_illegal)
 
-    def _place(self, record: int, line: int) -> str:
+    def _name(self, record: int, line: int) -> str:
         ids = self.sequence_ids
         name, _, _ = ids.text[ids.starts[record] : ids.ends[record]].decode("utf-8", "replace").partition(" ")
         return (

@@ -1,6 +1,6 @@
-"""Any sequence file -> records: the format is told by the contents, not by the name.
+"""Any sequence file -> records. The contents tell the format, not the name.
 
-One parser per format serves `data prepare`, which takes blocks, and scoring, which takes records.
+One parser per format serves `data prepare`, which needs blocks, and scoring, which needs records.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,14 +33,14 @@ class TextFormat:
     """A format whose text is cut where records begin."""
 
     parse: Callable[..., RawRecords]
-    """Text of whole records, its first line's number, the file, and if `tells_families` those asked for -> records."""
+    """Text of whole records, number of its first line, file, and if `tells_families` the requested ones -> records."""
     mark: bytes
     kept: int
     tells_families: bool = False
     compiled: CompiledFormat | None = None
-    """What the compiled reader calls it."""
+    """The compiled reader's name for it."""
     memberships: Callable[[bytes, Sequence[str]], Memberships] | None = None
-    """Of the records of a text in families, which the compiled reader leaves out."""
+    """Memberships of a text's records in families, which the compiled reader leaves out."""
 
 
 FASTA = TextFormat(fasta.parse, fasta.MARK, fasta.KEPT, compiled=CompiledFormat.FASTA)
@@ -56,10 +56,10 @@ XML = TextFormat(xml_file.parse, xml_file.MARK, xml_file.KEPT, tells_families=Tr
 
 
 def read_records(path: Path) -> Iterator[SequenceRecord]:
-    """The records of a sequence file, plain or compressed, one by one; memory holds one block of the file at a time.
+    """The records of a sequence file, plain or compressed, one by one. Memory holds one block of the file at a time.
 
     Raises:
-        InputError: the file cannot be read, is of no known format, or holds a record that is no protein sequence.
+        InputError: the file cannot be read, is of no known format, or holds a record that is not a protein sequence.
     """
     with Source(path) as source:
         for block in read_blocks(source):
@@ -71,10 +71,10 @@ def read_records(path: Path) -> Iterator[SequenceRecord]:
 def read_blocks(
     source: Source, *, policy: ResiduePolicy = ResiduePolicy.KEEP, on_error: OnError = OnError.STOP
 ) -> Iterator[RecordBlock]:
-    """The records of an open sequence file, many at a time. `ResiduePolicy.DROP` only marks records, as `KEEP` does.
+    """The records of an open sequence file, many at a time. `ResiduePolicy.DROP` keeps residues, as `KEEP` does.
 
     Raises:
-        InputError: as `read_records`; with `OnError.SKIP`, records at fault are left out and counted instead.
+        InputError: as `read_records`. With `OnError.SKIP`, records at fault are left out and counted instead.
     """
     for part in parts(source):
         block = part.block(policy, on_error)
@@ -84,25 +84,25 @@ def read_blocks(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive whole records of a file, not parsed yet or as a table gives them; another process can take it on."""
+    """Consecutive whole records of a file, as unparsed text or as rows of a table; another process may parse them."""
 
     path: Path
     content: Text | RawRecords
     form: TextFormat | None = None
-    """Of a text, as all below."""
+    """Format of a text; None for rows of a table. All fields below belong to a text."""
     line: int = 0
-    """Where it begins."""
+    """Number of its first line."""
     num_lines: int = 0
     families: Sequence[str] = ()
-    """Accessions of Pfam; a format that tells gives the memberships of records in them."""
+    """Accessions of Pfam whose members are looked for, if the format tells."""
 
     @property
     def is_for_compiled_reader(self) -> bool:
-        """Whether that reader, if there is one, knows the format."""
+        """Whether the compiled reader, if it is built, knows the format."""
         return self.form is not None and self.form.compiled is not None
 
     def columns(self, policy: ResiduePolicy) -> Columns | None:
-        """The records by the compiled reader; None if there is none, or it cannot tell."""
+        """The records by the compiled reader; None if it is not built, or leaves the text to the parser."""
         if self.form is None or self.form.compiled is None or not isinstance(self.content, Text):
             return None
         columns = compiled.read(self.content, self.form.compiled, self.num_lines, policy)
@@ -130,11 +130,11 @@ class Part:
 
 
 def parts(source: Source, families: Sequence[str] = ()) -> Iterator[Part]:
-    """The contents of an open sequence file, cut between records.
+    """Cut the contents of an open sequence file between records.
 
     Args:
         source: the file.
-        families: accessions of Pfam; formats that tell give the memberships of their records in them.
+        families: accessions of Pfam whose members are looked for, if the format tells.
 
     Raises:
         InputError: the file cannot be read, is of no known format, or is cut off.

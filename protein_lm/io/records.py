@@ -1,4 +1,4 @@
-"""What a sequence file is read into: one record for a person, one block of records for a machine."""
+"""Records of a sequence file: one by one, or in blocks that numpy can work on."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class SequenceRecord:
     tokens: NDArray[np.uint8]
     """Token ids (length,) of the residues, without special tokens, read-only."""
     line: int
-    """Number of the line in its file where it begins, from 1."""
+    """Number of its first line in the file, from 1."""
 
     @property
     def sequence(self) -> str:
@@ -35,7 +35,7 @@ class SequenceRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
-    """N pieces of a text, [start, end) each."""
+    """N pieces of a text, each from `start` up to `end`."""
 
     text: bytes
     starts: NDArray[np.int64]
@@ -43,12 +43,12 @@ class Spans:
 
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> "Spans":
-        """Pieces put together into a text."""
+        """Join pieces into a text."""
         return cls.back_to_back(b"".join(pieces), np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
 
     @classmethod
     def back_to_back(cls, text: bytes, lengths: NDArray[np.int64]) -> "Spans":
-        """A text of N pieces of these lengths (N,), in bytes."""
+        """Split a text into N pieces of these lengths (N,), in bytes."""
         ends = np.cumsum(lengths)
         return cls(text, ends - lengths, ends)
 
@@ -57,7 +57,7 @@ class Spans:
         return self.ends - self.starts
 
     def cut(self) -> list[bytes]:
-        """The pieces themselves."""
+        """The bytes of each piece."""
         text = self.text
         return [text[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
 
@@ -66,7 +66,7 @@ class Spans:
         return Spans(self.text, self.starts[keep], self.ends[keep])
 
     def join(self) -> NDArray[np.uint8]:
-        """The bytes of all pieces back to back: quicker than cutting where they are short and many."""
+        """The bytes of all pieces back to back; faster than `cut` for many short pieces."""
         before = np.cumsum(self.lengths) - self.lengths
         return np.frombuffer(self.text, dtype=np.uint8)[
             np.repeat(self.starts - before, self.lengths) + np.arange(self.lengths.sum())
@@ -74,11 +74,11 @@ class Spans:
 
 
 FRAGMENT, REVIEWED, UNREVIEWED = 1, 2, 4
-"""Bits of `Annotations.flags`; a record of neither Swiss-Prot nor TrEMBL is neither reviewed nor unreviewed."""
+"""Bits of `Annotations.flags`; only records of Swiss-Prot are reviewed, and only those of TrEMBL unreviewed."""
 
 
 class Annotated(Protocol):
-    """One entry's part of `Annotations`."""
+    """Annotations of one entry."""
 
     taxon_id: int
     cluster_size: int
@@ -88,26 +88,26 @@ class Annotated(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotations:
-    """What N records say about themselves; 0 where one does not say it."""
+    """Annotations of N records; 0 where a record does not have one."""
 
     taxon_ids: NDArray[np.int32]
-    """(N,) NCBI taxonomy identifiers, of UniRef clusters that of the lowest common taxon."""
+    """(N,) NCBI taxonomy identifiers; for UniRef clusters the lowest common taxon."""
     cluster_sizes: NDArray[np.int32]
     """(N,) members of a UniRef cluster."""
     protein_existence: NDArray[np.uint8]
     """(N,) UniProtKB's level of evidence, 1 (seen as protein) to 5 (uncertain)."""
     flags: NDArray[np.uint8]
-    """(N,) of FRAGMENT, REVIEWED, UNREVIEWED."""
+    """(N,) bits FRAGMENT, REVIEWED, UNREVIEWED."""
 
     @classmethod
     def none(cls, size: int) -> "Annotations":
-        """Of `size` records that say nothing."""
+        """Annotations of `size` records without any."""
         numbers = np.zeros(size, dtype=np.int32)
         return cls(numbers, numbers.copy(), np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.uint8))
 
     @classmethod
     def of(cls, entries: Sequence["Annotated"]) -> "Annotations":
-        """Of entries that were parsed one by one."""
+        """Annotations of entries that were parsed one by one."""
         return cls(
             np.array([entry.taxon_id for entry in entries], dtype=np.int32),
             np.array([entry.cluster_size for entry in entries], dtype=np.int32),
@@ -120,27 +120,27 @@ class Annotations:
         return self.taxon_ids, self.cluster_sizes, self.protein_existence, self.flags
 
     def select(self, keep: NDArray[np.bool_]) -> "Annotations":
-        """Of the records to keep."""
+        """Annotations of the records to keep."""
         return Annotations(*selected(self.columns(), keep))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memberships:
-    """Which of N records belong to which of some families, as K pairs; a record may belong to several."""
+    """Memberships of N records in families, as K pairs; a record may belong to several families."""
 
     records: NDArray[np.int64]
-    """(K,) places of records."""
+    """(K,) indices of records."""
     families: NDArray[np.int64]
-    """(K,) places in the list of families."""
+    """(K,) indices of families."""
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[int, int]]) -> "Memberships":
-        """Of pairs of record and family."""
+        """Memberships from pairs of record and family."""
         columns = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return cls(columns[:, 0], columns[:, 1])
 
     def select(self, keep: NDArray[np.bool_]) -> "Memberships":
-        """Of the records to keep (N,)."""
+        """Memberships of the records to keep (N,)."""
         kept = keep[self.records]
         return Memberships((np.cumsum(keep) - 1)[self.records[kept]], self.families[kept])
 
@@ -158,7 +158,7 @@ def kept(values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """Consecutive records of a file as a store takes them. N is their number."""
+    """N consecutive records of a file as columns, the form in which a store takes them."""
 
     tokens: NDArray[np.uint8]
     """Token ids back to back."""
@@ -205,7 +205,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordBlock:
-    """Consecutive records of a file, laid out so that numpy can walk over them. N is their number."""
+    """N consecutive records of a file, laid out for numpy."""
 
     sequence_ids: Spans
     """N identifiers, valid UTF-8."""
@@ -220,11 +220,11 @@ class RecordBlock:
     changes: Counter[str]
     """Residues that were altered or removed: `lower_case`, `gaps`, `final_stops`, `j_to_x`, `bouz_to_x`."""
     annotations: Annotations
-    """What the records say about themselves."""
+    """Annotations of the records."""
     memberships: Memberships | None = None
-    """In the families that were asked for; None: the format does not tell, or none were."""
+    """Memberships in the requested families; None if the format does not tell, or none were requested."""
     num_faulty: int = 0
-    """Records that are at fault and were left out."""
+    """Records at fault that were left out."""
 
     def __len__(self) -> int:
         return self.lengths.size

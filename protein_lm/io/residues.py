@@ -1,9 +1,9 @@
-"""Letters -> token ids, by the residue policy: of one sequence wherever it is written, of many at once in sequence files.
+"""Letters -> token ids, by one residue policy for single sequences and for many at once in sequence files.
 
-The policy: blanks, line breaks and gaps (`-`, `.`) are left out, and then a final `*`. Lower case is raised, J becomes X.
-Everything else that is no residue letter is refused.
+The policy leaves out blanks, line breaks and gaps (`-`, `.`), and then a final `*`. Lower case is raised, and J becomes X.
+All other characters that are not residue letters are refused.
 
-Letters first become codes, one byte each: token ids for what may stay, larger numbers for what must be looked at.
+Letters first become codes, one byte each: token ids for usual letters, larger numbers for letters to look at again.
 """
 
 from collections import Counter
@@ -46,28 +46,28 @@ def _code_table() -> NDArray[np.uint8]:
 
 
 CODES = _code_table()
-"""Byte value -> code: a token id below `FIRST_AMBIGUOUS`, then one of B, J, O, U, X, Z up to `J`, then no residue."""
+"""Byte value -> code: token ids below `FIRST_AMBIGUOUS`, then B, J, O, U, X, Z up to `J`, then other characters."""
 _TRANSLATION = CODES.tobytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residues:
-    """What one sequence's letters are read as."""
+    """Residues of one sequence."""
 
     tokens: NDArray[np.uint8]
     """(length,) token ids, read-only."""
-    places: NDArray[np.int64]
-    """(length,) index of each one's letter in the text."""
+    letter_indices: NDArray[np.int64]
+    """(length,) index of each residue's letter in the text."""
 
 
 def residues_of(text: str) -> Residues:
-    """One sequence by the residue policy; B, O, U, X, Z keep their tokens.
+    """Read one sequence by the residue policy; B, O, U, X, Z keep their tokens.
 
     Raises:
-        ValueError: there is no residue, or a letter that is none, named with its position.
+        ValueError: there is no residue, or a character that is none, named with its position.
 
     >>> found = residues_of("mk-j*")
-    >>> found.tokens.tolist(), found.places.tolist()
+    >>> found.tokens.tolist(), found.letter_indices.tolist()
     ([20, 15, 24], [0, 1, 3])
     """
     codes = _codes_of(text)
@@ -80,15 +80,15 @@ def residues_of(text: str) -> Residues:
     length = int(residues.lengths[0])
     if not length:
         raise ValueError("no residues")
-    places = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))[:length]  # what is left out behind them is a stop
-    return Residues(np.frombuffer(residues.tokens, dtype=np.uint8), places)
+    kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))[:length]  # cut off: a final stop
+    return Residues(np.frombuffer(residues.tokens, dtype=np.uint8), kept)
 
 
-def read_residues(text: str, place: str, remedy: str = "correct the sequence or remove it") -> Residues:
-    """As `residues_of`, of a sequence that someone gave.
+def read_residues(text: str, where: str, remedy: str = "correct the sequence or remove it") -> Residues:
+    """Read one sequence of a user's file or call, as `residues_of`.
 
     Raises:
-        InputError: `place` (file and record), what is wrong, and the remedy.
+        InputError: names `where` (file and record), the fault, and the remedy.
 
     >>> read_residues("MK1", "a.csv, row 7")
     Traceback (most recent call last):
@@ -97,7 +97,7 @@ def read_residues(text: str, place: str, remedy: str = "correct the sequence or 
     try:
         return residues_of(text)
     except ValueError as error:
-        raise InputError(f"{place}: {error}; {remedy}") from error
+        raise InputError(f"{where}: {error}; {remedy}") from error
 
 
 def _codes_of(text: str) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ def _codes_of(text: str) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanResidues:
-    """Token ids of N sequences back to back, and what had to be done to them."""
+    """Token ids of N sequences back to back, and what was changed."""
 
     tokens: bytes
     lengths: NDArray[np.int64]
@@ -116,7 +116,7 @@ class CleanResidues:
     changes: Counter[str]
     """As in `records.RecordBlock`."""
     is_illegal: NDArray[np.bool_]
-    """(N,) whether a sequence has a character that is no residue."""
+    """(N,) whether a sequence has a character that is not a residue."""
 
 
 def encode_letters(letters: bytes, layout: bytes = b"\n") -> bytes:
@@ -160,7 +160,7 @@ def clean(codes: bytes, lengths: NDArray[np.int64], policy: ResiduePolicy) -> Cl
 
 
 def first_illegal(text: str) -> int:
-    """Index in one sequence's text of its first illegal character; a stop inside it is one."""
+    """Index in a sequence's text of the first illegal character, such as a stop inside it."""
     codes = _codes_of(text)
     kept = np.flatnonzero((codes != _GAP) & (codes != _LAYOUT))
     inner_stop = (codes == _STOP) & (np.arange(codes.size) < kept[-1])
@@ -168,18 +168,18 @@ def first_illegal(text: str) -> int:
 
 
 def first_ambiguous(text: str) -> int:
-    """Index in one sequence's text of its first B, J, O, U, X or Z."""
+    """Index in a sequence's text of the first B, J, O, U, X or Z."""
     codes = _codes_of(text.upper())
     return int(np.argmax((codes >= FIRST_AMBIGUOUS) & (codes <= J)))
 
 
 def position_of(text: str, index: int) -> int:
-    """Position, from 1, of the letter at an index of one sequence's text; blanks and line breaks do not count, gaps do."""
+    """Position, from 1, of the letter at an index of a sequence's text. Gaps count; blanks and line breaks do not."""
     return int(np.count_nonzero(_codes_of(text[: index + 1]) != _LAYOUT))
 
 
 def describe_letter(text: str, index: int) -> str:
-    """What is wrong with the letter at an index of a text. Lone surrogates stand for bytes that are not UTF-8.
+    """Describe the faulty letter at an index of a text. Lone surrogates are bytes that are not UTF-8.
 
     >>> describe_letter("MK T\u00c9", 4)
     "'É' at position 4 is not a residue letter"

@@ -1,4 +1,4 @@
-"""Tables of sequences: text, or Parquet as a file; columns `sequence_id` and `sequence`, others are ignored."""
+"""Tables of sequences, as text or Parquet. They have columns `sequence_id` and `sequence`; others are ignored."""
 
 from collections.abc import Iterator
 from operator import itemgetter
@@ -22,7 +22,7 @@ def is_table(beginning: bytes) -> bool:
 
 
 def missing_columns(beginning: bytes) -> list[str]:
-    """Columns that a table lacks; none if the text has neither, and so is no table."""
+    """Columns that a table lacks. A text with neither column is no table, and lacks none."""
     names = _names(beginning)
     missing = [name for name in COLUMNS if name not in names]
     return missing if len(missing) < len(COLUMNS) else []
@@ -33,15 +33,15 @@ def _names(beginning: bytes) -> list[str]:
 
 
 def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: Path) -> Iterator[RawRecords]:
-    """The rows of a text table, given its beginning.
+    """Read the rows of a text table, given its beginning.
 
     Raises:
         InputError: the text is no table.
     """
     table = TextTable(beginning, first_line, blocks, path, wanted=COLUMNS)
-    places = table.column_indices(COLUMNS, "it needs both")
+    indices = table.column_indices(COLUMNS, "it needs both")
     found: list[tuple[str, str, int, str]] = []
-    chosen, none = itemgetter(*places), [""] * len(table.names)
+    chosen, none = itemgetter(*indices), [""] * len(table.names)
     for line, row, fault in table.rows():
         found.append((*chosen(row + none if fault else row), line, fault))
         if len(found) == _ROWS_OF_BLOCK:
@@ -51,7 +51,7 @@ def read_text(beginning: bytes, first_line: int, blocks: Iterator[bytes], path: 
 
 
 def read_parquet(path: Path) -> Iterator[RawRecords]:
-    """The rows of a Parquet file; rows count as lines, from 1.
+    """Read the rows of a Parquet file; rows count as lines, from 1.
 
     Raises:
         InputError: the file is damaged or has other columns.

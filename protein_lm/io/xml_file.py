@@ -1,7 +1,7 @@
 """UniProtKB's and UniRef's XML: a text of whole entries -> records.
 
-Entries are cut out of the text and parsed by Expat, many at a time: memory holds a block of the file, a malformed entry is
-one record at fault, and entities that a file defines for itself are errors.
+Entries are cut out of the text and parsed by Expat, many at a time. So memory holds one block of the file, and a malformed
+entry is one record at fault. Entities that a file defines itself are errors.
 
 Formats: https://www.uniprot.org/docs/uniprot.xsd and https://www.uniprot.org/docs/uniref.xsd
 """
@@ -20,7 +20,7 @@ from protein_lm.io.records import FRAGMENT, REVIEWED, UNREVIEWED, Annotations, M
 
 MARK = b"</entry>"
 KEPT = len(MARK)
-"""Where `text.whole_records` cuts."""
+"""Mark at which `text.whole_records` cuts, and the bytes of it that stay with the record before."""
 ROOT = re.compile(rb"<(uniprot|UniRef(?:50|90|100)?)[\s>]")
 _CLOSE = re.compile(rb"</(?:uniprot|UniRef(?:50|90|100)?)\s*>\s*$")
 _CLOSING_BYTES = 200
@@ -39,11 +39,11 @@ _EVIDENCE = {
 
 @dataclass(slots=True)
 class _Fields:
-    """Of one entry."""
+    """Fields of one entry."""
 
     line: int
     families: Mapping[str, int]
-    """That are asked for, and their places."""
+    """Indices of the requested families by accession."""
     sequence_id: str = ""
     letters: str = ""
     taxon_id: int = 0
@@ -51,7 +51,7 @@ class _Fields:
     protein_existence: int = 0
     flags: int = 0
     memberships: list[int] | None = field(default_factory=list)
-    """Places of families; None: clusters do not tell."""
+    """Indices of families; None for clusters, which do not tell."""
     fault: str = ""
 
 
@@ -62,9 +62,9 @@ def check_encoding(beginning: bytes, path: Path) -> None:
 
 
 def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()) -> RawRecords:
-    """The entries of a text. What stands before and between entries is not looked at.
+    """Read the entries of a text. Text before and between entries is not looked at.
 
-    Memberships of proteins in `families`, accessions of Pfam, are looked for if there are any; clusters do not tell.
+    If there are `families`, accessions of Pfam, memberships of proteins in them are read too. Clusters do not tell.
     """
     numbers = {family: number for number, family in enumerate(families)}
     texts, lines = _cut(text, first_line)
@@ -98,21 +98,21 @@ def parse(text: bytes, first_line: int, path: Path, families: Sequence[str] = ()
 
 
 def is_closed(text: bytes) -> bool:
-    """Whether the text behind the last entry closes the file, as whole files do."""
+    """Whether the text after the last entry closes the root element, as whole files do."""
     return _CLOSE.search(text[-_CLOSING_BYTES:]) is not None
 
 
 def _cut(text: bytes, first_line: int) -> tuple[list[bytes], list[int]]:
-    """The text of each entry, and the line where it begins."""
-    texts, lines, line, place = [], [], first_line, 0
-    while found := _BEGIN.search(text, place):
+    """Cut out the text of each entry; also the line where it begins."""
+    texts, lines, line, start = [], [], first_line, 0
+    while found := _BEGIN.search(text, start):
         end = text.find(MARK, found.start())
         end = len(text) if end < 0 else end + KEPT
-        line += text.count(b"\n", place, found.start())
+        line += text.count(b"\n", start, found.start())
         texts.append(_NAMESPACE.sub(rb"\1", text[found.start() : end], count=1))
         lines.append(line)
         line += text.count(b"\n", found.start(), end)
-        place = end
+        start = end
     return texts, lines
 
 
@@ -170,7 +170,7 @@ def _read_cluster(entry: ElementTree.Element, fields: _Fields) -> None:
 
 
 def _memberships(entries: Sequence[_Fields]) -> Memberships | None:
-    """None if there is an entry that does not tell."""
+    """Memberships of the entries; None if one does not tell."""
     pairs = []
     for number, entry in enumerate(entries):
         if entry.memberships is None:
@@ -180,7 +180,7 @@ def _memberships(entries: Sequence[_Fields]) -> Memberships | None:
 
 
 def _number(text: str | None) -> int:
-    """A number of up to 31 bits, 0 for none."""
+    """Read a number of up to 31 bits; 0 if there is none."""
     if text is None:
         return 0
     if not text.isascii() or not text.isdigit() or int(text) >= 2**31:

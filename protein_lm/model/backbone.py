@@ -13,8 +13,8 @@ from protein_lm import alphabet
 from protein_lm.attention.kinds.interface import AttentionOperation
 from protein_lm.attention.kinds.table import kinds_that_can_be_split
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Group, own_span
 from protein_lm.attention.rows import Rows
+from protein_lm.attention.sequence_parallel import Group, own_span
 from protein_lm.choices import Objective, PositionKind
 from protein_lm.config import ModelConfig
 from protein_lm.model.block import Block, build_block
@@ -203,8 +203,8 @@ class Backbone(nn.Module):
         for layer, operation in enumerate(self.operations(), 1):
             if not operation.reads_any_length:
                 raise ValueError(
-                    f"layer {layer} has {self.config.attention_kinds[layer - 1]} attention, which is no state of fixed "
-                    "size that goes on without end"
+                    f"layer {layer} has {self.config.attention_kinds[layer - 1]} attention, whose state grows with "
+                    "the length or ends with the window"
                 )
         self._window = None
 

@@ -13,7 +13,7 @@ from protein_lm.attention.kinds.table import build_attention
 from protein_lm.attention.rows import Rows
 from protein_lm.choices import Objective
 from protein_lm.config import ModelConfig
-from protein_lm.model.linear import Linear, takes
+from protein_lm.model.linear_layer import Linear, takes
 from protein_lm.model.recompute import recomputed, to_autocast_dtype
 
 
@@ -183,7 +183,11 @@ class Block(nn.Module):
     """Attention and feed-forward layer, each with a norm before it and a residual connection."""
 
     def __init__(
-        self, attention: AttentionLayer, feedforward: FeedForward, norms: tuple[nn.Module, nn.Module], dropout: float
+        self,
+        attention: AttentionLayer,
+        feedforward: FeedForward,
+        norms: tuple[nn.LayerNorm, nn.LayerNorm],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.attention_norm, self.attention = norms[0], attention

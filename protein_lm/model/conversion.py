@@ -77,7 +77,7 @@ def with_attention(model: ProteinLM, *, attention: Any, seed: int = 0) -> Protei
             continue
         if name not in target or target[name].shape != weight.shape:
             raise ConfigError(
-                f"the weight {name} of shape {tuple(weight.shape)} has no place in a model with "
+                f"the weight {name} of shape {tuple(weight.shape)} has no counterpart in a model with "
                 f"{converted.config.attention_name} attention; train such a model from the start"
             )
         target[name] = weight

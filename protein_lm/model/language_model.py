@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protein_lm import alphabet
-from protein_lm.attention.operations.stream import without_autocast
+from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Group
 from protein_lm.attention.rows import WHOLE
+from protein_lm.attention.sequence_parallel import Group
 from protein_lm.choices import OutputHead
 from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError
@@ -139,7 +139,7 @@ class ProteinLM(Pretrained, Backbone):
             ValueError: the model is not causal.
         """
         if not self.is_causal:
-            raise ValueError("a masked model reads both ways and cannot go on from a state; use a causal model")
+            raise ValueError("a masked model reads both ways and cannot resume from a state; use a causal model")
         layers = [cast(Block, block).attention.new_state(batch_size) for block in self.blocks]
         context = self.kmer_embedding.context if self.kmer_embedding is not None else 0
         before = torch.full((batch_size, context), alphabet.PAD, device=self.device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from protein_lm.attention.backends.native_linear import FEATURES_STEP, FORMS
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.model.block import Block, LayerState
-from protein_lm.model.linear import Linear
+from protein_lm.model.linear_layer import Linear
 from protein_lm.native.library import kernels
 from protein_lm.native.structures import DecodingBlock, DecodingLinear, DecodingNorm, DecodingStep
 
@@ -146,7 +146,7 @@ def _linears(block: Block) -> tuple[nn.Linear, ...]:
     )
 
 
-def _norm(norm: nn.LayerNorm) -> DecodingNorm:
+def _norm(norm: Any) -> DecodingNorm:
     return DecodingNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr())
 
 

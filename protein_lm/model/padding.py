@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protein_lm.attention.checks import check_mask
+from protein_lm.attention.input_checks import check_mask
 
 
 @dataclass(frozen=True)

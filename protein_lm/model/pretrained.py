@@ -1,6 +1,6 @@
 """`from_pretrained`, `save_pretrained` and `push_to_hub` of models, known from huggingface_hub's `ModelHubMixin`.
 
-Model directories stand above models, so `checkpoint.directory` hands in what these methods call.
+Model directories are a layer above models: `checkpoint.directory` hands in the functions that these methods call.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ModelDirectories(NamedTuple):
-    """What opens, writes and shares model directories."""
+    """Functions that open, write and share model directories."""
 
     load: Callable[..., "ProteinLM"]
     save: Callable[..., None]

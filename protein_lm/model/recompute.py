@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from protein_lm.attention.operations.stream import autocast_dtype
+from protein_lm.attention.operations.linear_stream import autocast_dtype
 
 _is_off = ContextVar("is_off", default=False)
 

@@ -94,7 +94,7 @@ def folders() -> list[Path]:
 
 def library_of(name: str) -> Path:
     """Return the file of a level, or of the reader, in the first folder that has it; if none has, it does not exist."""
-    files = [folder / file_of(name) for folder in folders()]
+    files = [each / file_of(name) for each in folders()]
     return next((file for file in files if file.exists()), files[0])
 
 

@@ -63,8 +63,8 @@ class NativeReader(NumpyReader):
     def keep(
         self, values: NDArray[np.uint8], lengths: NDArray[np.int64], keep: NDArray[np.bool_], target: NDArray[np.uint8]
     ) -> int:
-        values, lengths, keep = map(np.ascontiguousarray, (values, lengths, keep))
-        return self._keep(address(values), address(lengths), address(keep), keep.size, address(target))
+        arrays = [np.ascontiguousarray(array) for array in (values, lengths, keep)]
+        return self._keep(*map(address, arrays), keep.size, address(target))
 
     def select(self, columns: Sequence[NDArray], keep: NDArray[np.bool_]) -> list[NDArray]:
         columns, keep = [np.ascontiguousarray(column) for column in columns], np.ascontiguousarray(keep)

@@ -70,7 +70,7 @@ def _draw_kmers(axis: Axes, rows: pd.DataFrame) -> None:
 
 def _draw_identities(axis: Axes, identities: NDArray[np.float64]) -> None:
     """Draw a histogram of the identities to the nearest training sequences."""
-    axis.hist(100 * identities[identities > 0], np.arange(30, 101, 5), color=COLORS["generated"])
+    axis.hist(100 * identities[identities > 0], list(range(30, 101, 5)), color=COLORS["generated"])
     axis.set(xlabel="identity to the nearest training sequence (%)", ylabel="generated sequences", xlim=(28, 102))
     axis.set_ylim(0, max(1.0, axis.get_ylim()[1]))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))

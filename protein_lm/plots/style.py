@@ -26,7 +26,7 @@ def set_title(figure: Figure, title: str) -> None:
 
 def length_edges(shortest: int, longest: int, num_bins: int) -> NDArray[np.float64]:
     """Edges of bins of lengths that are even on a logarithmic axis; short bins that hold no whole number are joined."""
-    return np.unique(np.geomspace(shortest, longest + 1, num_bins + 1).round()) - 0.5
+    return np.asarray(np.unique(np.geomspace(shortest, longest + 1, num_bins + 1).round()) - 0.5, dtype=np.float64)
 
 
 def draw_lengths(

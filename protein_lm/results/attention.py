@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protein_lm import alphabet
-from protein_lm.analysis.attention.draws import check_draws, draw_features
 from protein_lm.analysis.attention.forms import (
     BlockMeans,
     LargestWeights,
@@ -18,6 +17,7 @@ from protein_lm.analysis.attention.forms import (
 )
 from protein_lm.analysis.attention.heads import HeadSums
 from protein_lm.analysis.attention.maps import Form, chosen_heads, chosen_layers, read_attention
+from protein_lm.analysis.attention.redraws import check_draws, draw_features
 from protein_lm.errors import ConfigError, InputError, named
 from protein_lm.files.output import new_directory, safe_name
 from protein_lm.files.tables import write_table

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from protein_lm.analysis.draw import draw
 from protein_lm.analysis.pair_attention_file import FileSums, PairReader, sum_over_file
+from protein_lm.analysis.protein_sample import draw
 from protein_lm.analysis.similarity import Measure, correlation_over_heads, enrichment, frame, kernel_similarity
 from protein_lm.analysis.substitution import MATRIX, Resamples, agreement, normalized, substitution_matrix
 from protein_lm.files.output import check_absent
@@ -29,8 +29,6 @@ class Similarity(NamedTuple):
     """Result of `write_similarity`."""
 
     summary: Summary
-    absent: str
-    """Amino acids that no protein has."""
     agreements: pd.DataFrame
     """A row for each model, measure and matrix, as in agreement.csv."""
     notes: list[str]
@@ -102,16 +100,9 @@ def write_similarity(
             "num_untrained": num_untrained,
         }
         (work.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        first, matrix = next(iter(references.items()))
-        caption = _caption(found, agreements, first)
-        panels = similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
-        save_figure(panels, work.folder / f"similarity{figure_format}")
-        save_figure(agreement_intervals(agreements), work.folder / f"agreement{figure_format}")
-        trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
-        if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
-            save_figure(clustered, work.folder / f"clustered{figure_format}")
+        _draw(work.folder, figure_format, tables, references, agreements, found)
         work.finish_as_folder(output)
-    return Similarity(found.summary, found.absent, agreements, _notes(model, found, tables))
+    return Similarity(found.summary, agreements, _notes(model, found, tables))
 
 
 def untrained(model: ProteinLM, seed: int) -> ProteinLM:
@@ -165,3 +156,41 @@ def _notes(model: ProteinLM, found: FileSums, tables: dict[str, pd.DataFrame]) -
     if KERNEL not in tables:
         notes.append("no kernel.csv: the first layer's attention is not linear")
     return notes
+
+
+def _draw(
+    folder: Path,
+    figure_format: str,
+    tables: dict[str, pd.DataFrame],
+    references: dict[str, pd.DataFrame],
+    agreements: pd.DataFrame,
+    found: FileSums,
+) -> None:
+    """Draw the measures, their agreement with the matrices, and the trees of amino acids."""
+    first, matrix = next(iter(references.items()))
+    caption = _caption(found, agreements, first)
+    panels = similarity_heatmaps(tables, normalized(matrix), name=first, caption=caption)
+    save_figure(panels, folder / f"similarity{figure_format}")
+    save_figure(agreement_intervals(agreements), folder / f"agreement{figure_format}")
+    trees = {name: tables[name] for name in (SIMILARITY, KERNEL) if name in tables}
+    if (clustered := clustered_similarity(trees, matrix, name=first)) is not None:
+        save_figure(clustered, folder / f"clustered{figure_format}")
+
+
+def describe(agreements: pd.DataFrame) -> list[str]:
+    """Return a line for each measure and matrix: the model's agreement, and that of untrained models."""
+    trained = agreements["model"] == TRAINED
+    lines = []
+    for row in pd.DataFrame(agreements[trained]).to_dict("records"):
+        parts = []
+        for name in ("pearson", "spearman"):
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            interval = f" ({low:.3f} to {high:.3f})" if low == low else ""
+            parts.append(f"{name.capitalize()} {row[name]:.3f}{interval}, permutation p {row[f'{name}_p']:.4f}")
+        line = f"{row['measure']}, {row['matrix']}: {'; '.join(parts)}"
+        same = (agreements["measure"] == row["measure"]) & (agreements["matrix"] == row["matrix"])
+        null = agreements.loc[same & ~trained, "pearson"]
+        if len(null):
+            line += f"; untrained, Pearson {', '.join(f'{value:.3f}' for value in null)}"
+        lines.append(line)
+    return lines

@@ -127,7 +127,7 @@ class Saver:
         progress: Progress,
         changes: list[dict[str, Any]],
     ) -> None:
-        """Refer to what is to be saved; `progress` and the weights of `model` change while the run trains."""
+        """Keep references: `progress` and the weights of `model` change while the run trains."""
         self._run, self._task, self._recipe, self._model = run, task, recipe, model
         self._progress, self._changes = progress, changes
         self._checkpoints = Checkpoints(run)

@@ -1,6 +1,5 @@
 """The task of fine-tuning: predict the labels of sequences or residues with a head on a model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, PlannedLabels, has_label, read_labels
-from protein_lm.batches.plan import PlanPosition
+from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
 from protein_lm.checkpoint.weights import read_head
 from protein_lm.config import FineTuningRecipe
 from protein_lm.corpus.split import Split
@@ -44,7 +42,7 @@ class FineTuning(Task):
         self.data = self.labels = read_labels(table, recipe.head, recipe.data, max_residues=self.max_residues)
         self.loss_name = "squared_error" if self.is_regression else "loss_nats"
         """The squared error is in variances of the training labels."""
-        self._batches = LabelledBatches(self.labels, recipe.data.tokens_per_batch, seed=recipe.training.seed)
+        self.batches = LabelledBatches(self.labels, recipe.data.tokens_per_batch, seed=recipe.training.seed)
         self.num_training_sequences = self.labels.indices(Split.TRAIN).size
         indices = self.labels.indices(Split.VALID)
         if not indices.size:
@@ -64,12 +62,6 @@ class FineTuning(Task):
             head.label_mean.fill_(float(labels.mean()))
             head.label_deviation.fill_(float(labels.std()))
         return head
-
-    def planned(self, position: PlanPosition) -> Iterator[PlannedLabels]:
-        return self._batches.planned(position)
-
-    def batch(self, planned: PlannedLabels) -> LabelledBatch:
-        return self._batches.batch(planned)
 
     def count(self, model: TrainedModel, batch: LabelledBatch) -> tuple[int, int]:
         return batch.targets.numel(), batch.tokens.numel()

@@ -1,6 +1,5 @@
 """The task of language modelling: predict the residues of a corpus."""
 
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -9,8 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from protein_lm.batches.batches import IGNORED, Batch, TrainingBatches
-from protein_lm.batches.plan import PlannedBatch, PlanPosition
+from protein_lm.batches.packed_batches import IGNORED, Batch, TrainingBatches
 from protein_lm.choices import TrainingLongPolicy
 from protein_lm.config import Recipe
 from protein_lm.corpus.corpus import Corpus
@@ -46,14 +44,14 @@ class LanguageModelling(Task):
         self.recipe = recipe
         self.data = self._corpus = corpus
         self._long_sequences = recipe.data.long_sequences
-        self._batches = TrainingBatches(
+        self.batches = TrainingBatches(
             corpus,
             recipe.data,
             objective=recipe.model.objective,
             max_length=recipe.model.max_length,
             seed=recipe.training.seed,
         )
-        self.plan = self._batches.plan
+        self.plan = self.batches.plan
         self.num_training_sequences, self.max_residues = self.plan.num_sequences, self.plan.max_residues
         self._validation = self._validation_sequences()
         self.num_validation_sequences = len(self._validation)
@@ -71,12 +69,6 @@ class LanguageModelling(Task):
             )
         chosen = evenly_spread(indices, self.recipe.training.num_validation_sequences)
         return [corpus.residues(i) for i in chosen.tolist()]
-
-    def planned(self, position: PlanPosition) -> Iterator[PlannedBatch]:
-        return self.plan.batches(position)
-
-    def batch(self, planned: PlannedBatch) -> Batch:
-        return self._batches.batch(planned)
 
     def count(self, model: TrainedModel, batch: Batch) -> tuple[int, int]:
         targets = model.own_part(batch.targets)

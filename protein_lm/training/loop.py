@@ -1,8 +1,8 @@
 """The training loop, the only one: on one CPU or on many processes, through Accelerate.
 
-Everything random is a pure function of (seed, step) or of (seed, epoch, sequence), so a checkpoint needs no random states: a
-resumed run equals the run that was never interrupted. Processes decide to skip a step, or to stop, by sums over all of them,
-so that they always decide the same.
+Everything random is a pure function of (seed, step) or of (seed, epoch, sequence). A checkpoint therefore needs no random
+states, and a resumed run equals one that was never interrupted. Processes decide by sums over all of them whether to skip a
+step or to stop, so that they always decide the same.
 """
 
 import time
@@ -19,7 +19,7 @@ from torch import Tensor
 from protein_lm.checkpoint.directory import BEST, LAST
 from protein_lm.errors import NumericalError
 from protein_lm.model.diagnosis import ALL_FINITE
-from protein_lm.native.memory import reuse_freed_memory
+from protein_lm.native.freed_memory import reuse_freed_memory
 from protein_lm.training import setup
 from protein_lm.training.checkpoints import Saver
 from protein_lm.training.interruption import StopRequest
@@ -121,11 +121,11 @@ class Trainer:
         progress, config = self.progress, self.recipe.training
         together = config.sequence_parallel
         num_groups, own = self.accelerator.num_processes // together, self.accelerator.process_index // together
-        plan = self.task.planned(progress.position)
+        plan = self.task.batches.planned(progress.position)
         while progress.step < config.num_steps:
             planned = [next(plan) for _ in range(config.accumulation * num_groups)]
             progress.position = planned[-1].next_position
-            yield [self.task.batch(each) for each in planned[own::num_groups]]
+            yield [self.task.batches.batch(each) for each in planned[own::num_groups]]
 
     def _step(self, batches: list[Any]) -> tuple[int, bool]:
         """One optimizer step of all processes; returns their tokens, and whether one of them was asked to stop."""
@@ -186,12 +186,13 @@ class Trainer:
         """Log the measures on the validation sequences; return the loss."""
         self.model.prepared.eval()
         measures = self.task.validate(self.model)
-        log.row(split="valid", **self._counts(), **measures)
+        log.row(step=self.progress.step, split="valid", **self._counts(), **measures)
         return cast(float, measures[self.task.loss_name])
 
     def _log_training(self, log: RunLog, speed: Speed) -> None:
         if self.progress.steps_since_row:
             log.row(
+                step=self.progress.step,
                 split="train",
                 **self._counts(),
                 learning_rate=self.model.optimizers[0].param_groups[0]["lr"],
@@ -200,9 +201,9 @@ class Trainer:
             )
         self.progress.begin_row()
 
-    def _counts(self) -> dict[str, Any]:
+    def _counts(self) -> dict[str, float]:
         """How far the run has come."""
-        return {name: getattr(self.progress, name) for name in ("step", "epoch", "num_tokens", "seconds")}
+        return {name: getattr(self.progress, name) for name in ("epoch", "num_tokens", "seconds")}
 
     def _training_facts(self, speed: Speed) -> dict[str, float]:
         """Measures of the steps since the last row, or none if all of them were skipped; the speed."""

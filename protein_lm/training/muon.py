@@ -1,6 +1,6 @@
 """Muon: the update of a weight matrix is its momentum, made orthogonal."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,9 +45,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[Tensor]] = {}
             for matrix in group["params"]:
@@ -57,7 +56,6 @@ class Muon(torch.optim.Optimizer):
                 most = max(1, _MOST_NUMBERS // (shape[0] * shape[1]))
                 for first in range(0, len(matrices), most):
                     self._update(matrices[first : first + most], group)
-        return loss
 
     def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices of one shape."""

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from protein_lm.attention.parallel import Group
+from protein_lm.attention.sequence_parallel import Group
 from protein_lm.choices import Precision
 from protein_lm.config import TrainingConfig
 from protein_lm.errors import ConfigError

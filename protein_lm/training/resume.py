@@ -11,8 +11,9 @@ from protein_lm import __version__
 from protein_lm.checkpoint.checksums import check_files
 from protein_lm.checkpoint.training_state import read_training_state
 from protein_lm.choices import Precision
-from protein_lm.config import FineTuningRecipe, Recipe, parse
+from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.errors import ConfigError, ModelError
+from protein_lm.files.settings import parse
 from protein_lm.training.checkpoints import Checkpoints
 from protein_lm.training.progress import Progress
 from protein_lm.training.task import Task

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 RECIPE = "recipe.yaml"
 _LOSSES = ("loss_nats", "squared_error")
-"""Columns of which a row has one: the second is the loss of numbers, in variances of the training labels."""
+"""Names of losses: every row has one. The second is that of labels that are numbers, in variances of training labels."""
 _MEASURES = {
     "loss_nats": "loss {:.3f}",
     "squared_error": "squared error {:.3f}",
@@ -37,10 +37,10 @@ _MEASURES = {
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The recipe that a run was trained by.
+    """The recipe that a run was trained with.
 
     Raises:
-        ConfigError: as `load_recipe`, or it is no plain file: a pipe would be waited for without end.
+        ConfigError: as `load_recipe`, or it is no plain file (reading a pipe would never end).
     """
     path = run / RECIPE
     if path.exists() and not path.is_file():
@@ -51,8 +51,8 @@ def read_recipe(run: Path) -> Recipe:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl in order, without a half-written last line that a killed run left.
 
-    A row has `step` and `split` (train: the mean over the steps since the row before; valid: the validation sequences), and
-    the columns that docs/watch.md lists.
+    A row has `step`, `split` and the columns that docs/watch.md lists. A row of the split train is the mean over the steps
+    since the row before.
 
     Raises:
         InputError: no such run, no metrics in it, or a damaged line.
@@ -81,7 +81,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a line has what all rows have, and numbers elsewhere."""
+    """Whether a line has the columns that all rows have, and numbers elsewhere."""
     return (
         isinstance(row, dict)
         and isinstance(row.get("step"), int)
@@ -97,7 +97,7 @@ class RunLog:
     def __init__(
         self, run: Path, *, step: int, num_steps: int, active: bool, trackers: Sequence["GeneralTracker"] = ()
     ) -> None:
-        """Begin, or go on after `step`, whose later rows are forgotten."""
+        """Start a log, or resume it after `step`: later rows are removed."""
         self.active = active
         self.path = run / METRICS
         self.trackers = list(trackers)
@@ -124,7 +124,7 @@ class RunLog:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def row(self, *, step: int, split: str, **values: float | None) -> None:
-        """Append a row, hand its values to the trackers as `split/name`, and say what a person wants to know of it.
+        """Append a row, hand its values to the trackers as `split/name`, and print its most important values.
 
         Rows that a full disk refuses are kept and written with a later one.
         """
@@ -174,7 +174,7 @@ class RunLog:
                 self.bar.console.print(text, highlight=False, markup=False)
 
     def _time_left(self, step: int) -> timedelta:
-        """At the mean speed since the start of this process, validation and checkpoints included."""
+        """Time to the last step at the mean speed of this process, validation and checkpoints included."""
         seconds_per_step = (time.perf_counter() - self.start) / (step - self.first_step)
         return timedelta(seconds=math.ceil(seconds_per_step * (self.num_steps - step)))
 
@@ -201,7 +201,7 @@ def _training_facts(values: dict[str, Any]) -> str:
 
 
 def _shown(values: dict[str, Any], *names: str) -> list[str]:
-    """What `values` have of the measures, in words."""
+    """Those measures that `values` has, in words."""
     return [
         _MEASURES[name].partition(" {")[0] + " not defined"
         if values[name] is None
@@ -212,7 +212,7 @@ def _shown(values: dict[str, Any], *names: str) -> list[str]:
 
 
 def _validation_facts(values: dict[str, Any]) -> str:
-    if "unigram_perplexity" not in values:  # of labels, not of residues
+    if "unigram_perplexity" not in values:  # fine-tuning
         return f"validation {', '.join(_shown(values, *_MEASURES))}"
     return (
         f"validation perplexity {values['perplexity']:.3f} (unigram baseline {values['unigram_perplexity']:.3f}), "

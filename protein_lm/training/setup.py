@@ -13,6 +13,7 @@ from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.checkpoint.base_model import Base
 from protein_lm.checkpoint.config_file import read_config, read_facts
 from protein_lm.checkpoint.directory import LAST, find_model
+from protein_lm.checkpoint.sizes import check_room
 from protein_lm.checkpoint.weights import load_adapters, load_weights
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.split import Split
@@ -22,7 +23,6 @@ from protein_lm.model.adapters import add_adapters
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.precision import Choice
 from protein_lm.model.predictor import Predictor
-from protein_lm.model.sizes import check_room
 from protein_lm.native import library
 from protein_lm.training.checkpoints import Checkpoints, Saver
 from protein_lm.training.optimizer import build_optimizers, restore_optimizers
@@ -68,11 +68,7 @@ class RunClaim:
 
 
 def check_options(run: Path, *, resume: bool, initial: str | None, allowed_changes: Collection[str]) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        ConfigError: they do.
-    """
+    """Raise a ConfigError if options contradict each other."""
     if resume and initial is not None:
         raise ConfigError(f"{run}: a run that is resumed has weights of its own; leave out either --resume or --init")
     if allowed_changes and not resume:
@@ -80,11 +76,7 @@ def check_options(run: Path, *, resume: bool, initial: str | None, allowed_chang
 
 
 def check_run_directory(run: Path, *, resume: bool) -> None:
-    """Never overwrite a run, nor resume one that does not exist.
-
-    Raises:
-        OutputError: the run exists and is not to be resumed, or the other way round.
-    """
+    """Raise an OutputError if a new run would overwrite one, or a resumed run does not exist."""
     if resume and not Checkpoints(run).newest_first():
         raise OutputError(f"{run}: nothing to resume, there is no checkpoint in it; start without --resume")
     if not resume and run.exists():

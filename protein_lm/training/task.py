@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from accelerate import Accelerator
@@ -13,9 +13,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from numpy.typing import NDArray
 from torch import Tensor
 
-from protein_lm.attention.parallel import Group, own_span
-from protein_lm.batches.labels import LabelTable, PlannedLabels
-from protein_lm.batches.plan import PlannedBatch, PlanPosition
+from protein_lm.attention.sequence_parallel import Group, own_span
+from protein_lm.batches.labels import LabelTable
+from protein_lm.batches.plan import PlanPosition
 from protein_lm.checkpoint.base_model import Base
 from protein_lm.config import FineTuningRecipe, Recipe
 from protein_lm.corpus.corpus import Corpus
@@ -66,6 +66,18 @@ class TrainedModel:
         return sum_over_processes(self.accelerator, values)
 
 
+class Batches(Protocol):
+    """The batches of a task, planned and made one by one."""
+
+    def planned(self, position: PlanPosition) -> Iterator[Any]:
+        """Plans of all batches from a position in the data on, without end; each has a `next_position`."""
+        ...
+
+    def batch(self, planned: Any) -> Any:
+        """The tokens and targets of a planned batch, on the CPU."""
+        ...
+
+
 class Task(ABC):
     """What a run learns: its batches, loss and validation, and its facts for logs, checkpoints and cards."""
 
@@ -74,6 +86,7 @@ class Task(ABC):
     """What it is learned from. Checkpoints hold its `identity`, model cards its `sources`."""
     loss_name: str
     """Name of the loss in metrics and cards."""
+    batches: Batches
     num_training_sequences: int
     max_residues: int
     """Residues of the longest sequence that fits the model's window."""
@@ -81,14 +94,6 @@ class Task(ABC):
     """Sequences that each validation uses."""
     needs_model: str | None = None
     """Why training must start from an existing model; None if it need not."""
-
-    @abstractmethod
-    def planned(self, position: PlanPosition) -> Iterator[PlannedBatch] | Iterator[PlannedLabels]:
-        """All batches from a position in the data on, without end."""
-
-    @abstractmethod
-    def batch(self, planned: Any) -> Any:
-        """A planned batch with its tokens and targets, on the CPU."""
 
     @abstractmethod
     def count(self, model: TrainedModel, batch: Any) -> tuple[int, int]:

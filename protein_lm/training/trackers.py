@@ -1,4 +1,4 @@
-"""Trackers of experiments (TensorBoard, Weights & Biases and others) through Accelerate, which knows how to talk to each."""
+"""Trackers of experiments (TensorBoard, Weights & Biases and others), which Accelerate talks to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from protein_lm.errors import ConfigError
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Make sure that the package of each tracker is there.
+    """Make sure that the package of each tracker is installed.
 
     Raises:
         ConfigError: one is not.
@@ -26,12 +26,15 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
 
 
 def start_trackers(recipe: Recipe | FineTuningRecipe, run: Path, *, step: int) -> list[GeneralTracker]:
-    """Start the trackers of a recipe for a run directory that exists; `step` is where the run goes on, 0 if it is new.
+    """Start the trackers of a recipe. The run is named like its folder, the project like the folder around it.
 
-    The run bears the name of its folder, its project the name of the folder around it.
+    Args:
+        recipe: names the trackers.
+        run: a run directory that exists.
+        step: the step from which the run resumes; 0 if it is new.
 
     Raises:
-        ConfigError: a tracker refuses to start, for want of a login or a network, for example.
+        ConfigError: a tracker does not start, for example without a login or a network.
     """
     trackers = []
     for name in dict.fromkeys(recipe.training.trackers):
@@ -51,7 +54,7 @@ def _build(name: TrackerName, run: Path, step: int) -> GeneralTracker:
     build: Any = LOGGER_TYPE_TO_CLASS[name.value]
     project = run.parent.name or "protein-lm"
     if name is TrackerName.TENSORBOARD:
-        # Events after the checkpoint that a run goes on from are hidden, as their rows are removed from metrics.jsonl.
+        # Events after the checkpoint that a run resumes from are hidden, as their rows are removed from metrics.jsonl.
         return build("tensorboard", run, purge_step=step + 1 if step else None)
     if name is TrackerName.AIM:
         return build(run.name, run)
@@ -65,7 +68,7 @@ def _build(name: TrackerName, run: Path, step: int) -> GeneralTracker:
 
 
 def _flat(recipe: Recipe | FineTuningRecipe) -> dict[str, Any]:
-    """`section.key` -> number, truth value or text."""
+    """The settings of a recipe by `section.key`, as numbers, truth values or text."""
     return {
         f"{section}.{key}": value if isinstance(value, bool | int | float | str) else str(value)
         for section, values in recipe.model_dump(mode="json").items()

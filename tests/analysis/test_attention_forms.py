@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from protein_lm.analysis.attention import maps as attention_maps
-from protein_lm.analysis.attention.draws import check_draws, draw_features
 from protein_lm.analysis.attention.forms import (
     BlockMeans,
     LargestWeights,
@@ -17,6 +16,7 @@ from protein_lm.analysis.attention.forms import (
     attention_matrices,
 )
 from protein_lm.analysis.attention.maps import read_attention
+from protein_lm.analysis.attention.redraws import check_draws, draw_features
 from protein_lm.errors import ConfigError
 from tests.conftest import EVERY_FORM, fresh_model
 from tests.inference.toys import records

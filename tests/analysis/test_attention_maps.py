@@ -6,7 +6,7 @@ import torch
 
 from protein_lm.analysis.attention.forms import attention_matrices
 from protein_lm.analysis.attention.maps import recorded_calls
-from protein_lm.batches.batches import pack
+from protein_lm.batches.packed_batches import pack
 from protein_lm.errors import ConfigError, InputError
 from tests.conftest import EVERY_FORM, fresh_model
 from tests.inference.toys import records

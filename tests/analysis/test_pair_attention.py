@@ -14,7 +14,7 @@ from protein_lm.analysis.pair_attention import (
     amino_acid_indicators,
     pair_attention,
 )
-from protein_lm.batches.batches import pack
+from protein_lm.batches.packed_batches import pack
 from protein_lm.errors import InputError
 from tests.conftest import EVERY_FORM, fresh_model, grammar
 from tests.inference.toys import records

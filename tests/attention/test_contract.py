@@ -6,7 +6,8 @@ import torch
 from protein_lm.attention.kinds.interface import AttentionOperation, LayerShape
 from protein_lm.attention.kinds.linear import LinearOperation
 from protein_lm.attention.kinds.table import ATTENTION_KINDS, build_attention, with_defaults
-from protein_lm.attention.operations import blocks, linear
+from protein_lm.attention.operations import block_attention as blocks
+from protein_lm.attention.operations import linear
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import Rows
 

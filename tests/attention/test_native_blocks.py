@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from protein_lm.attention.backends.native_blocks import _backward, _forward, takes
-from protein_lm.attention.operations.patterns import Pattern
 from protein_lm.attention.operations.sparse import sparse_attention
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 from protein_lm.native import library
 

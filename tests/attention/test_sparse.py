@@ -10,10 +10,10 @@ from protein_lm.attention.kinds.low_rank import (
     nystrom_attention,
     pseudo_inverse,
 )
-from protein_lm.attention.operations import blocks
+from protein_lm.attention.operations import block_attention as blocks
 from protein_lm.attention.operations.lsh import Hash, lsh_attention_matrix
-from protein_lm.attention.operations.patterns import Pattern
 from protein_lm.attention.operations.sparse import sparse_attention
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.batches.batches import TrainingBatches
 from protein_lm.batches.mixture import BLOCK, Mixture
+from protein_lm.batches.packed_batches import TrainingBatches
 from protein_lm.batches.plan import TrainingPlan
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import IGNORED, TrainingBatches
 from protein_lm.batches.order import shuffled
+from protein_lm.batches.packed_batches import IGNORED, TrainingBatches
 from protein_lm.batches.plan import PlannedBatch, PlanPosition, TrainingPlan
 from protein_lm.choices import Objective, TrainingLongPolicy, Windows
 from protein_lm.config import DataConfig

@@ -13,7 +13,7 @@ import torch
 from benchmarks import ablations, time_to_perplexity
 from benchmarks.contestants.learners import ours, padded, padded_perplexity, validation_sequences
 from protein_lm import alphabet
-from protein_lm.batches.batches import IGNORED
+from protein_lm.batches.packed_batches import IGNORED
 from tests.conftest import small_recipe
 
 

@@ -218,7 +218,7 @@ def test_convert_and_start_from_it(runs, corpus, tmp_path, capsys) -> None:
         (["window=8"], "no kind of attention is set; add --set attention=KIND, for example performer-softmax"),
         (["attention=magic"], "'magic' is no kind of attention; known ones: exact,"),
         (["attention=linformer"], "linformer attention has no causal form"),
-        (["attention=lsh"], "has no place in a model with lsh attention; train such a model from the start"),
+        (["attention=lsh"], "has no counterpart in a model with lsh attention; train such a model from the start"),
         (["attention=lsh", "num_buckets=3"], "num_buckets 3 must be even"),
         (["attention=exact", "num_buckets=4"], "exact attention has no option 'num_buckets'; kinds that have it: lsh"),
         (

@@ -17,7 +17,7 @@ from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import InputError
 from protein_lm.files.sources import Source
 from protein_lm.native import build
-from tests.files.test_resume import contents, killed
+from tests.corpus.test_prepare_resumed import contents, killed
 from tests.native.test_build import needs_compiler
 
 TESTS = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_duplicates_that_were_seen_or_not(reader, most_slots, tmp_path, monkeypa
 
 @pytest.mark.parametrize("most_slots", [2**17, 2**6], ids=["ample", "too few"])
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("", build.OFF), (build.OFF, "")])
-def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_is_resumed(reader, most_slots, before, after, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(duplicates, "_MOST_SLOTS", most_slots)
     monkeypatch.setattr("protein_lm.corpus.prepare.SAVED_SECONDS", 0)
     again = tmp_path / "again.fasta"
@@ -115,7 +115,7 @@ def test_a_killed_run_is_gone_on_with(reader, most_slots, before, after, tmp_pat
 @pytest.mark.slow
 def test_all_of_reading_and_preparing_again(reader) -> None:
     """The tests of what reads files, which take numpy's way by default, with the reader in use."""
-    names = "families", "fasta", "headers", "resume", "prepare", "readers", "readers_fuzz"
+    names = "families", "fasta", "headers", "prepare_resumed", "prepare", "readers", "readers_fuzz"
     files = [str(path) for name in names for path in TESTS.rglob(f"test_{name}.py")]
     assert len(files) == len(names)
     script = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protein_lm.batches.batches import TrainingBatches
+from protein_lm.batches.packed_batches import TrainingBatches
 from protein_lm.choices import Objective
 from protein_lm.cli import main
 from protein_lm.config import DataConfig

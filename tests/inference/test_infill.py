@@ -81,7 +81,9 @@ def test_steps_share_what_there_is_evenly() -> None:
 
 
 def test_what_cannot_be_filled_in(model, runs) -> None:
-    with pytest.raises(ConfigError, match=r"use a masked model, or let this one go on .* protein-lm generate --prefix"):
+    with pytest.raises(
+        ConfigError, match=r"use a masked model, or let this one continue .* protein-lm generate --prefix"
+    ):
         list(infill(load_model(runs["causal"]), []))
     with pytest.raises(ConfigError, match="0 steps fill in nothing"):
         list(infill(model, [], num_steps=0))

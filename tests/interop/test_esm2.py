@@ -19,10 +19,12 @@ from protein_lm.attention.packing import Packing
 from protein_lm.checkpoint.directory import load_model, save_model
 from protein_lm.choices import OutputHead, Precision, VariantStrategy
 from protein_lm.cli import main
+from protein_lm.config import ModelConfig
 from protein_lm.errors import ConfigError, ModelError
+from protein_lm.files.settings import parse
 from protein_lm.inference.variants import Scoring, variant_scores
+from protein_lm.interop.esm_directory import is_file_of_others, read_esm2
 from protein_lm.interop.fair_esm import read_fair_esm
-from protein_lm.interop.reading import is_file_of_others, read_esm2
 from protein_lm.interop.verification import verify
 from protein_lm.io.variants.variant_table import all_substitutions
 from protein_lm.model.conversion import with_attention
@@ -336,10 +338,11 @@ def test_other_faults_of_directories(esm2, tmp_path, capsys) -> None:
 
 def test_what_does_not_fit_together_is_refused(esm2, tmp_path) -> None:
     model = read_esm2(write_release(esm2, tmp_path)).model
+    settings = model.config.model_dump(mode="json")
     with pytest.raises(ConfigError, match="token_dropout counts the <mask> of the whole sequence"):
-        with_attention(model, attention="exact", objective="causal")
+        parse(ModelConfig, settings | {"objective": "causal"}, "it")
     with pytest.raises(ConfigError, match="stored_frequencies is for rotary ones"):
-        with_attention(model, attention="exact", positions="none")
+        parse(ModelConfig, settings | {"positions": "none"}, "it")
     assert np.isfinite(predict_contacts(model, records("M")[0], Regression.of(model))).all()
 
 

@@ -67,7 +67,7 @@ def test_residues_and_their_places(text) -> None:
         return
     found = residues_of(text)
     assert alphabet.decode(found.tokens) == expected
-    assert "".join(text[place] for place in found.places).upper().replace("J", "X") == expected
+    assert "".join(text[place] for place in found.letter_indices).upper().replace("J", "X") == expected
     assert not found.tokens.flags.writeable
 
 

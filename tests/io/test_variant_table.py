@@ -83,7 +83,7 @@ def test_whole_sequences(tmp_path) -> None:
     table = read(tmp_path / "t.csv", "mutant,mutated_sequence\n" + "".join(f"{row}\n" for row in rows))
     assert list(zip(table.variants, table.reasons, strict=True)) == list(rows.values())
     known = [variant for variant in table.variants if variant]
-    assert [variant.first_place(WILD_TYPE.tokens) for variant in known] == [0, 10, 0, 6, 7, 4, 10, 9]
+    assert [variant.first_difference(WILD_TYPE.tokens) for variant in known] == [0, 10, 0, 6, 7, 4, 10, 9]
     assert [each.stretch(WILD_TYPE.tokens) for each in known if not each.is_wild_type] == [
         (0, 1, 1),
         (0, 1, 1),

@@ -58,7 +58,7 @@ def test_over_redraws_the_first_layer_is_that_of_the_exact_model() -> None:
 
 def test_kinds_with_other_projections_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"input_projection.weight of shape \(96, 32\) has no place in a model with lsh"
+        ConfigError, match=r"input_projection.weight of shape \(96, 32\) has no counterpart in a model with lsh"
     ):
         with_attention(fresh_model(), attention="lsh")
     with pytest.raises(ConfigError, match="'magic' is no kind of attention; known ones: exact, performer-relu"):

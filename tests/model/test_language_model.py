@@ -175,7 +175,7 @@ def test_8192_steps_equal_one_pass_in_a_state_of_constant_size(attention) -> Non
 
 
 def test_decoding_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match="a masked model reads both ways and cannot go on from a state"):
+    with pytest.raises(ValueError, match="a masked model reads both ways and cannot resume from a state"):
         fresh_model(objective="masked").new_state()
     model = fresh_model(objective="causal")
     state = model.new_state()

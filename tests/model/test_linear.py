@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from protein_lm.config import ModelConfig
 from protein_lm.model.language_model import ProteinLM
-from protein_lm.model.linear import Linear, _backward, _forward, takes
+from protein_lm.model.linear_layer import Linear, _backward, _forward, takes
 from protein_lm.native import library
 
 

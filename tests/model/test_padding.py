@@ -8,7 +8,7 @@ from protein_lm.attention.kinds.table import ATTENTION_KINDS
 from protein_lm.attention.packing import Packing
 from protein_lm.choices import PositionKind
 from protein_lm.model.language_model import ProteinLM
-from tests.attention.test_parallel import group_of
+from tests.attention.test_sequence_parallel import group_of
 from tests.conftest import fresh_model
 
 FORMS = [

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import own_span
-from tests.attention.test_parallel import Counting, group_of
+from protein_lm.attention.sequence_parallel import own_span
+from tests.attention.test_sequence_parallel import Counting, group_of
 from tests.conftest import fresh_model
 
 LENGTHS = [5, 60, 1, 50, 20, 3, 40, 4]

@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import pack
 from protein_lm.batches.labels import read_labels
+from protein_lm.batches.packed_batches import pack
 from protein_lm.checkpoint.directory import load_model, load_predictor
 from protein_lm.choices import LongPolicy
 from protein_lm.cli import main

@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_is_passed_over(recipe, corpus, whole, tmp_path, ca
         Trainer(LanguageModelling(recipe, corpus), run, resume=True)
 
 
-def test_the_command_line_says_how_to_go_on(recipe, corpus, tmp_path, capsys, monkeypatch) -> None:
+def test_the_command_line_says_how_to_resume(recipe, corpus, tmp_path, capsys, monkeypatch) -> None:
     import yaml
 
     from protein_lm.cli import main
@@ -276,7 +276,7 @@ def test_the_command_line_says_how_to_go_on(recipe, corpus, tmp_path, capsys, mo
     monkeypatch.setattr(Trainer, "_backward", interrupted)
     arguments = ["train", str(path), "--data", str(corpus.path), "-o", str(run)]
     assert main(arguments) == 0
-    assert capsys.readouterr().out == f"{run}: stopped at step 3 of 12; go on with the same command and --resume\n"
+    assert capsys.readouterr().out == f"{run}: stopped at step 3 of 12; resume it with the same command and --resume\n"
     change = ["--set", "training.learning_rate=0.001", "--set", "training.checkpoint_every=5"]
     assert main([*arguments, "--resume", *change]) == 2
     assert capsys.readouterr().err == (

@@ -45,7 +45,7 @@ def test_loss_and_measures_are_those_of_the_labels_that_are_there(base, tmp_path
     tuner = Trainer(learned, tmp_path / "run", initial=str(base))
     assert tuner.model.head is not None
     tuner.model.head.linear.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    batch = learned.batch(next(learned.planned(tuner.progress.position)))
+    batch = learned.batches.batch(next(learned.batches.planned(tuner.progress.position)))
     num_residues = int(((batch.tokens >= alphabet.FIRST_RESIDUE) & (batch.tokens != alphabet.MASK)).sum())
     assert learned.count(tuner.model, batch)[0] == batch.targets.numel() < num_residues * 0.7
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from protein_lm import alphabet
 from protein_lm.attention.kinds.interface import AttentionOperation
 from protein_lm.attention.rows import Rows
-from protein_lm.batches.batches import pack
+from protein_lm.batches.packed_batches import pack
 from protein_lm.errors import ConfigError
 from protein_lm.inference.score import check_length
 from protein_lm.io.records import SequenceRecord

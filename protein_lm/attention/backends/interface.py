@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protein_lm.attention.feature_maps.performer import FeatureMap
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Part
+from protein_lm.attention.sequence_parallel import Part
 
 Inputs = TypeVar("Inputs", contravariant=True)
 

@@ -83,17 +83,16 @@ def forward(inputs: LinearInputs) -> Tensor:
     assert library is not None
     plan = _plan(query.shape[0], query.shape[2], library.chunk if causal else 0, packing)
     form = FORMS[type(feature_map)](feature_map)
+    products_are_bfloat16 = product == torch.bfloat16 and library.has_bfloat16
+    features_are_bfloat16 = products_are_bfloat16 and feature_map.takes_bfloat16 and query.dtype == torch.bfloat16
     return _forward(
         *map(with_contiguous_rows, (query, key, value)),
         form.projection,
         form.half_norms,
         valid_mask.contiguous() if valid_mask is not None else None,
         plan.sequences,
-        form.number,
+        [form.number, causal, products_are_bfloat16, features_are_bfloat16],
         form.constants,
-        causal,
-        product == torch.bfloat16 and library.has_bfloat16,
-        feature_map.takes_bfloat16,
         plan.num_states if needs_gradients(query, key, value) else 0,
     )[0]
 
@@ -141,68 +140,35 @@ def _plan_of_packing(boundaries: NDArray[np.int64], chunk: int) -> _Plan:
 
 @torch.library.custom_op("protein_lm::linear_attention", mutates_args=(), device_types="cpu")
 def _forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    projection: Tensor,
-    half_norms: Tensor | None,
-    valid_mask: Tensor | None,
-    sequences: Tensor,
-    number: int,
-    constants: list[float],
-    causal: bool,
-    product_bfloat16: bool,
-    features_bfloat16: bool,
-    num_states: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output, normalizers (B, H, L) float32, states (num_states, H, M, X) in the products' type, their sums (·, H, M)."""
-    outputs = _outputs(query, value, projection, product_bfloat16, num_states)
-    output, *kept = outputs
-    library, call = _call(
-        (query, key, value),
-        (projection, half_norms, sequences, valid_mask, *kept),
-        number,
-        constants,
-        causal,
-        product_bfloat16,
-        features_bfloat16,
-    )
-    call.output = Rows.of(output)
+    query: Tensor, key: Tensor, value: Tensor, projection: Tensor, half_norms: Tensor | None, valid_mask: Tensor | None,
+    sequences: Tensor, switches: list[int], constants: list[float], num_states: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Compute outputs, and what the backward pass needs of them.
+
+    `switches` are the number of the feature map, and whether the attention is causal, products have bfloat16 operands, and
+    those that form features do. `constants` are the feature map's, see `MapForm`.
+
+    Returns:
+        Output, normalizers (B, H, L) float32, states (num_states, H, M, X) in the products' type, their sums (·, H, M).
+    """
+    outputs = _outputs(query, value, projection, switches, num_states)
+    arrays = projection, half_norms, sequences, valid_mask, *outputs[1:]
+    library, call = _call((query, key, value), arrays, switches, constants)
+    call.output = Rows.of(outputs[0])
     library.forward(call)
     return outputs
 
 
 @torch.library.custom_op("protein_lm::linear_attention_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    projection: Tensor,
-    half_norms: Tensor | None,
-    valid_mask: Tensor | None,
-    sequences: Tensor,
-    output: Tensor,
-    normalizer: Tensor,
-    states: Tensor,
-    sums: Tensor,
-    number: int,
-    constants: list[float],
-    causal: bool,
-    product_bfloat16: bool,
-    features_bfloat16: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value."""
+    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, projection: Tensor, half_norms: Tensor | None,
+    valid_mask: Tensor | None, sequences: Tensor, output: Tensor, normalizer: Tensor, states: Tensor, sums: Tensor,
+    switches: list[int], constants: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Compute the gradients of query, key and value."""
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    library, call = _call(
-        (query, key, value),
-        (projection, half_norms, sequences, valid_mask, normalizer, states, sums),
-        number,
-        constants,
-        causal,
-        product_bfloat16,
-        features_bfloat16,
-    )
+    arrays = projection, half_norms, sequences, valid_mask, normalizer, states, sums
+    library, call = _call((query, key, value), arrays, switches, constants)
     grad_output = with_contiguous_rows(grad_output)
     call.output, call.grad_output = Rows.of(output), Rows.of(grad_output)
     call.grad_query, call.grad_key, call.grad_value = map(Rows.of, gradients)
@@ -211,24 +177,11 @@ def _backward(
 
 
 def _call(
-    rows: tuple[Tensor, Tensor, Tensor],
-    arrays: tuple[Tensor | None, ...],
-    number: int,
-    constants: list[float],
-    causal: bool,
-    product_bfloat16: bool,
-    features_bfloat16: bool,
+    rows: tuple[Tensor, Tensor, Tensor], arrays: tuple[Tensor | None, ...], switches: list[int], constants: list[float]
 ) -> tuple[Kernels, LinearAttentionCall]:
     """Return the kernels, and the part of a call that both passes share.
 
-    Args:
-        rows: query, key and value.
-        arrays: the arrays of `LinearAttentionCall`, in its order.
-        number: the feature map, as in `MapForm`.
-        constants: its constants, as in `MapForm`.
-        causal: whether a query sees only itself and the tokens before it.
-        product_bfloat16: whether products have bfloat16 operands.
-        features_bfloat16: whether the products that form features may have them too.
+    `rows` are query, key and value; `arrays` those of `LINEAR_ARRAYS`, in its order.
     """
     library = kernels()
     assert library is not None
@@ -236,10 +189,8 @@ def _call(
     projection, _, sequences, *_ = arrays
     assert projection is not None and sequences is not None
     call = LinearAttentionCall()
-    call.map, call.causal, call.inputs_are_bfloat16 = number, causal, query.dtype == torch.bfloat16
-    call.products_are_bfloat16 = product_bfloat16
-    call.features_are_bfloat16 = product_bfloat16 and features_bfloat16 and call.inputs_are_bfloat16
-    call.num_threads = torch.get_num_threads()
+    call.map, call.causal, call.products_are_bfloat16, call.features_are_bfloat16 = switches
+    call.inputs_are_bfloat16, call.num_threads = query.dtype == torch.bfloat16, torch.get_num_threads()
     call.batch, call.heads, call.length, call.width = query.shape
     call.value_width, call.num_features, call.num_sequences = value.shape[-1], projection.shape[0], sequences.shape[0]
     call.epsilon, call.headroom, call.floor, call.scale = constants
@@ -250,19 +201,18 @@ def _call(
 
 
 @_forward.register_fake
-def _outputs_of(
-    query, key, value, projection, half_norms, valid_mask, sequences, number, constants,
-    causal, product_bfloat16, features_bfloat16, num_states,
+def _fake_outputs(
+    query, key, value, projection, half_norms, valid_mask, sequences, switches, constants, num_states
 ):  # fmt: skip
-    return _outputs(query, value, projection, product_bfloat16, num_states)
+    return _outputs(query, value, projection, switches, num_states)
 
 
 def _outputs(
-    query: Tensor, value: Tensor, projection: Tensor, product_bfloat16: bool, num_states: int
+    query: Tensor, value: Tensor, projection: Tensor, switches: list[int], num_states: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, length, _ = query.shape
     padded_width = -(-value.shape[-1] // WIDTH_STEP) * WIDTH_STEP
-    dtype = torch.bfloat16 if product_bfloat16 else torch.float32
+    dtype = torch.bfloat16 if switches[2] else torch.float32
     return (
         torch.empty_like(value),
         value.new_empty(batch, heads, length, dtype=torch.float32),
@@ -272,18 +222,18 @@ def _outputs(
 
 
 @_backward.register_fake
-def _gradients_of(grad_output, query, key, value, *others):
+def _fake_gradients(grad_output, query, key, value, *others):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _keep(ctx, inputs, output) -> None:
-    query, key, value, projection, half_norms, valid_mask, sequences, number, constants, *switches, _ = inputs
-    ctx.save_for_backward(query, key, value, projection, half_norms, valid_mask, sequences, *output)
-    ctx.facts = number, constants, *switches
+    *tensors, switches, constants, _ = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.settings = switches, constants
 
 
 def _gradients(ctx, grad_output, *_):
-    return *_backward(grad_output, *ctx.saved_tensors, *ctx.facts), *[None] * 10
+    return *_backward(grad_output, *ctx.saved_tensors, *ctx.settings), *[None] * 7
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)

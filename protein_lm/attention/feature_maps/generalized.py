@@ -49,7 +49,7 @@ class GeneralizedFeatures(RandomFeatureMap):
         num_features, head_width = self.projection.shape
         scale = head_width**-0.25
         if self.is_unprojected:
-            scale *= num_features**-0.5  # the identity comes scaled so as to undo m^(-1/2), which here stands outside f
+            scale *= num_features**-0.5  # the identity is scaled to undo m^(-1/2), which is outside f here
         return functional.linear(rows, self.projection.to(rows.dtype) * scale)
 
 

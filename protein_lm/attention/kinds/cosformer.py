@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.input_checks import check_inputs
 from protein_lm.attention.kinds.interface import AttentionOptions, LayerShape
 from protein_lm.attention.kinds.linear import LinearOperation
-from protein_lm.attention.operations.recurrence import LinearState
+from protein_lm.attention.operations.linear_recurrence import LinearState
 from protein_lm.attention.rows import WHOLE, Rows
 
 EPSILON = 1e-3

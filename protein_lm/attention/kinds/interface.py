@@ -1,4 +1,4 @@
-"""What a kind of attention consists of: options that a recipe may set, and the operation that a layer calls.
+"""The two parts of a kind of attention: options that a recipe may set, and the operation that a layer calls.
 
 A kind is a subclass of `AttentionOptions`, which builds an `AttentionOperation` for a layer. `table.py` gives it a name.
 """
@@ -53,7 +53,7 @@ class AttentionOptions(BaseModel):
 
 
 class AttentionOperation(nn.Module):
-    """What an attention layer calls between its projections. It owns the weights that belong to the kind alone."""
+    """The operation of an attention layer between its projections. It owns the weights that belong to the kind alone."""
 
     shares_query_and_key = False
     """Whether the query serves as key, and the key is not looked at."""
@@ -64,7 +64,7 @@ class AttentionOperation(nn.Module):
     rows_can_be_replaced = False
     """Whether the rows of a state may have read different numbers of tokens, so that one of them can start anew."""
     can_be_split = False
-    """Whether processes that each hold a stretch of a row can compute it together (see `parallel`)."""
+    """Whether processes that each hold a stretch of a row can compute it together (see `sequence_parallel`)."""
     reads_any_length = False
     """Whether a causal model can read on without end: neither state nor weights depend on a longest sequence."""
     weights_are_positive = True

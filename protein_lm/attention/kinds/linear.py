@@ -21,7 +21,7 @@ from protein_lm.attention.feature_maps.projections import PROJECTIONS
 from protein_lm.attention.feature_maps.trainable import FeedForwardFeatures, HedgehogFeatures
 from protein_lm.attention.kinds.interface import AttentionOperation, AttentionOptions, LayerShape
 from protein_lm.attention.matrix_rows import linear_matrix_rows
-from protein_lm.attention.operations.recurrence import LinearState, extend_linear_attention
+from protein_lm.attention.operations.linear_recurrence import LinearState, extend_linear_attention
 from protein_lm.attention.reference import linear_attention_matrix
 from protein_lm.attention.rows import WHOLE, Rows
 from protein_lm.errors import quoted
@@ -91,7 +91,7 @@ class RandomFeatureOptions(AttentionOptions):
     num_features: int = Field(default=256, ge=1, le=2**20)
     """M, random features per head."""
     projection: str = "orthogonal"
-    """How the random features are drawn; a name in `PROJECTIONS`. With none, features are a function of each channel."""
+    """Draw of the random features; a name in `PROJECTIONS`. With none, features are a function of each channel."""
 
     @field_validator("projection")
     @classmethod

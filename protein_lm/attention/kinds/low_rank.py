@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from protein_lm.attention.checks import check_inputs
+from protein_lm.attention.input_checks import check_inputs
 from protein_lm.attention.kinds.interface import LARGEST, AttentionOperation, AttentionOptions, LayerShape
-from protein_lm.attention.operations.stream import without_autocast
+from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.rows import WHOLE, Rows
 
@@ -58,7 +58,7 @@ def linformer_attention(
     The weights of tokens may be negative and need not sum to 1.
 
     Raises:
-        ValueError: as `checks.check_inputs`, or a sequence longer than the projections.
+        ValueError: as `input_checks.check_inputs`, or a sequence longer than the projections.
     """
     length = query.shape[2] if packing is None else int(packing.lengths.max())
     if length > (longest := projections.of_keys.shape[1]):

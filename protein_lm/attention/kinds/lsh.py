@@ -15,7 +15,7 @@ from protein_lm.attention.operations.lsh import (
     lsh_attention_matrix,
     lsh_matrix_rows,
 )
-from protein_lm.attention.operations.patterns import Pattern
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.rows import WHOLE, Rows
 
 

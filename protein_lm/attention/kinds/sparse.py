@@ -8,13 +8,13 @@ from torch import Tensor
 
 from protein_lm.attention.kinds.interface import LARGEST, AttentionOptions, CachedOperation, LayerShape
 from protein_lm.attention.operations.exact import KeyValueCache
-from protein_lm.attention.operations.patterns import Pattern
 from protein_lm.attention.operations.sparse import (
     extend_sparse_attention,
     sparse_attention,
     sparse_attention_matrix,
     sparse_matrix_rows,
 )
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.rows import WHOLE, Rows
 
 

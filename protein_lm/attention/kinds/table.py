@@ -139,6 +139,6 @@ def build_attention(attention: Any, layer: LayerShape) -> AttentionOperation:
 
 
 def kinds_that_can_be_split() -> list[str]:
-    """Return the kinds by which several processes may share a row (see `parallel`)."""
+    """Return the kinds by which several processes may share a row (see `sequence_parallel`)."""
     smallest = LayerShape(num_heads=1, head_width=2, causal=False, max_length=1)
     return [kind for kind in ATTENTION_KINDS if build_attention(kind, smallest).can_be_split]

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from protein_lm.attention.backends.interface import LinearInputs
-from protein_lm.attention.operations.pieces import Piece, Run, bidirectional_runs, causal_pieces
-from protein_lm.attention.operations.stream import FeatureGradients, Stream
+from protein_lm.attention.operations.linear_pieces import Piece, Run, bidirectional_runs, causal_pieces
+from protein_lm.attention.operations.linear_stream import FeatureGradients, Stream
 from protein_lm.attention.packing import Packing
-from protein_lm.attention.parallel import Part
+from protein_lm.attention.sequence_parallel import Part
 
 CHUNK = {torch.bfloat16: 128}
 """Tokens of a chunk, by type of products: near M·E / (M + E), and fast in matrix products."""

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.operations.blocks import HIDDEN, SELF_SCORE, BlockPlan, block_attention
+from protein_lm.attention.input_checks import check_inputs
+from protein_lm.attention.operations.block_attention import HIDDEN, SELF_SCORE, BlockPlan, block_attention
 from protein_lm.attention.operations.exact import KeyValueCache
+from protein_lm.attention.operations.linear_stream import without_autocast
 from protein_lm.attention.operations.reorder import reorder
-from protein_lm.attention.operations.stream import without_autocast
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
 
@@ -79,21 +79,9 @@ def lsh_attention(
 ) -> Tensor:
     """Attention among tokens of the same bucket, with scores q·k.
 
-    Args:
-        query: (B, H, L, E); the keys are made from them.
-        value: (B, H, L, any).
-        buckets: (B, H, rounds, L), from `Hash`.
-        window: tokens in sight within the bucket.
-        block: tokens that are worked on together; only the time depends on it.
-        causal: whether a query sees no later token.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
-
-    Returns:
-        (B, H, L, width of value) in the type of `value`. Rows of padded queries are finite and carry no meaning.
-
-    Raises:
-        ValueError: as `checks.check_inputs`.
+    Keys are made from the queries (B, H, L, E); `buckets` (B, H, rounds, L) come from `Hash`. A query sees `window` tokens of
+    its bucket. Tokens are worked on in blocks of `block`, on which only the time depends. The other arguments, the result and
+    the errors are those of `dispatch.exact_attention`.
     """
     check_inputs(query, query, value, valid_mask, packing)
     groups = _groups(buckets, valid_mask, packing)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from protein_lm.attention.checks import check_inputs
-from protein_lm.attention.operations.blocks import BlockPlan, block_attention
+from protein_lm.attention.input_checks import check_inputs
+from protein_lm.attention.operations.block_attention import BlockPlan, block_attention
 from protein_lm.attention.operations.exact import KeyValueCache
-from protein_lm.attention.operations.patterns import Pattern
-from protein_lm.attention.operations.pieces import Chunks
+from protein_lm.attention.operations.linear_pieces import Chunks
 from protein_lm.attention.operations.reorder import reorder
+from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 from protein_lm.attention.reference import visible_keys
 
@@ -55,21 +55,8 @@ def sparse_attention(
 ) -> Tensor:
     """Softmax attention to the keys of a pattern.
 
-    Args:
-        query: (B, H, L, E).
-        key: (B, H, L, E).
-        value: (B, H, L, any).
-        pattern: which keys are seen.
-        causal: whether keys after the query are hidden.
-        valid_mask: (B, L) boolean, True for real tokens; padded keys are never seen. None: all are real.
-        packing: the sequences of a packed row (B = 1), which do not see each other. None: each row is one sequence.
-        global_inputs: query, key and value, of the same shapes, for what global tokens see; None: the ordinary ones.
-
-    Returns:
-        (B, H, L, width of value) in the type of `value`. Rows of padded queries are finite and carry no meaning.
-
-    Raises:
-        ValueError: as `checks.check_inputs`.
+    `global_inputs` are query, key and value of global tokens, of the same shapes; None: the ordinary ones. The other
+    arguments, the result and the errors are those of `dispatch.exact_attention`.
     """
     check_inputs(query, key, value, valid_mask, packing)
     layout = _layout(pattern, query.shape[0], query.shape[2], causal, valid_mask, packing, query.device)

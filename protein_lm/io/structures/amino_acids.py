@@ -1,4 +1,4 @@
-"""The text of a PDB or mmCIF file -> the amino acids of each chain of its first model, with their letters."""
+"""Text of a PDB or mmCIF file -> amino acids of each chain in its first model, with their letters."""
 
 import io
 import warnings
@@ -24,16 +24,16 @@ _BACKBONE = frozenset(("N", "CA", "C"))
 
 @dataclass(frozen=True, eq=False)
 class ChainResidues:
-    """What a file has of one protein chain."""
+    """Residues of one protein chain in a file."""
 
     residues: list[Residue]
-    """L residues that were seen."""
+    """L observed residues."""
     letters: list[str]
-    """L letters."""
+    """L residue letters."""
     molecules: list[object]
     """L marks, the same for residues of one molecule."""
     unknown_names: list[str]
-    """Names of residues that are X because nothing is known of them."""
+    """Names that are unknown, whose residues are X."""
     declared: str | None
     """The whole sequence, if the file declares one."""
     number_given_twice: str | None
@@ -46,18 +46,18 @@ def residue_number(residue: Residue) -> str:
 
 
 def is_bonded(residue: Residue, following: Residue) -> bool:
-    """Whether a peptide bond is between them; without the atoms to tell, consecutive numbers say so."""
+    """Whether a peptide bond joins two residues, by their atoms, or by consecutive numbers if atoms are missing."""
     if "C" in residue and "N" in following:
         return bool(np.linalg.norm(residue["C"].coord - following["N"].coord) < _PEPTIDE_BOND)
     return 0 <= following.id[1] - residue.id[1] <= 1
 
 
 def read_residues(text: str, kind: str) -> dict[str, ChainResidues]:
-    """Protein chains by name, out of a text of kind PDB or mmCIF whose lines end in line feeds.
+    """Read protein chains by name from a text of kind PDB or mmCIF, whose lines end in line feeds.
 
     Raises:
-        PDBConstructionException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: of Biopython; the text
-            is not valid.
+        PDBConstructionException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: from Biopython, where
+            the text is not valid.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -84,16 +84,16 @@ def read_residues(text: str, kind: str) -> dict[str, ChainResidues]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What of a file the parsers of Biopython do not tell."""
+    """Contents of a file that the parsers of Biopython do not give."""
 
     text: str
     parser: Callable[[StructureBuilder], Any]
     modified: Sequence[tuple[str, str]]
-    """Name of a modified residue, and that of its parent."""
+    """Names of modified residues, with the names of their parents."""
     sequences: Mapping[str, Sequence[str]]
-    """Residue names that a chain is declared to have."""
+    """Declared residue names by chain."""
     molecules: Mapping[tuple[str, str], object]
-    """A mark of the molecule, by chain and residue number."""
+    """A mark of the molecule by chain and residue number."""
 
 
 def _pdb(text: str) -> _Contents:
@@ -113,7 +113,7 @@ def _pdb(text: str) -> _Contents:
             sequences.setdefault(line[11], []).extend(line[19:].split())
         elif line.startswith("MODRES"):
             modified.append((line[12:15].strip(), line[24:27].strip()))
-        elif line.strip() == "END" and molecules:  # of a trajectory, more follow
+        elif line.strip() == "END" and molecules:  # more models of a trajectory follow
             break
         lines.append(line)
     return _Contents(
@@ -132,14 +132,14 @@ def _mmcif(text: str) -> _Contents:
         return list(zip(*(table.get(f"_{category}.{key}", []) for key in keys), strict=True))
 
     sequences: dict[str, dict[str, str]] = {}
-    for chain, place, name in rows("pdbx_poly_seq_scheme", "pdb_strand_id", "seq_id", "mon_id"):  # chains as authors do
-        sequences.setdefault(chain, {}).setdefault(place, name)
+    for chain, index, name in rows("pdbx_poly_seq_scheme", "pdb_strand_id", "seq_id", "mon_id"):  # authors' chain names
+        sequences.setdefault(chain, {}).setdefault(index, name)
     molecules: dict[tuple[str, str], object] = {}
     if "_atom_site.label_asym_id" in table and "_atom_site.auth_seq_id" in table:
-        for chain, place, code, molecule in rows(
+        for chain, number, code, molecule in rows(
             "atom_site", "auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", "label_asym_id"
         ):
-            molecules.setdefault((chain, place if code in _UNASSIGNED else place + code), molecule)
+            molecules.setdefault((chain, number if code in _UNASSIGNED else number + code), molecule)
     return _Contents(
         text=text,
         parser=lambda builder: MMCIFParser(QUIET=True, structure_builder=builder),
@@ -150,7 +150,7 @@ def _mmcif(text: str) -> _Contents:
 
 
 class _Builder(StructureBuilder):
-    """Remembers where a residue number comes twice: Biopython keeps the first and says so in a warning only."""
+    """Notes residue numbers that occur twice: Biopython keeps the first residue, and only warns."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
         super().__init__()
@@ -179,11 +179,11 @@ class _Builder(StructureBuilder):
 
 
 def _amino_acids(residues: Sequence[Residue], known: Mapping[str, str]) -> list[Residue]:
-    """Those of the chain: to free amino acids and other compounds, which are HETATM too, no bond leads."""
+    """Amino acids of a chain. Compounds and free amino acids, which are HETATM too, have no bond to it and are left out."""
     found = [residue for residue in residues if _is_amino_acid(residue, known)]
     kept = []
-    for place, residue in enumerate(found):
-        before, after = found[max(0, place - 1) : place], found[place + 1 : place + 2]
+    for index, residue in enumerate(found):
+        before, after = found[max(0, index - 1) : index], found[index + 1 : index + 2]
         is_hetero = residue.id[0].strip() != ""
         bonds = [*(is_bonded(other, residue) for other in before), *(is_bonded(residue, other) for other in after)]
         if not is_hetero or any(bonds):

@@ -1,10 +1,11 @@
-"""PDB and mmCIF files -> protein chains: a sequence, and where the Cβ of each residue is.
+"""PDB and mmCIF files -> protein chains: a sequence, and the coordinates of each residue's Cβ.
 
-Of several models the first counts, of alternative locations the one of highest occupancy. Modified residues are read as the
-amino acid that they were made from (selenomethionine as M), see `residue_names`; an unknown name with a backbone is read as
-X, and named on standard error. Residues that were not seen are found through the sequence that the file declares (SEQRES, or
-mmCIF's _pdbx_poly_seq_scheme); without one, a jump of the residue numbers at a broken peptide bond stands for so many
-residues X.
+The first model counts, and of alternative locations the one of highest occupancy. Modified residues are read as the amino
+acid that they were made from (selenomethionine as M). An unknown name with a backbone is read as X, and named on standard
+error.
+
+Unobserved residues come from the sequence that the file declares (SEQRES, or mmCIF's _pdbx_poly_seq_scheme). Without one,
+residue numbers that jump at a broken peptide bond mean as many residues X.
 """
 
 import itertools
@@ -25,10 +26,10 @@ from protein_lm.io.records import SequenceRecord
 from protein_lm.io.structures.amino_acids import ChainResidues, is_bonded, read_residues, residue_number
 
 _LONGEST_GAP = 2000
-"""Residues that a jump of the numbers may stand for; larger ones number something else."""
+"""Residues that may be missing where numbers jump; larger jumps number something else."""
 
 _MOST_DIFFERING = 0.1
-"""Share of the residues that may be others than the declared sequence says, as where a place has two."""
+"""Share of residues that may differ from the declared sequence, as where two are present at one position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +39,11 @@ class Chain:
     name: str
     """File and chain, for messages and file names."""
     sequence: str
-    """L letters; residues that were not seen are among them."""
+    """L letters, unobserved residues included."""
     points: NDArray[np.float64]
-    """(L, 3) Cβ, of glycine Cα, in Å; NaN where not seen."""
+    """(L, 3) coordinates of Cβ, for glycine of Cα, in Å; NaN where not observed."""
     numbers: tuple[str, ...]
-    """L residue numbers with insertion code, empty where not seen."""
+    """L residue numbers with insertion code, empty where not observed."""
 
     @property
     def is_seen(self) -> NDArray[np.bool_]:
@@ -50,18 +51,18 @@ class Chain:
         return ~np.isnan(self.points[:, 0])
 
     def placed_in(self, record: SequenceRecord) -> "Chain":
-        """The chain as a part of a longer sequence, whose other residues were not seen.
+        """Align the chain without gaps to a longer sequence, whose other residues are unobserved.
 
         Raises:
-            InputError: residues that were seen differ from the sequence wherever the chain is put; names the first
-                difference at the best place.
+            InputError: at every offset, observed residues differ from the sequence; names the first difference at the best
+                offset.
         """
         whole, part = np.array(list(record.sequence)), np.array(list(self.sequence))
         compared = np.array([bool(number) for number in self.numbers]) & (part != "X")
-        places = np.flatnonzero(compared)
-        if not places.size:
+        indices = np.flatnonzero(compared)  # of observed residues with a known letter
+        if not indices.size:
             raise InputError(f"{self.name} has no residue that is known, to be found in sequence {record.sequence_id}")
-        first, last = int(places[0]), int(places[-1])
+        first, last = int(indices[0]), int(indices[-1])
         starts = range(-first, whole.size - last)
         if not starts:
             raise InputError(
@@ -69,20 +70,22 @@ class Chain:
                 f"{record.sequence_id} only {whole.size:,}; give the sequence of this structure"
             )
         is_known = whole != "X"
-        differences = [places[is_known[places + start] & (whole[places + start] != part[places])] for start in starts]
+        differences = [
+            indices[is_known[indices + start] & (whole[indices + start] != part[indices])] for start in starts
+        ]
         start, differing = min(zip(starts, differences, strict=True), key=lambda pair: pair[1].size)
         if differing.size:
-            place = int(differing[0])
+            index = int(differing[0])
             raise InputError(
-                f"{self.name} does not match sequence {record.sequence_id}: residue {self.numbers[place]} is "
-                f"{part[place]}, position {place + start + 1} of the sequence is {whole[place + start]} "
-                f"({differing.size} of {places.size} differ); give the sequence of this structure"
+                f"{self.name} does not match sequence {record.sequence_id}: residue {self.numbers[index]} is "
+                f"{part[index]}, position {index + start + 1} of the sequence is {whole[index + start]} "
+                f"({differing.size} of {indices.size} differ); give the sequence of this structure"
             )
         points = np.full((whole.size, 3), np.nan)
         numbers = [""] * whole.size
-        for place, number in enumerate(self.numbers):
-            if number and 0 <= place + start < whole.size:
-                points[place + start], numbers[place + start] = self.points[place], number
+        for index, number in enumerate(self.numbers):
+            if number and 0 <= index + start < whole.size:
+                points[index + start], numbers[index + start] = self.points[index], number
         return Chain(self.name, record.sequence, points, tuple(numbers))
 
 
@@ -120,10 +123,10 @@ def read_text(name: str) -> tuple[str, str]:
 
 
 def read_chain(name: str) -> Chain:
-    """The chain `FILE:CHAIN`, or that of a `FILE` whose protein chains are all alike, from PDB or mmCIF, plain or compressed.
+    """Read the chain `FILE:CHAIN` from PDB or mmCIF, plain or compressed. `FILE` alone will do if its chains are the same.
 
     Raises:
-        InputError: the file cannot be read or is of another format; it has no such chain, none at all, or several; no
+        InputError: the file cannot be read or is of another format; it has no such chain, none, or different ones; or no
             residue has a Cβ.
     """
     path, wanted = split_name(name)
@@ -161,10 +164,10 @@ def _content(path: Path, *, whole: bool = True) -> bytes:
 
 
 def _chain(name: str, chain: ChainResidues) -> Chain:
-    """A chain with points, whose unseen residues have their positions.
+    """Make a chain, in whose sequence unobserved residues have their positions.
 
     Raises:
-        InputError: two molecules have the chain's letter, or the declared sequence does not fit.
+        InputError: two molecules share the chain's letter, or the declared sequence does not fit.
     """
     if chain.number_given_twice is not None:
         raise InputError(
@@ -172,25 +175,25 @@ def _chain(name: str, chain: ChainResidues) -> Chain:
             "molecule its own"
         )
     if chain.declared:
-        places = _places(chain, name)
+        indices = _indices_in_declared(chain, name)
         sequence = list(chain.declared)
     else:
-        places = _places_by_number(chain, name)
-        sequence = ["X"] * (places[-1] + 1)
-        for place, letter in zip(places, chain.letters, strict=True):
-            sequence[place] = letter
+        indices = _indices_by_number(chain, name)
+        sequence = ["X"] * (indices[-1] + 1)
+        for index, letter in zip(indices, chain.letters, strict=True):
+            sequence[index] = letter
     points, numbers = np.full((len(sequence), 3), np.nan), [""] * len(sequence)
-    for place, letter, residue in zip(places, chain.letters, chain.residues, strict=True):
+    for index, letter, residue in zip(indices, chain.letters, chain.residues, strict=True):
         atom = "CA" if letter == "G" and "CB" not in residue else "CB"
-        numbers[place] = residue_number(residue)
+        numbers[index] = residue_number(residue)
         if atom in residue:
-            points[place] = residue[atom].coord
+            points[index] = residue[atom].coord
     return Chain(name, "".join(sequence), points, tuple(numbers))
 
 
-def _places_by_number(chain: ChainResidues, name: str) -> list[int]:
-    """Place of each residue, with room where numbers jump and no bond holds the two together."""
-    places = [0]
+def _indices_by_number(chain: ChainResidues, name: str) -> list[int]:
+    """Index of each residue, leaving room where numbers jump and no bond joins the two residues."""
+    indices = [0]
     pairs = zip(itertools.pairwise(chain.residues), itertools.pairwise(chain.molecules), strict=True)
     for (residue, following), (molecule, next_molecule) in pairs:
         missing = following.id[1] - residue.id[1] - 1
@@ -201,33 +204,32 @@ def _places_by_number(chain: ChainResidues, name: str) -> list[int]:
                 f"first of the next, {residue_number(following)}; give each molecule its own chain letter"
             )
         is_gap = 0 < missing <= _LONGEST_GAP and not is_continued
-        places.append(places[-1] + 1 + (missing if is_gap else 0))
-    return places
+        indices.append(indices[-1] + 1 + (missing if is_gap else 0))
+    return indices
 
 
-def _places(chain: ChainResidues, name: str) -> list[int]:
-    """Place of each residue in the declared sequence: by the numbers if one shift fits all of them, or by alignment."""
+def _indices_in_declared(chain: ChainResidues, name: str) -> list[int]:
+    """Index of each residue in the declared sequence: by numbers, if one shift fits all of them, or by alignment."""
     letters, residues, declared = chain.letters, chain.residues, chain.declared or ""
     by_number = _shifted_numbers(letters, residues, declared)
     if by_number is not None:
         return by_number
     aligner = PairwiseAligner(mode="global", match_score=1, mismatch_score=-2)
-    aligner.open_insertion_score = aligner.extend_insertion_score = -100  # every residue that was seen is declared
+    aligner.open_insertion_score = aligner.extend_insertion_score = -100  # every observed residue is declared
     aligner.open_deletion_score, aligner.extend_deletion_score = -1, 0
     aligner.end_deletion_score = 0
     alignment = next(iter(aligner.align(declared, "".join(letters))))
-    places = [-1] * len(letters)
+    indices = [-1] * len(letters)
     for (start, _), (first, last) in zip(*alignment.aligned, strict=True):
-        for place in range(first, last):
-            places[place] = int(start + place - first)
-    pairs = ({declared[place], letter} for place, letter in zip(places, letters, strict=True))
+        indices[first:last] = range(start, start + last - first)
+    pairs = ({declared[index], letter} for index, letter in zip(indices, letters, strict=True))
     differing = sum(len(pair) == 2 and "X" not in pair for pair in pairs)
-    if -1 in places or differing > _MOST_DIFFERING * len(letters) + 1:
+    if -1 in indices or differing > _MOST_DIFFERING * len(letters) + 1:
         raise InputError(
-            f"{name} has {len(letters):,} residues that do not fit the {len(declared):,} of its declared sequence; mend or "
+            f"{name} has {len(letters):,} residues that do not fit the {len(declared):,} of its declared sequence; fix or "
             "remove its SEQRES"
         )
-    return places
+    return indices
 
 
 def _shifted_numbers(letters: list[str], residues: list[Residue], declared: str) -> list[int] | None:
@@ -237,7 +239,7 @@ def _shifted_numbers(letters: list[str], residues: list[Residue], declared: str)
     whole, part = np.array(list(declared)), np.array(letters)
     first, last = int(numbers.min()), int(numbers.max())
     for shift in (-1, *range(-first, len(declared) - last)):
-        places = numbers + shift
-        if first + shift >= 0 and last + shift < whole.size and (whole[places] == part).all():
-            return places.tolist()
+        indices = numbers + shift
+        if first + shift >= 0 and last + shift < whole.size and (whole[indices] == part).all():
+            return indices.tolist()
     return None

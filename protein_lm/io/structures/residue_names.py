@@ -1,7 +1,7 @@
-"""Residue names of structure files -> residue letters: standard, modified, of force fields, and as a file itself declares.
+"""Residue names of structure files -> residue letters.
 
-A file's own word comes first (MODRES in PDB files, _pdbx_struct_mod_residue in mmCIF), then the names of force fields, then
-the modified residues of the Chemical Component Dictionary, by the amino acid that they were made from.
+The file's own declarations come first (MODRES in PDB, _pdbx_struct_mod_residue in mmCIF), then the names of force fields.
+Last come the modified residues of the Chemical Component Dictionary, by the amino acid that they were made from.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,52 +23,29 @@ _FORCE_FIELDS = {
     "Y": "TYM Y1P",
 }
 """Names of protonation states, disulfides and phosphates in Amber, CHARMM, GROMOS, OPLS and Rosetta."""
-_MIRRORED = {
-    "A": "DAL",
-    "C": "DCY",
-    "D": "DAS",
-    "E": "DGL",
-    "F": "DPN",
-    "H": "DHI",
-    "I": "DIL",
-    "K": "DLY",
-    "L": "DLE",
-    "M": "MED",
-    "N": "DSG",
-    "P": "DPR",
-    "Q": "DGN",
-    "R": "DAR",
-    "S": "DSN",
-    "T": "DTH",
-    "V": "DVA",
-    "W": "DTR",
-    "Y": "DTY",
-}
-"""D-amino acids."""
+_MIRRORED = "DAL DCY DAS DGL DPN DHI DIL DLY DLE MED DSG DPR DGN DAR DSN DTH DVA DTR DTY"
+"""D-amino acids, in the order of `_LETTERS_OF_MIRRORED`."""
+_LETTERS_OF_MIRRORED = "ACDEFHIKLMNPQRSTVWY"
 _UNDECIDED = {"ASX": "B", "GLX": "Z", "UNK": "X"}
-
-
-def _by_name(names: Mapping[str, str]) -> dict[str, str]:
-    return {name: letter for letter, listed in names.items() for name in listed.split()}
 
 
 LETTERS: Mapping[str, str] = MappingProxyType(
     {name.strip(): letter for name, letter in protein_letters_3to1_extended.items()}
-    | _by_name(_MIRRORED)
-    | _by_name(_FORCE_FIELDS)
+    | dict(zip(_MIRRORED.split(), _LETTERS_OF_MIRRORED, strict=True))
+    | {name: letter for letter, names in _FORCE_FIELDS.items() for name in names.split()}
     | _UNDECIDED
     | _STANDARD
 )
-"""Letter of each known name; files may say more, see `letters`."""
+"""Letter of each known name; files may declare more."""
 
 
 def letters(declared: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Letter of each name that is known, by what a file declares and by `LETTERS`.
+    """Letters of all names that a file declares or that are in `LETTERS`.
 
-    A name that a file traces to several amino acids (the chromophore of GFP) is not known.
+    A name that a file traces to several amino acids, as the chromophore of GFP, is left out.
 
     Args:
-        declared: name of a modified residue and that of the amino acid it was made from, as often as the file says so.
+        declared: pairs of a modified residue's name and its amino acid's, with repeats as in the file.
 
     >>> letters([("HSE", "SER")])["HSE"], letters([])["HSE"]
     ('S', 'H')
@@ -82,7 +59,7 @@ def letters(declared: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def short_name(name: str) -> str:
-    """Three letters of a name that has four: Amber's of the first and last residue of a chain begin with N and C.
+    """Shorten a name of four letters to three. Amber's names of a chain's first and last residue begin with N and C.
 
     >>> short_name("NALA"), short_name("CCYX"), short_name("HISE"), short_name("MSE")
     ('ALA', 'CYX', 'HIS', 'MSE')

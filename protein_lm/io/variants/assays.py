@@ -1,4 +1,4 @@
-"""Wild types, and folders of assays as ProteinGym lays them out: a table for each, and one that has their wild types."""
+"""Wild types, and folders of assays in ProteinGym's layout: a table for each, and one of their wild types."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ class Assay:
     """Variants of one protein, measured together."""
 
     name: str
-    """The file's name without its suffixes, see `tables.table_name`."""
+    """The file's name without its suffixes."""
     path: Path
     table: VariantTable
     groups: Mapping[str, str]
-    """Its cells in the columns `GROUPS` of the reference table, if it has them all."""
+    """Its cells in the columns `GROUPS`, if the reference table has them all."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AssayFolder:
     absent: list[str]
     """Names of the reference table that have no file."""
     left_out: list[str]
-    """Names of those whose wild types are over the window."""
+    """Names of assays whose wild types are over the window."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ def read_wild_type(path: Path, *, longest: int | None = None) -> SequenceRecord:
 
 
 def read_assays(folder: Path, wild_types: Path, *, first_residue: int, longest: int | None = None) -> AssayFolder:
-    """Read all tables in a folder; no model is needed yet, so that mistakes show before the work.
+    """Read all tables in a folder. No model is needed yet, so that mistakes show before the work.
+
+    Tables are .csv, .tsv and .parquet files, in any case, also compressed, and others whose first line names a column of
+    variants. Other files are passed over.
 
     Args:
-        folder: holds tables: files that are called so (.csv, .tsv, .parquet, in any case, also compressed), and others whose
-            first line names a column of variants. What else lies there is passed over.
-        wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`), or a sequence file whose
-            identifiers are the names of the files without their suffixes; the protein of a file with one is that of all.
+        folder: the tables.
+        wild_types: ProteinGym's reference table (`target_seq`, and `DMS_filename` or `DMS_id`); or a sequence file, whose
+            identifiers are the tables' names without suffixes. A single protein is the wild type of all.
         first_residue: number of the first residue of all wild types.
         longest: assays of proteins with more residues are left out.
 
@@ -116,7 +118,7 @@ def _tables(folder: Path, wild_types: Path) -> dict[str, Path]:
 
 
 def _reference(path: Path) -> dict[str, _Protein] | None:
-    """The proteins of a reference table by the names of their assays; None if the file is none."""
+    """Proteins of a reference table by names of assays; None if the file is no such table."""
     columns = (TARGET, FILE, IDENTIFIER, *GROUPS)
     if path == STANDARD_INPUT or TARGET not in column_names(path, wanted=columns):
         return None

@@ -1,4 +1,4 @@
-"""What an assay measured of its variants: the columns of ProteinGym's tables."""
+"""Measurements of an assay, in the columns of ProteinGym's tables."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measurements:
-    """What an assay measured of the N variants of a table."""
+    """Measurements of the N variants of a table."""
 
     values: Numbers
     """(N,) NaN where a row has no number."""
@@ -29,7 +29,7 @@ class Measurements:
 
 
 def read_measurements(frame: pd.DataFrame, path: Path) -> Measurements:
-    """The measurements of a table with the column `DMS_score`, all cells of which are text.
+    """Read the measurements of a table with the column `DMS_score`, all cells of which are text.
 
     Raises:
         InputError: a cell is no finite number, or no 0 or 1.

@@ -1,6 +1,6 @@
-"""Names of variants -> substitutions: ProteinGym's A42G:T50S and HGVS's p.[Ala42Gly;Thr50Ser].
+"""Names of variants -> substitutions: A42G:T50S as in ProteinGym, p.[Ala42Gly;Thr50Ser] as in HGVS.
 
-Sources: https://hgvs-nomenclature.org (recommendations for proteins); `_wt` and `_sy` are those of Enrich2 and MaveDB.
+Sources: https://hgvs-nomenclature.org (recommendations for proteins); `_wt` and `_sy` are names of Enrich2 and MaveDB.
 """
 
 import re
@@ -12,7 +12,7 @@ from protein_lm import alphabet
 
 _SHOWN_CHARACTERS = 40
 _MOST_BRACKETS = 3
-"""Around a name; HGVS has two."""
+"""Pairs of brackets around a name; HGVS has two."""
 _LETTERS = {name.upper(): letter for name, letter in protein_letters_3to1_extended.items()} | {"TER": "*"}
 _RESIDUE = f"{'|'.join(_LETTERS)}|[A-Z*]"
 _STANDARD = set(alphabet.STANDARD_RESIDUES)
@@ -28,10 +28,10 @@ _ACCESSION = _pattern(r"[A-Z][A-Z0-9_-]{4,}[0-9](\.[0-9]+)?(\([\w-]*\))?:(?=p\.)
 _PREFIX = _pattern(r"p\.")
 _NUCLEOTIDES = _pattern(r"([^:]*:)?[cgmnor]\.[^:]*[0-9]")
 _SEPARATORS = (":", ";", ",", "/", "+", "|", "&", "_", None)
-"""What may stand between substitutions, one kind in a name; None is blanks."""
+"""Separators of substitutions, one kind in a name; None is blanks."""
 _ANY_SEPARATOR = re.compile(r"[:;,/+|&\s]")
 _OTHER_IN_HGVS = re.compile(r"\(;\)|\];\[|[,/^]")
-"""What HGVS puts between proteins of which it is not known whether they are one, or that are several."""
+"""Separators of HGVS between several proteins, or where it is unknown whether they are one."""
 _CHANGES = tuple(
     (_pattern(pattern), what)
     for pattern, what in (
@@ -49,24 +49,24 @@ _GIVE_WHOLE = "give the protein that comes of it in a column mutated_sequence"
 
 
 class Substitution(NamedTuple):
-    """One of the 20 amino acids for another, or for itself."""
+    """An exchange of one of the 20 amino acids for another, or for itself."""
 
     own: str
     number: int
-    """Of the residue, as the name has it."""
+    """Number of the residue in the name."""
     other: str
 
 
 class OtherChange(ValueError):
-    """A name of something other than substitutions, of which the whole protein must be given."""
+    """A name of another change than substitutions, for which the whole protein must be given."""
 
 
 def read_name(text: str) -> tuple[Substitution, ...]:
-    """Substitutions in a variant's name, at different positions; none if it names the wild type.
+    """Read the substitutions in a variant's name, at different positions; none if it names the wild type.
 
     Raises:
         OtherChange: it names a deletion, an insertion, a frameshift, a stop or the like.
-        ValueError: what it is, or how substitutions are written.
+        ValueError: it names none of these; says what it is, or how substitutions are written.
 
     >>> read_name("A42G:T50S") == read_name("p.[Ala42Gly;Thr50Ser]") == read_name("A42G, T50S")
     True
@@ -91,13 +91,13 @@ def read_name(text: str) -> tuple[Substitution, ...]:
     found = _read_all(_unwrapped(name))
     numbers = [each.number for each in found]
     if len(set(numbers)) < len(numbers):
-        twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
+        twice = next(number for i, number in enumerate(numbers) if number in numbers[:i])
         raise ValueError(f"position {twice} is named twice")
     return found
 
 
 def _read_all(name: str) -> tuple[Substitution, ...]:
-    """Substitutions joined by separators of one kind."""
+    """Read substitutions joined by separators of one kind."""
     for separator in _SEPARATORS:
         matches = [_SUBSTITUTION.fullmatch(_unwrapped(part)) for part in name.split(separator)]
         if matches and all(matches):
@@ -116,7 +116,7 @@ def _read_all(name: str) -> tuple[Substitution, ...]:
 
 
 def _read_one(match: re.Match[str]) -> Substitution:
-    """The substitution in a name that has the form of one."""
+    """Read a substitution from a match of its pattern."""
     own = _letter(match[1])
     other = own if match[3] == "=" else _letter(match[3])
     if own != other == "*":
@@ -129,12 +129,12 @@ def _read_one(match: re.Match[str]) -> Substitution:
 
 
 def _letter(name: str) -> str:
-    """One letter for a name of one or three."""
+    """The letter of an amino acid's name of one or three letters."""
     return _LETTERS.get(name.upper(), name.upper())
 
 
 def _unwrapped(text: str) -> str:
-    """A name, or a part of one, without the prefix p. and without brackets and blanks around it."""
+    """Remove the prefix p., brackets and blanks around a name or a part of one."""
     text = text.strip()
     if _PREFIX.match(text):
         text = text[2:]
@@ -145,12 +145,12 @@ def _unwrapped(text: str) -> str:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that a text begins with ends with the text."""
+    """Whether the bracket at the start of a text closes at its end."""
     depth = 0
-    for place, character in enumerate(text, 1):
+    for number, character in enumerate(text, 1):
         depth += (character in "([") - (character in ")]")
         if not depth:
-            return place == len(text)
+            return number == len(text)
     return False
 
 

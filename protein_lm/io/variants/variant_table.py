@@ -1,4 +1,4 @@
-"""Variants of a protein: how tables name them, and what each of them changes."""
+"""Variants of a protein: read from tables, as changes of the wild type."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ Residues = NDArray[np.uint8]
 MUTANT, SEQUENCE = "mutant", "mutated_sequence"
 """Columns that name a variant."""
 LETTERS = "".join(sorted(alphabet.STANDARD_RESIDUES))
-"""The 20 residues that a scan puts at each position, in its order."""
+"""The 20 residues that a scan puts at each position, in this order."""
 
 _MOST = 999_999_999
-"""Largest number of a residue, and smallest with a minus."""
+"""Largest residue number; its negative is the smallest."""
 _MOST_VOTES = 1000
-"""Residues that are asked which number of the first one would fit them."""
+"""Named residues that vote on the number of the first residue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a protein has that its wild type has not; nothing of either kind is the wild type itself."""
+    """Changes that make a variant of the wild type; without any, it is the wild type itself."""
 
     substitutions: tuple[tuple[int, int], ...] = ()
-    """Place from 0 and token id of each residue that is another, ascending by place."""
+    """Index (from 0) and new token id of each changed residue, ascending by index."""
     rewritten: bytes = b""
-    """Token ids of all residues, of a protein with insertions or deletions."""
+    """Token ids of the whole protein, for one with insertions or deletions."""
 
     @property
     def is_wild_type(self) -> bool:
@@ -45,26 +45,26 @@ class Variant:
 
     @property
     def sites(self) -> tuple[int, ...]:
-        """Places of the substitutions."""
-        return tuple(place for place, _ in self.substitutions)
+        """Indices of the substitutions."""
+        return tuple(index for index, _ in self.substitutions)
 
     def residues(self, wild_type: Residues) -> Residues:
         """Token ids (length,) of the whole protein."""
         if self.rewritten:
             return np.frombuffer(self.rewritten, dtype=np.uint8)
         residues = wild_type.copy()
-        for place, token in self.substitutions:
-            residues[place] = token
+        for index, token in self.substitutions:
+            residues[index] = token
         return residues
 
-    def first_place(self, wild_type: Residues) -> int:
-        """Residues that it shares with the wild type before the first difference."""
+    def first_difference(self, wild_type: Residues) -> int:
+        """Index of the first difference from the wild type; its length if there is none."""
         if not self.rewritten:
             return self.substitutions[0][0] if self.substitutions else wild_type.size
         return _shared(self.residues(wild_type), wild_type)
 
     def stretch(self, wild_type: Residues) -> tuple[int, int, int]:
-        """Where what changes begins, where it ends in the wild type, and where in the variant; not for the wild type."""
+        """Start of the changed stretch, its end in the wild type, and its end in the variant; not for the wild type."""
         if not self.rewritten:
             return self.sites[0], self.sites[-1] + 1, self.sites[-1] + 1
         return _stretch(self.residues(wild_type), wild_type)
@@ -78,13 +78,13 @@ class VariantTable:
     frame: pd.DataFrame
     """The table as it was read, all cells text."""
     variants: list[Variant | None]
-    """None where a row names none that the wild type can have."""
+    """None where a row names no possible variant of the wild type."""
     reasons: list[str]
-    """Why a row has no variant; empty where it has one."""
+    """The reason why a row has no variant; empty where it has one."""
     better_offset: int | None = None
-    """Another number of the first residue, with which more rows would fit."""
+    """Another number of the first residue, for which more rows would fit."""
     num_fitting: int = 0
-    """Rows that would then fit."""
+    """Rows that would fit then."""
 
     @property
     def has_indels(self) -> bool:
@@ -93,7 +93,7 @@ class VariantTable:
 
 
 def check_first_residue(number: int) -> None:
-    """Refuse a number that no residue has.
+    """Refuse a number that is out of range for residues.
 
     Raises:
         ConfigError: it is over nine digits.
@@ -105,13 +105,13 @@ def check_first_residue(number: int) -> None:
 def read_variants(
     path: Path, wild_type: SequenceRecord, *, first_residue: int, is_one_of_many: bool = False
 ) -> VariantTable:
-    """Read a table whose rows name variants: `mutant` (see `mutants`) or `mutated_sequence`.
+    """Read a table whose rows name variants, in the columns `mutant` or `mutated_sequence`.
 
     Args:
-        path: a table, see `tables.read_table`.
+        path: a table.
         wild_type: the protein that is varied.
         first_residue: number of its first residue.
-        is_one_of_many: whether the number is that of other tables' proteins too.
+        is_one_of_many: whether the number counts for other tables too.
 
     Raises:
         InputError: the table cannot be read, has no rows or none of the two columns, or no row names a possible variant.
@@ -129,7 +129,7 @@ def read_variants(
 
 
 def parse_variants(frame: pd.DataFrame, wild_type: SequenceRecord, *, first_residue: int) -> VariantTable:
-    """As `read_variants`, of a table that was read, whatever its rows name."""
+    """Find the variants of a table that was read, as `read_variants`, even if no row names a possible one."""
     table = _parse_all(frame, wild_type, first_residue)
     better = _better_offset(frame, wild_type.tokens) if any(table.reasons) else None
     if better is None or better == first_residue:
@@ -139,7 +139,7 @@ def parse_variants(frame: pd.DataFrame, wild_type: SequenceRecord, *, first_resi
 
 
 def hint(table: VariantTable, *, is_one_of_many: bool = False) -> str:
-    """What to try where rows do not fit the wild type, to end a message with; empty if nothing is known."""
+    """The end of a message about rows that do not fit the wild type: a number to try, or nothing."""
     if table.better_offset is None:
         return ""
     number = len(table.variants)
@@ -149,11 +149,11 @@ def hint(table: VariantTable, *, is_one_of_many: bool = False) -> str:
 
 
 def all_substitutions(wild_type: Residues) -> list[Variant]:
-    """Every other of the 20 residues at each place, by place and then by letter; ambiguous residues are passed over."""
+    """All 19 substitutions of each residue, by index and then by letter; ambiguous residues are passed over."""
     tokens = alphabet.encode(LETTERS).tolist()
     return [
-        Variant(((place, token),))
-        for place, own in enumerate(wild_type.tolist())
+        Variant(((index, token),))
+        for index, own in enumerate(wild_type.tolist())
         if _is_standard(own)
         for token in tokens
         if token != own
@@ -161,13 +161,13 @@ def all_substitutions(wild_type: Residues) -> list[Variant]:
 
 
 def name_of(variant: Variant, wild_type: Residues, *, first_residue: int) -> str:
-    """Its substitutions as a table names them.
+    """The name of a variant's substitutions in a table.
 
     >>> name_of(Variant(((0, 4), (2, 5))), alphabet.encode("MKV"), first_residue=24)
     'M24L:V26A'
     """
-    places = np.array(variant.sites, dtype=np.int64)
-    letters = zip(alphabet.decode(wild_type[places]), places + first_residue, variant.substitutions, strict=True)
+    sites = np.array(variant.sites, dtype=np.int64)
+    letters = zip(alphabet.decode(wild_type[sites]), sites + first_residue, variant.substitutions, strict=True)
     return ":".join(f"{own}{number}{alphabet.TOKENS[token]}" for own, number, (_, token) in letters)
 
 
@@ -185,15 +185,15 @@ def _parse_all(frame: pd.DataFrame, wild_type: SequenceRecord, first_residue: in
 
 
 def _cells(frame: pd.DataFrame, column: str) -> list[str]:
-    """Of a column, empty if there is none."""
+    """Cells of a column; empty ones if there is no such column."""
     return frame[column].tolist() if column in frame else [""] * len(frame)
 
 
 def _parse(mutant: str, sequence: str, wild_type: Residues, first_residue: int) -> Variant:
-    """The variant that the two cells of a row name.
+    """Read the variant that the two cells of a row name.
 
     Raises:
-        ValueError: why they name none.
+        ValueError: they name none; says why.
     """
     mutant, sequence = mutant.strip(), sequence.strip()
     if not mutant and not sequence:
@@ -205,7 +205,7 @@ def _parse(mutant: str, sequence: str, wild_type: Residues, first_residue: int) 
         return whole
     try:
         named = read_name(mutant)
-    except OtherChange:  # what comes of it stands in the other cell
+    except OtherChange:  # the other cell has the resulting protein
         return whole
     if _substituted(named, wild_type, first_residue) != whole:
         raise ValueError(f"{MUTANT} and {SEQUENCE} do not name the same protein")
@@ -213,43 +213,43 @@ def _parse(mutant: str, sequence: str, wild_type: Residues, first_residue: int) 
 
 
 def _substituted(substitutions: Sequence[Substitution], wild_type: Residues, first_residue: int) -> Variant:
-    """The wild type with substitutions.
+    """Apply substitutions to the wild type.
 
     Raises:
-        ValueError: it has no such residue.
+        ValueError: the wild type has no such residue.
     """
     changed = []
     for own, number, other in substitutions:
-        place = number - first_residue
-        if not 0 <= place < wild_type.size:
+        index = number - first_residue
+        if not 0 <= index < wild_type.size:
             last = first_residue + wild_type.size - 1
             raise ValueError(f"position {number} is outside the sequence, which runs from {first_residue} to {last}")
-        found = alphabet.TOKENS[wild_type[place]]
+        found = alphabet.TOKENS[wild_type[index]]
         if found != own:
             raise ValueError(f"the sequence has {found} at position {number}, not {own}")
         if other != own:
-            changed.append((place, alphabet.TOKENS.index(other)))
+            changed.append((index, alphabet.TOKENS.index(other)))
     return Variant(tuple(sorted(changed)))
 
 
 def _parse_sequence(text: str, wild_type: Residues) -> Variant:
     residues = residues_of(text).tokens
     if residues.size == wild_type.size:
-        places = np.flatnonzero(residues != wild_type)
-        lost, gained = wild_type[places], residues[places]
+        sites = np.flatnonzero(residues != wild_type)
+        lost, gained = wild_type[sites], residues[sites]
     else:
         start, end, new_end = _stretch(residues, wild_type)
-        places = None
+        sites = None
         lost, gained = wild_type[start:end], residues[start:new_end]
     if not all(map(_is_standard, [*lost.tolist(), *gained.tolist()])):
         raise ValueError("what changes is not made of the 20 amino acids alone")
-    if places is None:
+    if sites is None:
         return Variant(rewritten=residues.tobytes())
-    return Variant(tuple(zip(places.tolist(), gained.tolist(), strict=True)))
+    return Variant(tuple(zip(sites.tolist(), gained.tolist(), strict=True)))
 
 
 def _stretch(residues: Residues, wild_type: Residues) -> tuple[int, int, int]:
-    """Where two proteins of different lengths begin to differ, and where in `wild_type` and in `residues` that ends."""
+    """Start of the stretch in which two proteins differ, its end in `wild_type`, and its end in `residues`."""
     start = _shared(residues, wild_type)
     num_left = min(residues.size, wild_type.size) - start
     shared_end = min(_shared(residues[::-1], wild_type[::-1]), num_left)
@@ -257,7 +257,7 @@ def _stretch(residues: Residues, wild_type: Residues) -> tuple[int, int, int]:
 
 
 def _shared(first: Residues, second: Residues) -> int:
-    """Residues at which two proteins agree before their first difference."""
+    """Number of residues before the first difference of two proteins."""
     length = min(first.size, second.size)
     differ = np.flatnonzero(first[:length] != second[:length])
     return int(differ[0]) if differ.size else length
@@ -268,13 +268,13 @@ def _is_standard(token: int) -> bool:
 
 
 def _better_offset(frame: pd.DataFrame, wild_type: Residues) -> int | None:
-    """The number of the first residue that fits most of the residues named, if it is one and fits more than half."""
+    """The number of the first residue that fits most named residues, if it is unique and fits more than half."""
     named: set[tuple[str, int]] = set()
     for text in _cells(frame, MUTANT):
         with suppress(ValueError):
             named |= {(each.own, each.number) for each in read_name(text)}
     voters = sorted(named, key=lambda voter: (voter[1], voter[0]))[:: len(named) // _MOST_VOTES + 1]
-    places = {letter: np.flatnonzero(wild_type == alphabet.TOKENS.index(letter)) for letter, _ in voters}
-    votes = Counter(number - place for letter, number in voters for place in places[letter].tolist())
+    indices = {letter: np.flatnonzero(wild_type == alphabet.TOKENS.index(letter)) for letter, _ in voters}
+    votes = Counter(number - index for letter, number in voters for index in indices[letter].tolist())
     (best, count), (_, next_count) = [*votes.most_common(2), (0, 0), (0, 0)][:2]
     return best if count > max(next_count, len(voters) / 2) and abs(best) <= _MOST else None

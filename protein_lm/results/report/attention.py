@@ -7,9 +7,9 @@ from protein_lm import alphabet
 from protein_lm.analysis.attention.forms import BlockMeans, Region
 from protein_lm.analysis.attention.heads import HeadSums
 from protein_lm.analysis.attention.maps import read_attention
-from protein_lm.analysis.draw import draw_sequences
 from protein_lm.analysis.kernel_error import kernel_error
 from protein_lm.analysis.pair_attention import pair_attention
+from protein_lm.analysis.protein_sample import draw_sequences
 from protein_lm.analysis.similarity import correlation_over_heads, enrichment, frame
 from protein_lm.analysis.substitution import MATRIX, agreement, normalized, substitution_matrix
 from protein_lm.attention.kinds.linear import RandomFeatureOptions

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from protein_lm.analysis.draw import draw, draw_sequences
+from protein_lm.analysis.protein_sample import draw, draw_sequences
 from protein_lm.corpus.prepare import prepare
 from protein_lm.errors import ConfigError, InputError
 from protein_lm.files.sources import STANDARD_INPUT

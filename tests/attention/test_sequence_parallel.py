@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed
 
-from protein_lm.attention import parallel
+from protein_lm.attention import sequence_parallel as parallel
 from protein_lm.attention.kinds.table import ATTENTION_KINDS, kinds_that_can_be_split
 from protein_lm.attention.operations import linear
 from protein_lm.attention.packing import Packing

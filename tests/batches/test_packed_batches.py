@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from protein_lm import alphabet
-from protein_lm.batches.batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.batches.masking import choose_positions, corrupted, drawn, hide
+from protein_lm.batches.packed_batches import IGNORED, TrainingBatches, causal_targets, fill, pack
 from protein_lm.batches.plan import Pieces, PlannedBatch, PlanPosition
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig

@@ -6,10 +6,10 @@ Source: Katharopoulos et al. 2020 (arXiv 2006.16236), section 3.3.
 import torch
 from torch import Tensor
 
-from protein_lm.attention.checks import check_inputs
 from protein_lm.attention.feature_maps.performer import FeatureMap
+from protein_lm.attention.input_checks import check_inputs
 from protein_lm.attention.operations.linear import causal_plan, walk_causal
-from protein_lm.attention.operations.stream import DEFAULT_ALIGNMENT, Stream, without_autocast
+from protein_lm.attention.operations.linear_stream import DEFAULT_ALIGNMENT, Stream, without_autocast
 
 NUM_SLOTS = 16
 """Slots for waiting keys. Each step reads these keys, and every NUM_SLOTS steps write the sums anew. At M = 256 features and

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from protein_lm.attention.backends import native_blocks
-from protein_lm.attention.operations.stream import product_dtype, without_autocast
+from protein_lm.attention.operations.linear_stream import product_dtype, without_autocast
 
 SCORES_BYTES = 2**21
 """Scores that are formed at a time: they stay in the cache."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from protein_lm.attention.feature_maps.performer import FeatureMap
-from protein_lm.attention.operations.pieces import Piece
+from protein_lm.attention.operations.linear_pieces import Piece
 
 ALIGNMENT = {torch.bfloat16: 16}
 """Columns behind the values, by product type: a column of ones, then zeros that keep rows aligned for vector units."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from protein_lm.attention.operations.stream import autocast_dtype
+from protein_lm.attention.operations.linear_stream import autocast_dtype
 from protein_lm.native.library import kernels
 from protein_lm.native.structures import LinearCall
 

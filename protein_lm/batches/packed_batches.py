@@ -4,7 +4,7 @@ The crop and the mask of a sequence are a pure function of (seed, visit, its ind
 A visit is an epoch, or with weights the number of times that its store was gone through.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
 from protein_lm.batches.masking import corrupted, drawn
 from protein_lm.batches.order import keys_of_visits
-from protein_lm.batches.plan import PlannedBatch, TrainingPlan, filled, numbered
+from protein_lm.batches.plan import PlannedBatch, PlanPosition, TrainingPlan, filled, numbered
 from protein_lm.choices import Objective
 from protein_lm.config import DataConfig
 from protein_lm.corpus.corpus import Corpus
@@ -85,6 +85,10 @@ class TrainingBatches:
         """
         self.plan = TrainingPlan(corpus, config, max_length=max_length, seed=seed)
         self._corpus, self._config, self._objective, self._seed = corpus, config, objective, seed
+
+    def planned(self, position: PlanPosition) -> Iterator[PlannedBatch]:
+        """All batches from a position on, without end."""
+        return self.plan.batches(position)
 
     def batch(self, planned: PlannedBatch) -> Batch:
         """Gather, mask and pack the residues of a batch: P pieces with R residues make L tokens."""
