@@ -8,6 +8,9 @@ from protein_lm.attention.operations.sparse import sparse_attention
 from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 from protein_lm.native import library
+from tests.attention.test_compiled import has_compiler
+
+pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 
 PATTERNS = {
     "local": Pattern(window=100),
