@@ -41,8 +41,7 @@ from protein_lm.native.library import describe, kernels
 from protein_lm.training.optimizer import build_optimizers
 
 PASSES = 3
-IS_AVX2 = getattr(kernels(), "level", None) == "avx2"
-CHUNK, STRIP, TALL = (64, 16, 4) if IS_AVX2 else (128, 32, 8)
+STRIP, TALL = (16, 4) if getattr(kernels(), "level", None) == "avx2" else (32, 8)
 """Of linear_attention.cpp with AVX2, or AVX-512."""
 PARTS = {
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::addbmm"),
@@ -206,11 +205,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _of_chunks(sequences: torch.Tensor) -> list[tuple[int, bool, bool]]:
     """Of every chunk: places, whether one is before it in its sequence, whether one is behind it."""
-    chunks = []
+    chunks, library = [], kernels()
+    assert library is not None
     for _, start, end, _ in sequences.tolist():
-        for first in range(start, end, CHUNK):
-            places = -(-min(CHUNK, end - first) // 32) * 32
-            chunks.append((places, first > start, first + CHUNK < end))
+        chunk = library.chunk(end - start)
+        for first in range(start, end, chunk):
+            places = -(-min(chunk, end - first) // 32) * 32
+            chunks.append((places, first > start, first + chunk < end))
     return chunks
 
 

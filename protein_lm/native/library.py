@@ -48,8 +48,6 @@ class Kernels:
         """
         self.level = level
         self._library = ctypes.CDLL(str(library_of(level)), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-        self.chunk: int = self._library.protein_lm_chunk()
-        """Tokens of a chunk; a causal row keeps a state for each but the last one."""
         self.has_bfloat16 = bool(self._library.protein_lm_has_bfloat16())
         """Whether products may have bfloat16 operands; if not, they are float32."""
         for structure, size in _STRUCTURES.items():
@@ -93,6 +91,10 @@ class Kernels:
     def decode(self, step: DecodingStep) -> None:
         """Take one token more through the blocks of a model."""
         self._library.protein_lm_decode(ctypes.byref(step))
+
+    def chunk(self, length: int) -> int:
+        """Return the tokens of a chunk of a causal sequence; it keeps a state for each chunk but the last one."""
+        return self._library.protein_lm_chunk(ctypes.c_int64(length))
 
     def supports(self, level: str) -> bool:
         """Tell whether this processor has a level."""

@@ -12,7 +12,9 @@
 
 #include "products.h"
 
-constexpr int CHUNK = LANES == 8 ? 64 : 128;  // tokens
+constexpr int CHUNK = 128;  // tokens, at most
+// Smaller chunks are less work; but there are twice as many states, which long sequences wait for.
+static int chunk_of(int64_t length) { return LANES == 8 && length <= 2048 ? 64 : CHUNK; }
 
 enum Map : int32_t { RELU = 0, SOFTMAX = 1, ELU = 2 };
 
@@ -62,6 +64,7 @@ struct Task {
     const Projection<Feature>& projection;
     const int M, E, X, M_STRIDE, E_STRIDE, X_STRIDE;
     int64_t batch = 0, head = 0;
+    int step = CHUNK;       // tokens of a chunk of the sequence
     int tokens = 0, P = 0;  // of the chunk: real ones, and with padding
 
     // Inputs as operands.
@@ -130,7 +133,7 @@ struct Task {
         read_operands(row(tensor, start), tensor.token, tokens, P, width, padded_width, to);
     }
     void begin_chunk(int64_t start, int64_t end) {
-        tokens = (int)std::min<int64_t>(CHUNK, end - start);
+        tokens = (int)std::min<int64_t>(step, end - start);
         P = padded(tokens);
         for (int r = 0; r < P; ++r)
             is_seen[r] = r < tokens && (!call.valid || call.valid[batch * call.length + start + r]) ? 1.0f : 0.0f;
@@ -332,8 +335,8 @@ struct Task {
 
     void forward_causal(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();
-        for (int64_t start = begin; start < end; start += CHUNK) {
-            const bool has_state = start > begin, goes_on = start + CHUNK < end;
+        for (int64_t start = begin; start < end; start += step) {
+            const bool has_state = start > begin, goes_on = start + step < end;
             begin_chunk(start, end);
             read_rows(call.query, start);
             form_queries(has_state ? state_sums : nullptr);
@@ -358,7 +361,7 @@ struct Task {
                 }
             write_output(start, true, has_state);
             if (goes_on) {
-                const int64_t number = first_state + (start - begin) / CHUNK;
+                const int64_t number = first_state + (start - begin) / step;
                 add_to_state(keys_t, values_panel, kept_state(number));
                 if (call.states) std::memcpy(kept_sums(number), state_sums, sizeof(float) * M);
             }
@@ -366,16 +369,16 @@ struct Task {
     }
     void forward_bidirectional(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();
-        for (int64_t start = begin; start < end; start += CHUNK) {
+        for (int64_t start = begin; start < end; start += step) {
             begin_chunk(start, end);
             read_rows(call.key, start);
             form_keys_t(state_sums);
             read_values(start);
             to_panel<Product>(values, X_STRIDE, P, X, values_panel);
-            add_to_state(keys_t, values_panel, start + CHUNK < end ? nullptr : kept_state(first_state));
+            add_to_state(keys_t, values_panel, start + step < end ? nullptr : kept_state(first_state));
         }
         if (call.states) std::memcpy(kept_sums(first_state), state_sums, sizeof(float) * M);
-        for (int64_t start = begin; start < end; start += CHUNK) {
+        for (int64_t start = begin; start < end; start += step) {
             begin_chunk(start, end);
             read_rows(call.query, start);
             form_queries(state_sums);
@@ -490,9 +493,9 @@ struct Task {
 
     void backward_causal(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();
-        const int64_t num_chunks = (end - begin + CHUNK - 1) / CHUNK;
+        const int64_t num_chunks = (end - begin + step - 1) / step;
         for (int64_t chunk = num_chunks - 1; chunk >= 0; --chunk) {
-            const int64_t start = begin + chunk * CHUNK;
+            const int64_t start = begin + chunk * step;
             const bool has_later = chunk + 1 < num_chunks;
             begin_chunk(start, end);
             read_grads(start);
@@ -552,7 +555,7 @@ struct Task {
     void backward_bidirectional(int64_t begin, int64_t end, int64_t first_state) {
         clear_state();
         to_transposed_panel<Product>(kept_state(first_state), X, M, X, state_t_panel);
-        for (int64_t start = begin; start < end; start += CHUNK) {
+        for (int64_t start = begin; start < end; start += step) {
             begin_chunk(start, end);
             read_grads(start);
             read_rows(call.query, start);
@@ -563,7 +566,7 @@ struct Task {
             add_to_sums();
         }
         transpose_state(state, keys);
-        for (int64_t start = begin; start < end; start += CHUNK) {
+        for (int64_t start = begin; start < end; start += step) {
             begin_chunk(start, end);
             read_values(start);
             read_rows(call.key, start);
@@ -580,6 +583,7 @@ struct Task {
     void run(int64_t number, bool backward) {
         const int64_t* sequence = call.sequences + 4 * (number / call.heads);
         batch = sequence[0];
+        step = chunk_of(sequence[2] - sequence[1]);
         head = number % call.heads;
         if (backward)
             call.causal ? backward_causal(sequence[1], sequence[2], sequence[3])
@@ -636,7 +640,7 @@ extern "C" {
 // 0, or 1 where there was no memory.
 int protein_lm_linear_attention_forward(const Call* call) { return dispatch(*call, false); }
 int protein_lm_linear_attention_backward(const Call* call) { return dispatch(*call, true); }
-int protein_lm_chunk() { return CHUNK; }
+int protein_lm_chunk(int64_t length) { return chunk_of(length); }
 // 1 if states are bfloat16 where products are.
 int protein_lm_has_bfloat16() {
 #if defined(__AVX512BF16__)

@@ -81,7 +81,7 @@ def forward(inputs: LinearInputs) -> Tensor:
     query, key, value, feature_map, causal, product, valid_mask, packing, _ = inputs
     library = kernels()
     assert library is not None
-    plan = _plan(query.shape[0], query.shape[2], library.chunk if causal else 0, packing)
+    plan = _plan(query.shape[0], query.shape[2], library.chunk if causal else None, packing)
     form = FORMS[type(feature_map)](feature_map)
     products_are_bfloat16 = product == torch.bfloat16 and library.has_bfloat16
     features_are_bfloat16 = products_are_bfloat16 and feature_map.takes_bfloat16 and query.dtype == torch.bfloat16
@@ -104,7 +104,7 @@ def with_contiguous_rows(tensor: Tensor) -> Tensor:
 
 def rows_of_sequences(batch: int, length: int, packing: Packing | None) -> Tensor:
     """Return (N, 4): row of each sequence, its first token, the token after its last one, and a number without meaning."""
-    return _plan(batch, length, 0, packing).sequences
+    return _plan(batch, length, None, packing).sequences
 
 
 class _Plan(NamedTuple):
@@ -113,11 +113,13 @@ class _Plan(NamedTuple):
     num_states: int
 
 
-def _plan(batch: int, length: int, chunk: int, packing: Packing | None) -> _Plan:
-    """Plan causal rows, in chunks of `chunk` tokens, or bidirectional rows (chunk 0)."""
+def _plan(batch: int, length: int, chunk: Callable[[int], int] | None, packing: Packing | None) -> _Plan:
+    """Plan causal rows, in chunks whose tokens depend on the length of a sequence, or bidirectional rows (None)."""
     if packing is None:
-        return _plan_of_rows(batch, length, chunk)
-    return packing.plan(("compiled", chunk), lambda: _plan_of_packing(packing.boundaries, chunk))
+        return _plan_of_rows(batch, length, chunk(length) if chunk else 0)
+    chunks = [chunk(int(each)) for each in packing.lengths] if chunk else [0]
+    key = ("compiled", *sorted(set(chunks)))
+    return packing.plan(key, lambda: _plan_of_packing(packing.boundaries, np.asarray(chunks)))
 
 
 @lru_cache(maxsize=256)
@@ -128,9 +130,9 @@ def _plan_of_rows(batch: int, length: int, chunk: int) -> _Plan:
     return _Plan(table, batch * per_row)
 
 
-def _plan_of_packing(boundaries: NDArray[np.int64], chunk: int) -> _Plan:
+def _plan_of_packing(boundaries: NDArray[np.int64], chunks: NDArray[np.int64]) -> _Plan:
     lengths = np.diff(boundaries)
-    per_sequence = -(-lengths // chunk) - 1 if chunk else np.ones_like(lengths)
+    per_sequence = -(-lengths // chunks) - 1 if chunks.all() else np.ones_like(lengths)
     first_states = np.cumsum(per_sequence) - per_sequence
     table = np.stack([np.zeros_like(lengths), boundaries[:-1], boundaries[1:], first_states], axis=1)
     longest_first = np.argsort(-lengths, kind="stable")  # threads then end at about the same time

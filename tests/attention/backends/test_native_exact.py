@@ -6,7 +6,7 @@ import torch
 from protein_lm.attention.backends import native_exact, native_rotary
 from protein_lm.attention.backends.interface import ExactInputs, RotaryInputs
 from protein_lm.attention.backends.native_linear import rows_of_sequences
-from protein_lm.attention.dispatch import exact_attention, rotate
+from protein_lm.attention.dispatch import exact_attention, rotate, rotate_parts
 from protein_lm.attention.packing import Packing
 from protein_lm.model.embedding import RotaryPositions
 from protein_lm.native import library
@@ -168,6 +168,25 @@ def test_rotary_positions_equal_torch(level, width, dtype) -> None:
     assert found.shape == heads.shape and found.dtype == dtype
     tolerance = 2e-6 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@types
+@pytest.mark.parametrize("num_turned", [1, 2])
+def test_rotary_positions_of_a_projection_equal_torch(level, num_turned, dtype) -> None:
+    """Outputs and the gradient of the projection."""
+    generator = torch.Generator().manual_seed(0)
+    projected = torch.randn(2, 37, num_turned + 1, HEADS, 32, generator=generator).to(dtype).requires_grad_()
+    weights = [torch.randn(2, HEADS, 37, 32, generator=generator).to(dtype) for _ in range(num_turned + 1)]
+    tables = RotaryPositions(32).tables(torch.arange(37))
+    assert native_rotary.takes_parts(projected.permute(2, 0, 3, 1, 4), tables[0])
+
+    def results() -> list[torch.Tensor]:
+        parts = rotate_parts(projected.permute(2, 0, 3, 1, 4), num_turned, *tables)
+        return [*parts, *torch.autograd.grad(parts, projected, weights)]
+
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-2
+    for found, expected in zip(results(), on_torch(results), strict=True):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.filterwarnings("ignore")

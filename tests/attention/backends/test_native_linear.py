@@ -96,6 +96,14 @@ def test_packed_equals_the_torch_path_and_float64(level, kind, causal, dtype) ->
     assert_as_exact_as_torch(operation_of(kind, causal), tensors, Rows(packing=packing), weight, dtype)
 
 
+def test_long_sequences_whose_chunks_are_larger(level) -> None:
+    packing = Packing.of_lengths([2100, 130])
+    tensors = draw(packing.length, width=32, batch=1)
+    weight = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
+    operation = operation_of("performer-relu", True, 32, 64)
+    assert_as_exact_as_torch(operation, tensors, Rows(packing=packing), weight, torch.float32)
+
+
 @forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["query", "key", "value"])
