@@ -4,7 +4,7 @@
 and `numpy_reader` is its reference. `structures` has the structures that Python and C++ share. `memory` has settings of the
 C library's memory.
 
-Kernels are out of vectors.h and products.h; `attention.backends`, `model.backends` and `model.linear` call them:
+Kernels are out of vectors.h and products.h; `attention.backends`, `model.backends` and `model.linear_layer` call them:
 linear_attention.cpp, exact_attention.cpp, block_attention.cpp, rotary.cpp, linear_layer.cpp, decoding.cpp.
 levels.cpp tells which levels a processor has.
 
