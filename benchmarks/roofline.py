@@ -116,6 +116,8 @@ def recipe_step(recipe: Recipe) -> Prepared:
     model = ProteinLM(recipe.model)
     model.initialize(torch.Generator().manual_seed(0))
     model.train()
+    if model.kmer_embedding is not None:
+        model.kmer_embedding.keep_gradients()  # this too
     optimizers = build_optimizers(model, config)
     tokens, packing = pack(_proteins(recipe.data.tokens_per_batch, recipe.model.max_length - 2))
     if recipe.model.objective is Objective.CAUSAL:

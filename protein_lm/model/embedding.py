@@ -10,9 +10,11 @@ al. 2017. Axial: Kitaev et al. 2020 (arXiv 2001.04451). k-mers: Huang et al. 202
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from protein_lm import alphabet
 from protein_lm.attention.packing import Packing
@@ -96,6 +98,50 @@ MULTIPLIER, PRIME = 2654435761, 4294967291
 """Constants of a multiplicative hash: Knuth's multiplier, and the largest prime below 2³²."""
 
 
+class KeptGradient:
+    """The gradient of a table in one tensor that is kept from step to step, with the bits of torch's own.
+
+    A step touches few rows of a large table. Only these are set to zero again, where torch would write a new tensor of zeros
+    each time. A gradient is overwritten by the next one: this suits a training loop, which is done with it by then.
+    """
+
+    def __init__(self) -> None:
+        self._gradient: Tensor | None = None
+        self._touched: list[Tensor] = []
+
+    def of(self, table: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
+        """Return the gradient (N, D) of a table (N, D), given the rows (T,) looked up and their gradients (T, D)."""
+        self._touched.append(rows)
+        if table.grad is not None:  # of an earlier batch of this step, to which torch adds
+            return torch.zeros_like(table).index_add_(0, rows, gradients)
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(table)
+        for touched in self._touched:
+            self._gradient.index_fill_(0, touched, 0.0)
+        self._touched = [rows]
+        self._gradient.index_add_(0, rows, gradients)
+        return self._gradient.view_as(table)  # a tensor of its own, or torch would copy it
+
+    def forget(self) -> None:
+        """Start from zeros again, since a factor may have made all rows NaN."""
+        self._gradient, self._touched = None, []
+
+
+class _TableRows(torch.autograd.Function):
+    """Rows (B, L, D) of a table whose gradient is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, kept: KeptGradient) -> Tensor:
+        ctx.save_for_backward(table, rows)
+        ctx.kept = kept
+        return functional.embedding(rows, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        table, rows = ctx.saved_tensors
+        return ctx.kept.of(table, rows.flatten(), gradients[0].flatten(0, 1)), None, None
+
+
 class KmerEmbedding(nn.Module):
     """The sum over k of the table row chosen by the k tokens that end with a token; later tokens have no influence.
 
@@ -109,6 +155,17 @@ class KmerEmbedding(nn.Module):
         self.sizes = tuple(sizes)
         self.buckets = buckets
         self.tables = nn.ModuleList(nn.Embedding(buckets, width) for _ in self.sizes)
+        self.kept_gradients: list[KeptGradient] | None = None
+        """For each table, if its gradient is kept from step to step. For training loops on a CPU in one process."""
+
+    def keep_gradients(self) -> None:
+        """Keep the gradients of the tables from step to step from now on."""
+        self.kept_gradients = [KeptGradient() for _ in self.tables]
+
+    def forget_gradients(self) -> None:
+        """Start kept gradients from zeros again, for example after a step whose gradient was not finite."""
+        for kept in self.kept_gradients or ():
+            kept.forget()
 
     @property
     def context(self) -> int:
@@ -117,10 +174,11 @@ class KmerEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor, *, packing: Packing | None = None, before: Tensor | None = None) -> Tensor:
         """Embeddings (B, L, D) of token ids (B, L), which follow the tokens `before` (B, context) if these are given."""
-        rows = [
-            table(self.bucket(tokens, size, packing=packing, before=before))
-            for size, table in zip(self.sizes, self.tables, strict=True)
-        ]
+        kept = self.kept_gradients if torch.is_grad_enabled() else None
+        rows = []
+        for number, (size, table) in enumerate(zip(self.sizes, self.tables, strict=True)):
+            buckets = self.bucket(tokens, size, packing=packing, before=before)
+            rows.append(table(buckets) if kept is None else _TableRows.apply(table.weight, buckets, kept[number]))
         return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
 
     def bucket(

@@ -153,10 +153,13 @@ class Trainer:
         self.progress.count(loss=loss, correct=correct, predicted=predicted, tokens=int(num_tokens), norm=norm)
         if self.progress.num_skipped_in_a_row >= config.max_skipped_steps:
             self._give_up(batches)
+        is_skipped = self.progress.num_skipped_in_a_row > 0
         for optimizer in model.optimizers:
-            if not self.progress.num_skipped_in_a_row:
+            if not is_skipped:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if is_skipped and model.plain.kmer_embedding is not None:
+            model.plain.kmer_embedding.forget_gradients()
         return int(num_tokens), bool(num_asked)
 
     def _backward(self, batch: Any, all_predicted: int, num_batches: int) -> tuple[Tensor, Tensor]:

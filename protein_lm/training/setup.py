@@ -99,6 +99,8 @@ def build(
         for parameter in plain.head_parameters():  # the language model's own head is not used here
             parameter.requires_grad_(False)
     group = group_of_rows(plain, recipe.training.sequence_parallel, accelerator.num_processes)
+    if plain.kmer_embedding is not None and accelerator.num_processes == 1 and accelerator.device.type == "cpu":
+        plain.kmer_embedding.keep_gradients()
     trained = plain if head is None else Predictor(plain, head)
     prepared, *optimizers = accelerator.prepare(trained, *build_optimizers(trained, recipe.training))
     if start.checkpoint is not None:

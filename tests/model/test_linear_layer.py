@@ -8,7 +8,7 @@ from protein_lm.config import ModelConfig
 from protein_lm.model.language_model import ProteinLM
 from protein_lm.model.linear_layer import Linear, _backward, _forward, takes
 from protein_lm.native import library
-from tests.attention.test_compiled import has_compiler
+from tests.attention.backends.test_native_linear import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 

@@ -8,7 +8,7 @@ from protein_lm.attention.operations.sparse import sparse_attention
 from protein_lm.attention.operations.sparse_patterns import Pattern
 from protein_lm.attention.packing import Packing
 from protein_lm.native import library
-from tests.attention.test_compiled import has_compiler
+from tests.attention.backends.test_native_linear import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 
