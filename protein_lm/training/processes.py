@@ -4,6 +4,7 @@ Where each process holds a shard of weights, gradients and moments, FSDP2 (torch
 forward or backward pass a parameter of such a run is a DTensor, which all processes must ask for together.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,6 +96,15 @@ def leave_processes() -> None:
     """Disconnect the processes of a run. Threads of an open connection may crash them when they end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def never_free(connected: object) -> None:
+    """Keep an object with connections to other processes until this process ends, since freeing it may wait forever.
+
+    The destructors of torch's groups of processes hold Python's lock while they wait for a thread of Gloo. That thread may
+    need the lock itself, to free the tensors of the last exchange.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connected))
 
 
 def group_of_rows(model: ProteinLM, together: int, num_processes: int) -> Group | None:

@@ -26,7 +26,7 @@ from protein_lm.model.predictor import Predictor
 from protein_lm.native import library
 from protein_lm.training.checkpoints import Checkpoints, Saver
 from protein_lm.training.optimizer import build_optimizers, restore_optimizers
-from protein_lm.training.processes import group_of_rows, is_sharded, sum_over_processes
+from protein_lm.training.processes import group_of_rows, is_sharded, never_free, sum_over_processes
 from protein_lm.training.resume import StartingPoint, differences
 from protein_lm.training.run_log import RunLog
 from protein_lm.training.task import Task, TrainedModel
@@ -103,6 +103,9 @@ def build(
         plain.kmer_embedding.keep_gradients()
     trained = plain if head is None else Predictor(plain, head)
     prepared, *optimizers = accelerator.prepare(trained, *build_optimizers(trained, recipe.training))
+    if accelerator.num_processes > 1:
+        never_free(prepared)
+        never_free(group)
     if start.checkpoint is not None:
         restore_optimizers(optimizers, start.moments)
     return TrainedModel(plain, head, base, prepared, optimizers, accelerator, precision, group, is_sharded(prepared))
