@@ -1,8 +1,10 @@
 """Several processes train as one does: gloo on CPUs."""
 
+import gc
 import multiprocessing
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.training.fine_tuning import FineTuning
 from protein_lm.training.language_modelling import LanguageModelling
 from protein_lm.training.loop import Trainer
+from protein_lm.training.processes import never_free
 from protein_lm.training.run_log import read_metrics
 from tests.conftest import fresh_model, small_recipe
 from tests.training.test_fine_tuning import recipe as fine_tuning_recipe
@@ -209,3 +212,15 @@ def test_processes_without_their_hardware_are_refused(corpus, tmp_path, monkeypa
         ConfigError, match=r"2 process\(es\) cannot train as Accelerate is configured: .*accelerate/cpu.yaml"
     ):
         Trainer(LanguageModelling(small_recipe(), corpus), tmp_path / "run")
+
+
+def test_what_is_never_freed_outlives_its_last_name() -> None:
+    class Connected:
+        pass
+
+    connected = Connected()
+    alive = weakref.ref(connected)
+    never_free(connected)
+    del connected
+    gc.collect()
+    assert alive() is not None
