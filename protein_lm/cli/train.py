@@ -56,16 +56,18 @@ def train(
     from protein_lm.results.training import write_learning_curve
     from protein_lm.training.language_modelling import LanguageModelling
     from protein_lm.training.loop import Trainer
-    from protein_lm.training.processes import leave_processes
+    from protein_lm.training.processes import end_process, leave_processes
 
     task = LanguageModelling(loaded, open_corpus(corpus))
     trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
     leave_processes()
-    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
-        return
-    figure = write_learning_curve(output)
-    print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+    is_main = trainer.accelerator.is_main_process
+    if is_main and not _tell_stopped(output, progress.step, loaded.training.num_steps):
+        figure = write_learning_curve(output)
+        print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
+    if trainer.accelerator.num_processes > 1:
+        end_process()
 
 
 @app.command(
