@@ -56,18 +56,16 @@ def train(
     from protein_lm.results.training import write_learning_curve
     from protein_lm.training.language_modelling import LanguageModelling
     from protein_lm.training.loop import Trainer
-    from protein_lm.training.processes import end_process, leave_processes
+    from protein_lm.training.processes import last_work
 
     task = LanguageModelling(loaded, open_corpus(corpus))
     trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
-    leave_processes()
-    is_main = trainer.accelerator.is_main_process
-    if is_main and not _tell_stopped(output, progress.step, loaded.training.num_steps):
+    with last_work():
+        if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+            return
         figure = write_learning_curve(output)
         print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
-    if trainer.accelerator.num_processes > 1:
-        end_process()
 
 
 @app.command(
@@ -112,16 +110,18 @@ def finetune(
     from protein_lm.results.training import write_fine_tuning
     from protein_lm.training.fine_tuning import FineTuning
     from protein_lm.training.loop import Trainer
+    from protein_lm.training.processes import last_work
 
     task = FineTuning(loaded, table)
     trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
     progress = trainer.fit()
-    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
-        return
-    evaluation = task.evaluate(load_predictor(output / BEST, device=trainer.accelerator.device.type))
-    write_fine_tuning(output, evaluation)
-    print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
-    print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+    with last_work():
+        if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
+            return
+        evaluation = task.evaluate(load_predictor(output / BEST, device=trainer.accelerator.device.type))
+        write_fine_tuning(output, evaluation)
+        print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
+        print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
 
 
 @app.command(epilog="Example: protein-lm curves runs/* -o curves.png --metric accuracy --against num_tokens")

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn, cast
+from typing import cast
 
 import torch.distributed
 from accelerate import Accelerator, DistributedType
@@ -93,17 +93,20 @@ def _sharding(config: TrainingConfig) -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
-def leave_processes() -> None:
-    """Disconnect the processes of a run. Threads of an open connection may crash them when they end."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+@contextmanager
+def last_work() -> Iterator[None]:
+    """Within, this process has left the others of its run, if it has any; afterwards it ends, successfully.
+
+    It ends without the destructors of what connected it: they may wait forever (see `never_free`), or crash.
+    """
+    is_connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if is_connected:
         torch.distributed.destroy_process_group()
-
-
-def end_process() -> NoReturn:
-    """End this process, one of several, without freeing what connects it to the others: that may wait for ever, or crash."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    yield
+    if is_connected:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def never_free(connected: object) -> None:
@@ -184,8 +187,3 @@ def whole_weights(model: nn.Module, *, reshard_after_forward: bool) -> Iterator[
         for module in sharded:
             module.reshard()
             module.set_reshard_after_forward(reshard_after_forward and module is not model, recurse=False)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether processes hold shards of a model that Accelerate prepared."""
-    return isinstance(model, FSDPModule)

@@ -26,7 +26,7 @@ from protein_lm.model.predictor import Predictor
 from protein_lm.native import library
 from protein_lm.training.checkpoints import Checkpoints, Saver
 from protein_lm.training.optimizer import build_optimizers, restore_optimizers
-from protein_lm.training.processes import group_of_rows, is_sharded, never_free, sum_over_processes
+from protein_lm.training.processes import group_of_rows, never_free, sum_over_processes
 from protein_lm.training.resume import StartingPoint, differences
 from protein_lm.training.run_log import RunLog
 from protein_lm.training.task import Task, TrainedModel
@@ -108,7 +108,7 @@ def build(
         never_free(group)
     if start.checkpoint is not None:
         restore_optimizers(optimizers, start.moments)
-    return TrainedModel(plain, head, base, prepared, optimizers, accelerator, precision, group, is_sharded(prepared))
+    return TrainedModel(plain, head, base, prepared, optimizers, accelerator, precision, group)
 
 
 def _build_model(

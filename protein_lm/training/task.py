@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from protein_lm.attention.sequence_parallel import Group, own_span
 from protein_lm.batches.labels import LabelTable
@@ -42,8 +43,11 @@ class TrainedModel:
     precision: Choice
     group: Group | None
     """The processes that hold each batch together, if batches are shared."""
-    is_sharded: bool
-    """Whether each process holds a shard of the weights only."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a shard of the weights only."""
+        return isinstance(self.prepared, FSDPModule)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Within, matrix products have the type of the run."""

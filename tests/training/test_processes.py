@@ -20,7 +20,7 @@ from protein_lm.errors import ConfigError, NumericalError
 from protein_lm.training.fine_tuning import FineTuning
 from protein_lm.training.language_modelling import LanguageModelling
 from protein_lm.training.loop import Trainer
-from protein_lm.training.processes import never_free
+from protein_lm.training.processes import last_work, never_free
 from protein_lm.training.run_log import read_metrics
 from tests.conftest import fresh_model, small_recipe
 from tests.training.test_fine_tuning import recipe as fine_tuning_recipe
@@ -224,3 +224,20 @@ def test_what_is_never_freed_outlives_its_last_name() -> None:
     del connected
     gc.collect()
     assert alive() is not None
+
+
+def work_last(folder: Path, fails: bool) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    with last_work():
+        (folder / f"connected {torch.distributed.is_initialized()}").touch()
+        assert not fails
+    (folder / "afterwards").touch()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_ends_behind_its_last_work(tmp_path, fails) -> None:
+    process = SERVER.Process(target=work_last, args=(tmp_path, fails))
+    process.start()
+    process.join(300)
+    assert process.exitcode == int(fails)
+    assert [path.name for path in tmp_path.iterdir()] == ["connected False"]
