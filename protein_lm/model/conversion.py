@@ -15,7 +15,8 @@ from protein_lm.files.settings import parse, parse_value
 from protein_lm.model.block import AttentionLayer
 from protein_lm.model.language_model import ProteinLM
 
-LEAST = 1e-12
+_LEAST = 1e-12
+"""Least sum of squares of a pair of channels: a channel that is always 0 has no scale."""
 
 
 def parse_settings(settings: list[str]) -> Any:
@@ -113,7 +114,7 @@ class QueryKeyScales(nn.Module):
         Source: Likhosherstov et al. 2023 (FAVOR#, arXiv 2302.00787), section 3; head by head, and in pairs, is ours.
         """
         of_query, of_key = (
-            rows.square().mean(1).unflatten(-1, (self._repeats, -1)).sum(-2).clamp_min(LEAST) for rows in (query, key)
+            rows.square().mean(1).unflatten(-1, (self._repeats, -1)).sum(-2).clamp_min(_LEAST) for rows in (query, key)
         )
         self.log_query.copy_((of_key / of_query).log() / 4)
         self.log_key.copy_(-self.log_query)

@@ -102,7 +102,8 @@ class KeptGradient:
     """The gradient of a table in one tensor that is kept from step to step, with the bits of torch's own.
 
     A step touches few rows of a large table. Only these are set to zero again, where torch would write a new tensor of zeros
-    each time. A gradient is overwritten by the next one: this suits a training loop, which is done with it by then.
+    each time. A gradient is overwritten by the next one: this suits a training loop, which is done with it by then. The table
+    is used once in each backward pass.
     """
 
     def __init__(self) -> None:
@@ -111,8 +112,8 @@ class KeptGradient:
 
     def of(self, table: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
         """Return the gradient (N, D) of a table (N, D), given the rows (T,) looked up and their gradients (T, D)."""
-        self._touched.append(rows)
         if table.grad is not None:  # of an earlier batch of this step, to which torch adds
+            self._touched.append(rows)
             return torch.zeros_like(table).index_add_(0, rows, gradients)
         if self._gradient is None:
             self._gradient = torch.zeros_like(table)
@@ -123,7 +124,7 @@ class KeptGradient:
         return self._gradient.view_as(table)  # a tensor of its own, or torch would copy it
 
     def forget(self) -> None:
-        """Start from zeros again, since a factor may have made all rows NaN."""
+        """Start from zeros again: clipping by a norm that is NaN made all rows NaN."""
         self._gradient, self._touched = None, []
 
 

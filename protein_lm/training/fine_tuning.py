@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protein_lm import alphabet
 from protein_lm.batches.labels import LabelledBatch, LabelledBatches, Labels, has_label, read_labels
 from protein_lm.checkpoint.weights import read_head
 from protein_lm.config import FineTuningRecipe
@@ -38,7 +39,7 @@ class FineTuning(Task):
             raise ConfigError(f"training.sequence_parallel {together} is for language models; set it to 1 to fine-tune")
         self.recipe, self.head_config = recipe, recipe.head
         self.is_regression = recipe.head.task.is_regression
-        self.max_residues = recipe.model.max_length - 2
+        self.max_residues = recipe.model.max_length - alphabet.NUM_SPECIAL_TOKENS
         self.data = self.labels = read_labels(table, recipe.head, recipe.data, max_residues=self.max_residues)
         self.loss_name = "squared_error" if self.is_regression else "loss_nats"
         """The squared error is in variances of the training labels."""

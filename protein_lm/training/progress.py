@@ -93,11 +93,8 @@ class Progress:
         """Loss, accuracy and gradient norm over the steps since the last row; None if none was taken."""
         if not self.steps_since_row:
             return None
-        loss, correct = (
-            self.loss_since_row / self.predicted_since_row,
-            self.correct_since_row / self.predicted_since_row,
-        )
-        return loss, correct, self.norms_since_row / self.steps_since_row
+        predicted, norm = self.predicted_since_row, self.norms_since_row / self.steps_since_row
+        return self.loss_since_row / predicted, self.correct_since_row / predicted, norm
 
     def begin_row(self) -> None:
         """Forget the sums of the row that was written."""
