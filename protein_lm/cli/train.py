@@ -96,15 +96,19 @@ def finetune(
     """Train a model to predict labels of sequences or residues: its head alone, adapters, or all weights."""
     from protein_lm.checkpoint.config_file import read_config
     from protein_lm.checkpoint.directory import find_model
-    from protein_lm.config import load_fine_tuning_recipe
-    from protein_lm.training.checkpoints import Checkpoints
+    from protein_lm.config import ModelConfig, load_fine_tuning_recipe
+    from protein_lm.files.settings import parse, read_recipe
+    from protein_lm.training.run_log import RECIPE
+    from protein_lm.training.setup import check_run_directory
 
-    if initial is None and not resume:
+    if initial is not None:
+        model = read_config(find_model(initial))
+    elif resume:
+        check_run_directory(output, resume=True)
+        model = parse(ModelConfig, read_recipe(output / RECIPE).get("model"), str(output / RECIPE))
+    else:
         raise ConfigError("fine-tuning starts from a model; name it with --init")
-    sources = Checkpoints(output).newest_first() if initial is None else [find_model(initial)]
-    if not sources:
-        raise OutputError(f"{output}: nothing to resume, there is no checkpoint in it; start without --resume")
-    loaded = load_fine_tuning_recipe(recipe, overrides, model=read_config(sources[0]))
+    loaded = load_fine_tuning_recipe(recipe, overrides, model=model)
 
     from protein_lm.checkpoint.directory import BEST, load_predictor
     from protein_lm.results.training import write_fine_tuning

@@ -216,7 +216,9 @@ def test_the_verbs(base, tmp_path, capsys) -> None:
         *("best", "last", "step-0", "metrics.jsonl", "recipe.yaml", "evaluation.csv", "learning_curve.png")
     }
     assert "exists already; add --resume" in fails(capsys, *arguments, "--init", base)
+    (run / "last" / "config.json").unlink()
     assert main([*arguments, "--resume"]) == 0
+    assert "resuming from the checkpoint of step 0" in capsys.readouterr().err
     assert main(["info", str(run)]) == 0
     assert "residue-classification" in capsys.readouterr().out
 
