@@ -1,5 +1,6 @@
 """The verbs that make runs, and those that describe them: train, finetune, curves, report."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from protein_lm.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from protein_lm.results.report.page import Section
+    from protein_lm.training.loop import Trainer
+    from protein_lm.training.progress import Progress
 
 OutputRun = Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Run directory to make.")]
 Overrides = Annotated[
@@ -56,18 +59,13 @@ def train(
     from protein_lm.results.training import write_learning_curve
     from protein_lm.training.language_modelling import LanguageModelling
     from protein_lm.training.loop import Trainer
-    from protein_lm.training.processes import end_process, leave_processes
 
-    task = LanguageModelling(loaded, open_corpus(corpus))
-    trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
-    progress = trainer.fit()
-    leave_processes()
-    is_main = trainer.accelerator.is_main_process
-    if is_main and not _tell_stopped(output, progress.step, loaded.training.num_steps):
+    def finish(progress: "Progress") -> None:
         figure = write_learning_curve(output)
         print(f"{output}: {progress.step:,} steps, {progress.num_tokens:,} tokens; models best and last, {figure.name}")
-    if trainer.accelerator.num_processes > 1:
-        end_process()
+
+    task = LanguageModelling(loaded, open_corpus(corpus))
+    _fit(Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ()), finish)
 
 
 @app.command(
@@ -113,15 +111,15 @@ def finetune(
     from protein_lm.training.fine_tuning import FineTuning
     from protein_lm.training.loop import Trainer
 
+    def finish(progress: "Progress") -> None:
+        evaluation = task.evaluate(load_predictor(output / BEST, device=trainer.accelerator.device.type))
+        write_fine_tuning(output, evaluation)
+        print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
+        print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+
     task = FineTuning(loaded, table)
     trainer = Trainer(task, output, resume=resume, initial=initial, allowed_changes=allowed_changes or ())
-    progress = trainer.fit()
-    if not trainer.accelerator.is_main_process or _tell_stopped(output, progress.step, loaded.training.num_steps):
-        return
-    evaluation = task.evaluate(load_predictor(output / BEST, device=trainer.accelerator.device.type))
-    write_fine_tuning(output, evaluation)
-    print(evaluation.to_string(index=False, float_format="{:.4f}".format, na_rep="not defined"))
-    print(f"{output}: {progress.step:,} steps; models best and last, evaluation.csv (of best), learning_curve.png")
+    _fit(trainer, finish)
 
 
 @app.command(epilog="Example: protein-lm curves runs/* -o curves.png --metric accuracy --against num_tokens")
@@ -212,13 +210,22 @@ def report(
     print(f"{output}: open it in a browser; it needs nothing else")
 
 
+def _fit(trainer: "Trainer", finish: Callable[["Progress"], None]) -> None:
+    """Train, then `finish` in the main process of a run that reached its last step. One of several processes ends here."""
+    from protein_lm.training.processes import end_process, leave_processes
+
+    progress, num_steps = trainer.fit(), trainer.recipe.training.num_steps
+    leave_processes()
+    if trainer.accelerator.is_main_process and progress.step < num_steps:
+        print(
+            f"{trainer.run}: stopped at step {progress.step:,} of {num_steps:,}; resume it with the same command and --resume"
+        )
+    elif trainer.accelerator.is_main_process:
+        finish(progress)
+    if trainer.accelerator.num_processes > 1:
+        end_process()
+
+
 def _tell_section(section: "Section") -> None:
     done = f"not computed: {section.missing}" if section.missing else f"{section.seconds:.1f} s"
     print(f"  {section.title}: {done}", flush=True)
-
-
-def _tell_stopped(run: Path, step: int, num_steps: int) -> bool:
-    """Print that a run was stopped before its last step, if it was; return whether it was."""
-    if step < num_steps:
-        print(f"{run}: stopped at step {step:,} of {num_steps:,}; resume it with the same command and --resume")
-    return step < num_steps
