@@ -161,7 +161,7 @@ def _jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
     if unknown := sorted(set(options.kinds) - ATTENTION_KINDS.keys()):
         known = ", ".join(sorted(ATTENTION_KINDS))
         raise SystemExit(f"benchmarks.kinds: error: {unknown[0]} is no kind; known ones: {known}")
-    without = {kind for kind, options in ATTENTION_KINDS.items() if not options.has_causal_form}
+    without = {kind for kind, declared in ATTENTION_KINDS.items() if not declared.has_causal_form}
     shared = {"steps": options.steps, "tokens": options.tokens, "length": options.length}
     shared |= {"layers": options.layers, "width": options.width}
     return [

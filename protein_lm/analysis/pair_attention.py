@@ -85,11 +85,11 @@ class PairSums:
             sequences: N arrays of residue tokens.
             groups: (N,) the group of each.
         """
+        kinds = np.full(alphabet.VOCABULARY_SIZE, NUM_KINDS)
+        kinds[AMINO_ACID_IDS] = np.arange(NUM_KINDS)
         for batch in fill(tokens_of(sequences), self._tokens_per_batch):
             tokens, packing = pack([sequences[i] for i in batch])
             # Row of the sums for each token: that of its amino acid within its group, the last one for other tokens.
-            kinds = np.full(alphabet.VOCABULARY_SIZE, NUM_KINDS)
-            kinds[AMINO_ACID_IDS] = np.arange(NUM_KINDS)
             row = kinds[tokens[0].numpy()] + np.repeat(groups[batch], packing.lengths) * (NUM_KINDS + 1)
             tokens = tokens.to(self._model.device)
             with self._watched(amino_acid_indicators(tokens), torch.from_numpy(row), packing):

@@ -15,13 +15,11 @@ from protein_lm.checkpoint.weights import model_checksum
 from protein_lm.choices import ReadingLongPolicy
 from protein_lm.errors import InputError
 from protein_lm.files.resume import WorkFolder
-from protein_lm.inference.reading import Reading, Summary
+from protein_lm.inference.reading import TOKENS_OF_PART, Reading, Summary
 from protein_lm.model.language_model import ProteinLM
 
 NUM_GROUPS = 100
 """Groups of proteins, by a hash of their identifiers, each with its own sums: the units of the bootstrap."""
-TOKENS_OF_PART = 2**18
-"""About how many tokens pass through each model between two saves."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from protein_lm.io.readers import read_blocks, read_records
 from protein_lm.io.records import RecordBlock, SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
+TOKENS_OF_PART = 2**18
+"""About how many tokens pass through a model between two saves of long work."""
 SHOWN_LONG = 5
 """Number of sequences over the window that are named; the others are only counted."""
 LEAVE_OUT = "leave it out with --long drop, or use a model with a longer window"

@@ -24,12 +24,10 @@ from protein_lm.files.output import check_absent
 from protein_lm.files.resume import WorkFolder, unfinished_work
 from protein_lm.files.tables import rows_of_text, write_grown_table
 from protein_lm.inference.embed import chosen_layers, embed
-from protein_lm.inference.reading import Reading, Summary, lift_window_if, survey
+from protein_lm.inference.reading import TOKENS_OF_PART, Reading, Summary, lift_window_if, survey
 from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
-TOKENS_OF_PART = 2**18
-"""About how many tokens pass through the model between two saves."""
 SHARD_BYTES = 2**27
 """Size at which a shard is complete."""
 INDEX, DESCRIPTION = "index.parquet", "embeddings.json"

@@ -16,7 +16,7 @@ from protein_lm.errors import ConfigError
 from protein_lm.files.output import check_absent, claimed
 from protein_lm.files.resume import unfinished_work
 from protein_lm.files.tables import check_table_output, rows_of_text, write_grown_table
-from protein_lm.inference.reading import Reading, Summary, lift_window_if, survey
+from protein_lm.inference.reading import TOKENS_OF_PART, Reading, Summary, lift_window_if, survey
 from protein_lm.inference.score import (
     Scoring,
     residue_columns,
@@ -29,8 +29,6 @@ from protein_lm.io.records import SequenceRecord
 from protein_lm.model.language_model import ProteinLM
 
 STANDARD_OUTPUT = "-"
-TOKENS_OF_PART = 2**18
-"""About how many tokens pass through the model between two saves."""
 _SEQUENCES, _RESIDUES = "sequences.text", "residues.text"
 Scored = list[tuple[SequenceRecord, NDArray[np.float64]]]
 """Sequences, each with the scores of its residues."""

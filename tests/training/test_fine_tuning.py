@@ -1,6 +1,9 @@
 """Heads: what can be learned from labels is learned, opens again, and every mistake in a table is named."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +257,21 @@ def test_the_verbs(base, tmp_path, capsys) -> None:
     assert main(["predict", str(fasta), "-m", str(merged), "-o", str(tmp_path / "again.csv")]) == 0
     pd.testing.assert_frame_equal(found, pd.read_csv(tmp_path / "again.csv"))
     assert json.loads((merged / "config.json").read_text())["head"]["classes"] == ["C", "H"]
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_and_end(base, tmp_path) -> None:
+    settings = recipe(num_steps=4, warmup_steps=1).model_dump(mode="json")
+    del settings["model"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    table = write_table(tmp_path / "t.csv", "regression")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["-m", "protein_lm", "finetune", tmp_path / "recipe.yaml", "--data", table, "--init", base]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launch, *map(str, words), "-o", str(tmp_path / "run")]
+    printed = subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True, text=True).stdout
+    assert printed.count("models best and last") == 1
+    assert pd.read_csv(tmp_path / "run" / "evaluation.csv")["split"].tolist() == ["valid", "test"]
 
 
 @pytest.mark.parametrize(
